@@ -1,0 +1,47 @@
+# Few verbs: setup, demo, test, lint. Everything runs from the repository root, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One thread a process: two threads on busy cores are slower than one (shared BLAS and OpenMP spin).
+export OMP_NUM_THREADS ?= 1
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: setup demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup   create .venv with the pinned packages"
+	@echo "make demo    the whole way, from rendered scenes to a promoted model (sets up first)"
+	@echo "make test    the tests (sets up first)"
+	@echo "make lint    ruff and mypy (sets up first)"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make clean   delete the work folder: datasets, runs, reports"
+
+setup: $(STAMP)
+
+# torch by name and first: a machine without CUDA is then not handed several GB of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed; say make setup PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m jobs.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf work
