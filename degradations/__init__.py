@@ -1,0 +1,1 @@
+"""Image kernels: draw parameters, apply them, record them."""

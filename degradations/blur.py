@@ -1,0 +1,54 @@
+"""Optical blur.
+
+Convention: H×W×C float32 in [0, 1]; sigma and kernel size in pixels; borders are mirrored without
+repeating the edge pixel.  Legend: H W pixels, C channels.
+"""
+
+from typing import Annotated
+
+import cv2
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from degradations.intervals import NonNegativeInterval, draw_uniform
+
+
+def _odd(size_px: int) -> int:
+    if size_px < 1 or size_px % 2 == 0:
+        raise ValueError(f"blur size_px {size_px} must be odd and positive, such as {size_px | 1}")
+    return size_px
+
+
+OddSize = Annotated[int, AfterValidator(_odd)]
+
+
+class BlurRanges(BaseModel):
+    """Spec 3.5, VI Blur, last column: Gaussian 21 x 21, sigma uniform in [0.2, 4.0]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_px: OddSize = 21
+    sigma_range_px: NonNegativeInterval = (0.2, 4.0)
+
+
+class BlurParams(BaseModel):
+    """An isotropic Gaussian; `size_px` is odd, sigma 0 is no blur."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_px: OddSize
+    sigma_px: float = Field(ge=0, allow_inf_nan=False)
+
+
+def draw_blur(ranges: BlurRanges, rng: np.random.Generator) -> BlurParams:
+    """Draw the width of the Gaussian."""
+    return BlurParams(size_px=ranges.size_px, sigma_px=draw_uniform(ranges.sigma_range_px, rng))
+
+
+def apply_blur(image: np.ndarray, params: BlurParams) -> np.ndarray:
+    """Spec 3.5, VI Blur: convolve every channel with the sampled, normalised Gaussian."""
+    if params.sigma_px == 0:  # OpenCV reads sigma 0 as "guess one from the size"
+        return image.copy()
+    size = (params.size_px, params.size_px)
+    blurred = cv2.GaussianBlur(image, size, params.sigma_px, borderType=cv2.BORDER_REFLECT_101)
+    return blurred.reshape(image.shape)  # H W C; OpenCV drops a single channel axis

@@ -1,0 +1,37 @@
+"""Closed intervals [low, high] for drawing parameters, checked when a configuration is read."""
+
+import math
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator
+
+
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"interval {interval!r} is not low <= high; swap or mend its two ends")
+    return interval
+
+
+def _not_negative(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] < 0:
+        raise ValueError(f"interval {interval!r} begins below zero; raise its low end to 0 or more")
+    return interval
+
+
+Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+NonNegativeInterval = Annotated[Interval, AfterValidator(_not_negative)]
+NonNegativeIntInterval = Annotated[
+    tuple[int, int], AfterValidator(_ordered), AfterValidator(_not_negative)
+]
+
+
+def draw_uniform(interval: tuple[float, float], rng: np.random.Generator) -> float:
+    """One number, uniform in the interval; a fixed value is an interval with equal ends."""
+    return float(rng.uniform(*interval))
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed for a noise field; 32 bits survive any JSON reader unrounded."""
+    return int(rng.integers(2**32))
