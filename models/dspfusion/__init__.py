@@ -1,0 +1,1 @@
+"""DSPFusion: degradation-aware fusion with a diffusion-restored semantic prior."""

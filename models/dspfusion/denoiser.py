@@ -1,0 +1,82 @@
+"""The denoiser of the semantic prior, and the reverse chain it drives.
+
+Shapes: B batch, N prior tokens, D semantic prior width, E condition width, W hidden width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.diffusion import Schedule, reverse_step, sqrt_linear_schedule
+from models.dspfusion.config import DSPFusionConfig
+from models.layers import TokenMixer, split_pair
+
+_MIXER_EXPANSION = 2
+_LEAKY_SLOPE = 0.2
+_INITIAL_TIME_SCALE = 1e-3
+
+
+class Denoiser(nn.Module):
+    """Predict the clean semantic prior x0 from x_t, the condition and the timestep (spec 1.4).
+
+    The first layer reads [x_t, theta·t, condition]. We apply its three column blocks apart: the
+    condition's share does not change along the chain (`encode_condition`), and the time's share
+    is one vector.
+    """
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        self.prior_shape = (config.num_tokens, config.semantic_prior_width)
+        prior_width = config.semantic_prior_width
+        condition_width = config.semantic_prior_width + 2 * config.degradation_prior_width
+        self.time_scale = nn.Parameter(torch.full((1,), _INITIAL_TIME_SCALE))
+        self.linear_in = nn.Linear(2 * prior_width + condition_width, config.denoiser_width)
+        self.mixers = nn.ModuleList(
+            TokenMixer(config.num_tokens, config.denoiser_width, expansion=_MIXER_EXPANSION)
+            for _ in range(config.num_denoiser_blocks)
+        )
+        self.linear_out = nn.Linear(config.denoiser_width, prior_width)
+
+    def encode_condition(self, condition: Tensor) -> Tensor:
+        """Return the first layer's share of the condition B×N×E, bias included, B×N×W."""
+        _, _, weight = self._weight_blocks()
+        return F.linear(condition, weight, self.linear_in.bias)
+
+    def forward(self, x_t: Tensor, encoded_condition: Tensor, timestep: int) -> Tensor:
+        """Return the predicted x0, B×N×D; `timestep` runs from 0 (least noise) to T-1."""
+        x_weight, time_weight, _ = self._weight_blocks()
+        time = self.time_scale * timestep * time_weight.sum(dim=1)  # W
+        h = F.linear(x_t, x_weight) + encoded_condition + time  # B N W
+        h = F.leaky_relu(h, _LEAKY_SLOPE)
+        for mixer in self.mixers:
+            h = F.gelu(mixer(h))
+        return F.gelu(self.linear_out(h))
+
+    def _weight_blocks(self) -> tuple[Tensor, ...]:
+        """Return the columns of the first layer that read x_t, the time, the condition."""
+        width = self.prior_shape[1]
+        return self.linear_in.weight.tensor_split((width, 2 * width), dim=1)
+
+
+def prior_schedule(config: DSPFusionConfig) -> Schedule:
+    """Return the diffusion constants of a configuration (spec 1.4)."""
+    return sqrt_linear_schedule(
+        config.num_steps, beta_start=config.beta_start, beta_end=config.beta_end
+    )
+
+
+def join_condition(semantic_prior: Tensor, degradation_prior: Tensor) -> Tensor:
+    """Join B×N×D and the 2B degradation priors, infrared first, as B×N×E (spec 1.4)."""
+    return torch.cat([semantic_prior, *split_pair(degradation_prior)], dim=-1)
+
+
+def restore_prior(
+    denoiser: Denoiser, x_T: Tensor, condition: Tensor, *, schedule: Schedule
+) -> Tensor:
+    """Run all T reverse steps from x_T, B×N×D to B×N×D; every step stays in the graph."""
+    encoded = denoiser.encode_condition(condition)
+    x_t = x_T
+    for timestep in reversed(range(schedule.num_steps)):
+        x0 = denoiser(x_t, encoded, timestep)
+        x_t = reverse_step(x0, x_t, timestep, schedule)
+    return x_t

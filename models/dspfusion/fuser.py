@@ -1,0 +1,106 @@
+"""DSPFusion as it is used: a degraded pair in, a fused image out (spec 1.5).
+
+Shapes: B batch, H W pixels, N prior tokens, D semantic prior width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.color import to_rgb
+from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig
+from models.dspfusion.denoiser import Denoiser, join_condition, prior_schedule, restore_prior
+from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
+
+MIN_SIZE_PX = 16
+
+
+class DSPFusionFuser(nn.Module):
+    """Fuse `vi` B×3×H×W and `ir` B×1×H×W in [0, 1] to B×3×H×W in (0, 1), any H, W >= 16.
+
+    With `prior="diffusion"` the semantic prior is restored from one fixed noise, drawn from
+    `noise_seed` and shared by all images, so that a result depends on nothing but its pair; with
+    `prior="low_quality"` the prior of the degraded pair is used and there is no denoiser.
+    """
+
+    noise: Tensor
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        self.fusion = FusionNetwork(config)
+        self.degradation = DegradationEncoder(config)
+        self.semantic = SemanticEncoder(config)
+        self.denoiser = Denoiser(config) if config.prior == "diffusion" else None
+        self.schedule = prior_schedule(config)
+        self.register_buffer("noise", _fixed_noise(config), persistent=False)
+
+    def forward(self, vi: Tensor, ir: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one."""
+        _check_pair(vi, ir)
+        if noise is not None and self.denoiser is None:
+            raise ValueError("noise is given, but this fuser has prior='low_quality' and uses none")
+        noise = self.noise if noise is None else noise
+        height, width = vi.shape[-2:]
+        fused = self.fuse_padded(
+            pad_to_multiple(vi), pad_to_multiple(ir), noise.expand(vi.shape[0], -1, -1)
+        )
+        return fused[..., :height, :width]
+
+    def fuse_padded(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
+        """Fuse a pair whose H and W are multiples of 8, with noise B×N×D.
+
+        This is the part to export. A fuser without diffusion does not read the noise.
+        """
+        return self.fuse_three_channel(vi, to_rgb(ir), noise)
+
+    def fuse_three_channel(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
+        """Return what `fuse_padded` does, for an infrared image that has three channels already."""
+        degradation_prior = self.degradation(torch.cat([ir, vi]))  # 2B N .
+        semantic_prior = self.semantic(torch.cat([ir, vi], dim=1))  # B N D
+        if self.denoiser is not None:
+            condition = join_condition(semantic_prior, degradation_prior)
+            semantic_prior = restore_prior(self.denoiser, noise, condition, schedule=self.schedule)
+        return self.fusion(ir, vi, degradation_prior, semantic_prior)
+
+
+class PaddedFuser(nn.Module):
+    """`fuse_padded` with the fixed noise as a module's forward, which is what `torch.export` takes.
+
+    Batch, H and W are dynamic: `H = 8 * Dim("rows")` and the same for W.
+    """
+
+    def __init__(self, fuser: DSPFusionFuser) -> None:
+        super().__init__()
+        self.fuser = fuser
+
+    def forward(self, vi: Tensor, ir: Tensor) -> Tensor:
+        """Fuse vi B×3×H×W and ir B×1×H×W to B×3×H×W."""
+        noise = self.fuser.noise.expand(vi.shape[0], -1, -1)  # B N D
+        return self.fuser.fuse_padded(vi, ir, noise)
+
+
+def pad_to_multiple(image: Tensor) -> Tensor:
+    """Reflect-pad B×C×H×W at the bottom and right to multiples of 8 (spec 1, size rule)."""
+    height, width = image.shape[-2:]
+    padding = (0, -width % SIZE_MULTIPLE_PX, 0, -height % SIZE_MULTIPLE_PX)
+    return F.pad(image, padding, mode="reflect")
+
+
+def _fixed_noise(config: DSPFusionConfig) -> Tensor:
+    generator = torch.Generator().manual_seed(config.noise_seed)
+    shape = (1, config.num_tokens, config.semantic_prior_width)
+    return torch.randn(shape, generator=generator, device="cpu")
+
+
+def _check_pair(vi: Tensor, ir: Tensor) -> None:
+    size, channels, height, width = vi.shape
+    if channels != 3 or ir.shape != (size, 1, height, width):
+        raise ValueError(
+            f"vi must be B×3×H×W and ir B×1×H×W of the same size, "
+            f"got {tuple(vi.shape)} and {tuple(ir.shape)}"
+        )
+    if min(height, width) < MIN_SIZE_PX:
+        raise ValueError(
+            f"images must be at least {MIN_SIZE_PX} pixels a side, got {height}×{width}"
+        )

@@ -1,0 +1,93 @@
+"""The prior embedding networks: SPEN for the scene, DPEN for the degradation.
+
+Shapes: B batch, H W pixels (multiples of 8), N prior tokens, D prior width, C width.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.dspfusion.config import DSPFusionConfig
+from models.layers import TokenMixer
+
+_MIXER_EXPANSION = 4
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with a GELU between and a residual, B×C×H×W (spec 1.1, step 3)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum, without activation."""
+        return x + self.conv_out(F.gelu(self.conv_in(x)))
+
+
+class PriorEncoder(nn.Module):
+    """Images B×(in_channels)×H×W in [0, 1] to prior tokens B×N×4C (spec 1.1, the table)."""
+
+    def __init__(self, in_channels: int, width: int, *, num_blocks: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        stem_width = width + width // 2
+        self.stem = nn.Conv2d(in_channels, stem_width, 7, stride=4, padding=3)
+        self.narrow = nn.Conv2d(stem_width, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(num_blocks)))
+        self.conv_out = nn.Conv2d(width, width, 3, padding=1)
+        self.mixer = TokenMixer(grid**2, width, expansion=_MIXER_EXPANSION)
+        self.expand = nn.Linear(width, 4 * width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the prior tokens, row by row over the grid."""
+        x = F.gelu(self.narrow(F.gelu(self.stem(images))))  # B C H/4 W/4
+        x = self.conv_out(self.blocks(x))
+        x = F.adaptive_avg_pool2d(x, self.grid)  # B C grid grid
+        tokens = self.mixer(x.flatten(2).transpose(1, 2))  # B N C
+        return F.gelu(self.expand(tokens))  # B N 4C
+
+
+class SemanticEncoder(nn.Module):
+    """SPEN: what the scene shows, from both images together (spec 1.1).
+
+    Input is B×6×H×W in [0, 1]; the semantic prior is B×N×256 in the full size.
+    """
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        self.encoder = PriorEncoder(
+            6,
+            config.semantic_width,
+            num_blocks=config.num_semantic_blocks,
+            grid=config.prior_grid,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the semantic prior of stacked images, the infrared channels first."""
+        return self.encoder(images)
+
+
+class DegradationEncoder(nn.Module):
+    """DPEN: what is wrong with one image of either modality (spec 1.2).
+
+    Images are B×3×H×W in [0, 1]; the degradation prior is B×N×128 in the full size.
+    """
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        self.encoder = PriorEncoder(
+            3,
+            config.degradation_width,
+            num_blocks=config.num_degradation_blocks,
+            grid=config.prior_grid,
+        )
+        self.type_mlp = nn.Linear(config.num_tokens, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the degradation prior of each image."""
+        return self.encoder(images)
+
+    def type_vector(self, prior: Tensor) -> Tensor:
+        """Summarise priors B×N×D as B×D, the embedding of the contrastive loss (spec 1.2)."""
+        return F.gelu(self.type_mlp(prior.transpose(1, 2))).squeeze(-1)  # B D

@@ -1,0 +1,65 @@
+"""Stage I: train both prior encoders and the fusion network together (spec 2.1).
+
+Shapes: B batch, K positives, M negatives, N prior tokens, D prior width, H W pixels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.color import to_rgb
+from models.dspfusion.config import Stage1Config
+from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
+from models.losses import FusionLoss, group_contrastive_loss
+
+
+class Stage1(nn.Module):
+    """The Stage I objective: L_I = L_fus + L_cl (spec 2.1).
+
+    The semantic prior comes from the clean pair, the degradation priors from the degraded one.
+    Images are [0, 1], H and W multiples of 8 and at least 16; shapes are those of the contract:
+    `vi_*` B×3×H×W, `ir_*` B×1×H×W, `vi_pos` B×K×3×H×W, `ir_pos` B×K×1×H×W, `neg` B×M×3×H×W.
+    """
+
+    FIELDS: tuple[str, ...] = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg")
+
+    def __init__(self, config: Stage1Config) -> None:
+        super().__init__()
+        self.fusion = FusionNetwork(config.model)
+        self.degradation = DegradationEncoder(config.model)
+        self.semantic = SemanticEncoder(config.model)
+        self.fusion_loss = FusionLoss(**dict(config.fusion_weights))
+        self.contrastive_weight = config.contrastive_weight
+        self.contrastive_temperature = config.contrastive_temperature
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return "loss" with its graph, and every weighted term detached."""
+        infrared = {name: to_rgb(batch[name]) for name in ("ir_lq", "ir_gt", "ir_pos")}
+        return self.losses({**batch, **infrared})
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `forward` does, for infrared images that have three channels already."""
+        degradation_prior, contrastive = self._degradation(batch)
+        semantic_prior = self.semantic(torch.cat([batch["ir_gt"], batch["vi_gt"]], dim=1))
+        fused = self.fusion(batch["ir_lq"], batch["vi_lq"], degradation_prior, semantic_prior)
+        terms = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
+        fusion = torch.stack(list(terms.values())).sum()
+        terms |= {"fusion": fusion, "contrastive": contrastive}
+        detached = {name: term.detach() for name, term in terms.items()}
+        return {"loss": fusion + contrastive, **detached}
+
+    def _degradation(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the anchors' priors 2B×N×D and the contrastive loss, from one encoder call."""
+        positives = (batch["ir_pos"], batch["vi_pos"])
+        groups = [group.flatten(0, 1) for group in (*positives, batch["neg"])]
+        priors = self.degradation(torch.cat([batch["ir_lq"], batch["vi_lq"], *groups]))
+        embeddings = self.degradation.type_vector(priors)
+        size, num_positives = positives[0].shape[:2]
+        ir, vi, ir_pos, vi_pos, neg = embeddings.split([size, size, *map(len, groups)])
+        loss = group_contrastive_loss(
+            (ir, vi),
+            (ir_pos.unflatten(0, (size, num_positives)), vi_pos.unflatten(0, (size, -1))),
+            neg.unflatten(0, (size, -1)),
+            temperature=self.contrastive_temperature,
+        )
+        return priors[: 2 * size], self.contrastive_weight * loss

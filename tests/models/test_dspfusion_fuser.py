@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from models import build_fuser
+from models.dspfusion.config import DSPFusionConfig, tiny
+from models.dspfusion.fuser import DSPFusionFuser, pad_to_multiple
+
+
+def fuser(**changes) -> DSPFusionFuser:
+    torch.manual_seed(0)
+    config = DSPFusionConfig(**{**tiny().model_dump(), **changes})
+    return build_fuser(config).eval().requires_grad_(False)
+
+
+def pair(size: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.rand(size, 3, height, width, generator=generator),
+        torch.rand(size, 1, height, width, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("prior", ["diffusion", "low_quality"])
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 17, 31), (1, 24, 43), (3, 32, 40)])
+def test_any_size(prior, shape):
+    vi, ir = pair(*shape)
+    fused = fuser(prior=prior)(vi, ir)
+    assert fused.shape == vi.shape
+    assert fused.dtype == torch.float32
+    assert 0 <= fused.min() < fused.max() <= 1
+
+
+def test_padding_is_cropped_reflection():
+    vi, ir = pair(1, 17, 30)
+    model = fuser()
+    padded = model.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), model.noise)
+    assert padded.shape == (1, 3, 24, 32)
+    assert torch.equal(model(vi, ir), padded[..., :17, :30])
+    assert torch.equal(pad_to_multiple(vi)[..., 17, :30], vi[..., 15, :])
+
+
+def test_deterministic_and_inputs_untouched():
+    vi, ir = pair(2, 16, 24)
+    before = vi.clone(), ir.clone()
+    torch.manual_seed(1)
+    first = fuser()(vi, ir)
+    torch.rand(7)  # The global generator has no say.
+    assert torch.equal(first, fuser()(vi, ir))
+    assert torch.equal(vi, before[0])
+    assert torch.equal(ir, before[1])
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    vi, ir = pair(3, 16, 16)
+    model = fuser()
+    torch.testing.assert_close(model(vi, ir)[1:2], model(vi[1:2], ir[1:2]))
+
+
+def test_noise():
+    vi, ir = pair(2, 16, 16)
+    model = fuser()
+    assert torch.equal(model(vi, ir), model(vi, ir, noise=model.noise))
+    other = torch.randn(model.noise.shape, generator=torch.Generator().manual_seed(9))
+    assert not torch.equal(model(vi, ir), model(vi, ir, noise=other))
+    assert not torch.equal(fuser(noise_seed=1).noise, model.noise)
+    assert "noise" not in model.state_dict()
+
+
+def test_noise_without_diffusion_is_refused():
+    model = fuser(prior="low_quality")
+    with pytest.raises(ValueError, match="low_quality"):
+        model(*pair(1, 16, 16), noise=model.noise)
+
+
+@pytest.mark.parametrize(
+    ("vi_shape", "ir_shape", "message"),
+    [
+        ((1, 3, 16, 16), (1, 3, 16, 16), "B×1×H×W"),
+        ((1, 3, 16, 16), (1, 1, 16, 24), "same size"),
+        ((1, 3, 15, 16), (1, 1, 15, 16), "at least 16"),
+    ],
+)
+def test_wrong_inputs_are_refused(vi_shape, ir_shape, message):
+    with pytest.raises(ValueError, match=message):
+        fuser()(torch.rand(vi_shape), torch.rand(ir_shape))

@@ -1,0 +1,170 @@
+import pytest
+import torch
+from torch import nn
+from torch.distributed import HashStore, destroy_process_group, init_process_group
+from torch.nn.parallel import DistributedDataParallel
+
+from models import build_fuser, build_objective
+from models.dspfusion.config import Stage1Config, Stage2Config, full, fuser_config, tiny
+from models.dspfusion.stage2 import seeded_noise
+from tests.models.samples import training_batch
+
+STAGES = [Stage1Config(model=tiny()), Stage2Config(model=tiny())]
+CONTRAST = {"vi_pos", "ir_pos", "neg"}
+TERMS = {"intensity_max", "intensity_consistency", "color", "gradient", "ssim", "fusion"}
+FROZEN = ("fusion", "degradation", "semantic")
+
+
+def objective_of(config: Stage1Config | Stage2Config) -> nn.Module:
+    torch.manual_seed(0)
+    return build_objective(config)
+
+
+def fields(objective: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: batch[name] for name in objective.FIELDS}
+
+
+def test_fields():
+    stage1, stage2 = (set(objective_of(config).FIELDS) for config in STAGES)
+    pairs = {"vi_lq", "vi_gt", "ir_lq", "ir_gt"}
+    assert stage1 == pairs | CONTRAST
+    assert stage2 == pairs | {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("config", "own_term"), [(STAGES[0], "contrastive"), (STAGES[1], "diffusion")]
+)
+def test_losses(config, own_term):
+    objective = objective_of(config)
+    losses = objective(fields(objective, training_batch(2, 32)))
+    assert losses.keys() == TERMS | {"loss", own_term}
+    parts = losses["fusion"] + losses[own_term]
+    torch.testing.assert_close(losses["loss"].detach(), parts)
+    assert losses["loss"].requires_grad
+    assert not any(term.requires_grad for name, term in losses.items() if name != "loss")
+
+
+@pytest.mark.parametrize("config", STAGES)
+def test_same_batch_same_loss(config):
+    objective = objective_of(config)
+    batch = fields(objective, training_batch(2, 32))
+    first = objective(batch)["loss"]
+    torch.rand(3)  # The global generator has no say.
+    assert torch.equal(first, objective(batch)["loss"])
+
+
+@pytest.mark.parametrize("config", STAGES)
+def test_gradient_reaches_exactly_the_trainable_parameters(config):
+    objective = objective_of(config)
+    objective(fields(objective, training_batch(2, 32)))["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_only_the_denoiser_trains_in_stage2():
+    objective = objective_of(STAGES[1])
+    trained = {name for name, p in objective.named_parameters() if p.requires_grad}
+    assert trained == {f"denoiser.{name}" for name, _ in objective.denoiser.named_parameters()}
+
+
+def test_stage2_under_ddp_stays_frozen():
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(objective_of(STAGES[1])).train()
+        objective = wrapped.module
+        wrapped(fields(objective, training_batch(2, 32)))["loss"].backward()
+    finally:
+        destroy_process_group()
+    assert objective.denoiser.training
+    for name in FROZEN:
+        network = getattr(objective, name)
+        assert not any(module.training for module in network.modules())
+        assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+
+
+def test_stage2_learns_through_every_reverse_step():
+    objective = objective_of(STAGES[1])
+    calls = []
+    handle = objective.denoiser.register_full_backward_hook(lambda *_: calls.append(1))
+    objective(fields(objective, training_batch(1, 32)))["loss"].backward()
+    handle.remove()
+    assert len(calls) == tiny().num_steps
+
+
+def test_stage2_takes_the_weights_of_stage1():
+    stage1, stage2 = (objective_of(config) for config in STAGES)
+    with torch.no_grad():
+        for parameter in stage1.parameters():
+            parameter.add_(1)
+    stage2.load_stage1(stage1.state_dict())
+    for name, tensor in stage1.state_dict().items():
+        assert torch.equal(stage2.state_dict()[name], tensor), name
+
+
+def test_stage2_refuses_other_weights():
+    stage1, stage2 = (objective_of(config) for config in STAGES)
+    with pytest.raises(ValueError, match="not a Stage I state dict"):
+        stage2.load_stage1(stage2.state_dict())
+    lacking = stage1.state_dict()
+    del lacking["semantic.encoder.stem.weight"]
+    with pytest.raises(RuntimeError, match=r"encoder\.stem\.weight"):
+        stage2.load_stage1(lacking)
+
+
+@pytest.mark.parametrize("config", STAGES)
+def test_state_dict_loads_strictly_into_the_fuser(config):
+    objective = objective_of(config)
+    fuser = build_fuser(fuser_config(config))
+    fuser.load_state_dict(objective.state_dict(), strict=True)
+    assert fuser(torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_noise_belongs_to_the_sample():
+    noise = seeded_noise(torch.tensor([5, 7, 5]), (4, 3))
+    assert noise.shape == (3, 4, 3)
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], noise[1])
+    assert torch.equal(seeded_noise(torch.tensor([7]), (4, 3))[0], noise[1])
+
+
+@pytest.mark.parametrize("config", STAGES)
+def test_a_few_steps_lower_the_loss(config):
+    objective = objective_of(config)
+    batch = fields(objective, training_batch(2, 32))
+    losses = train(objective, batch, num_steps=8, learning_rate=2e-3)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("config", [Stage1Config(model=full()), Stage2Config(model=full())])
+def test_full_size_training_step(config):
+    objective = objective_of(config)
+    batch = fields(objective, training_batch(1, 64))
+    before = objective.fusion.patch_embed.weight.clone()
+    (loss,) = train(objective, batch, num_steps=1, learning_rate=2e-4)
+    assert loss > 0
+    assert all(torch.isfinite(parameter).all() for parameter in objective.parameters())
+    moved = not torch.equal(objective.fusion.patch_embed.weight, before)
+    assert moved == (config.stage == "stage1")
+
+
+def train(
+    objective: nn.Module,
+    batch: dict[str, torch.Tensor],
+    *,
+    num_steps: int,
+    learning_rate: float,
+) -> list[float]:
+    trainable = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=learning_rate)
+    losses = []
+    for _ in range(num_steps):
+        loss = objective(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses

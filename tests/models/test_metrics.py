@@ -1,0 +1,183 @@
+import csv
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models.metrics import DEFAULT, DIRECTION, METRICS, MIN_SIDE_PX, measure, to_grey
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+TNO = SHARED / "data" / "ivif" / "tno" / "test"
+PARITY = SHARED / "parity" / "metrics"
+
+# Our name -> key in the reference file (spec, table).
+REFERENCE_KEYS = {
+    "EN": "EN",
+    "SD": "SD",
+    "SF": "SF",
+    "AG": "AG_py",
+    "MI": "MI_bits",
+    "VIF": "VIF_sum",
+    "Qabf": "Qabf",
+    "SSIM": "SSIM_mean_L255",
+    "SCD": "SCD",
+    "CC": "CC",
+    "PSNR": "PSNR_255",
+}
+FUSE = {"mean": lambda ir, vi: ((ir + vi) / 2).round(), "max": torch.maximum}
+
+
+def picture(levels: object) -> torch.Tensor:
+    """Levels 0..255, H×W, as the 1×1×H×W in [0, 1] that `measure` takes."""
+    return torch.as_tensor(np.asarray(levels), dtype=torch.float64)[None, None] / 255
+
+
+def noise(seed: int, height: int = 48, width: int = 56, channels: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (1, channels, height, width), generator=generator) / 255
+
+
+def one(name: str, fused: torch.Tensor, vi: torch.Tensor, ir: torch.Tensor) -> float:
+    return float(measure(fused, vi, ir, [name])[name])
+
+
+def read_grey(path: Path) -> torch.Tensor:
+    return torch.from_numpy(cv2.imread(str(path))[:, :, 0].astype(np.float64))
+
+
+def reference_values(rule: str) -> dict[tuple[str, str], float]:
+    with (PARITY / f"tno10_{rule}.csv").open() as stream:
+        return {
+            (row["image"], row["metric"]): float(row["value"]) for row in csv.DictReader(stream)
+        }
+
+
+@pytest.mark.skipif(
+    not (TNO.is_dir() and PARITY.is_dir()),
+    reason="reference values and TNO pictures lie in ../shared, which is absent here",
+)
+@pytest.mark.parametrize("rule", ["mean", "max"])
+def test_equals_the_reference_values_on_ten_tno_pairs(rule: str) -> None:
+    expected = reference_values(rule)
+    for name in sorted({image for image, _ in expected}):
+        ir, vi = read_grey(TNO / "ir" / name), read_grey(TNO / "vi" / name)
+        values = measure(picture(FUSE[rule](ir, vi)), picture(vi), picture(ir))
+        for metric, key in REFERENCE_KEYS.items():
+            assert float(values[metric]) == pytest.approx(expected[name, key], rel=1e-9), (
+                name,
+                key,
+            )
+
+
+def test_every_metric_has_a_reference_and_a_direction() -> None:
+    assert set(DEFAULT) == set(METRICS) == set(REFERENCE_KEYS) == set(DIRECTION)
+
+
+def test_one_value_per_picture_independent_of_the_batch() -> None:
+    fused, vi, ir = (torch.cat([noise(3 * k + i) for k in range(3)]) for i in range(3))
+    together = measure(fused, vi, ir)
+    for k in range(3):
+        alone = measure(fused[k : k + 1], vi[k : k + 1], ir[k : k + 1])
+        for name in DEFAULT:
+            assert together[name].shape == (3,)
+            assert together[name].dtype == torch.float64
+            torch.testing.assert_close(together[name][k], alone[name][0], rtol=1e-12, atol=0)
+
+
+def test_grey_weighs_saved_levels_and_rounds_half_to_even() -> None:
+    rgb = torch.tensor([[10, 20, 30], [0, 0, 250], [2, 0, 43]], dtype=torch.float64)
+    grey = to_grey(rgb.T[None, :, None] / 255)
+    assert grey.flatten().tolist() == [18.0, 28.0, 6.0]  # of 18.15, 28.5 and 5.5
+
+
+def test_statistics_of_a_tiny_picture() -> None:
+    fused = picture([[0, 4], [0, 4]])
+    assert one("EN", fused, fused, fused) == 1.0
+    assert one("SD", fused, fused, fused) == 2.0
+    assert one("SF", fused, fused, fused) == 4.0
+    assert one("AG", fused, fused, fused) == pytest.approx(4 / math.sqrt(2))
+
+
+def test_mutual_information_is_twice_the_entropy_for_a_copy_of_both() -> None:
+    fused = picture([[0, 1], [2, 3]])
+    assert one("MI", fused, fused, fused) == pytest.approx(4.0)
+    assert one("MI", fused, fused, picture([[7, 7], [7, 7]])) == pytest.approx(2.0)
+
+
+def test_psnr_of_a_known_error() -> None:
+    fused, vi, ir = picture([[10, 10]]), picture([[13, 13]]), picture([[9, 9]])
+    assert one("PSNR", fused, vi, ir) == pytest.approx(10 * math.log10(255**2 / 5))
+    assert one("PSNR", fused, fused, fused) == math.inf
+
+
+def test_a_copy_of_both_sources_is_perfect() -> None:
+    fused = noise(0)
+    assert one("VIF", fused, fused, fused) == pytest.approx(2.0)
+    assert one("SSIM", fused, fused, fused) == pytest.approx(1.0)
+    assert one("CC", fused, fused, fused) == pytest.approx(1.0)
+    kept = 0.9994 / (1 + math.exp(-7.5)) * 0.9879 / (1 + math.exp(-4.4))
+    assert one("Qabf", fused, fused, fused) == pytest.approx(kept, rel=1e-3)
+
+
+def test_scd_of_a_sum_of_sources() -> None:
+    vi, ir = picture([[0, 50], [0, 50]]), picture([[30, 30], [90, 90]])
+    assert one("SCD", (vi + ir), vi, ir) == pytest.approx(2.0)
+
+
+def test_more_noise_lowers_what_is_kept() -> None:
+    vi, ir = noise(1), noise(2)
+    sharp = (vi + ir) / 2
+    noisy = (sharp + 0.3 * (noise(3) - 0.5)).clamp(0, 1)
+    better, worse = measure(sharp, vi, ir), measure(noisy, vi, ir)
+    for name in ("VIF", "Qabf", "SSIM", "CC", "SCD", "PSNR"):
+        assert better[name] > worse[name], name
+
+
+def test_a_flat_picture_keeps_nothing_and_is_finite() -> None:
+    flat, vi, ir = torch.full((1, 1, 48, 48), 0.5), noise(1, 48, 48), noise(2, 48, 48)
+    values = measure(flat, vi, ir)
+    assert all(torch.isfinite(value).all() for value in values.values())
+    assert values["VIF"] == values["CC"] == values["EN"] == 0
+    assert all(torch.isfinite(value).all() for value in measure(vi, flat, flat).values())
+
+
+def test_colour_and_grey_of_equal_channels_agree() -> None:
+    fused, vi, ir = noise(1), noise(2), noise(3)
+    grey = measure(fused, vi, ir)
+    colour = measure(fused.expand(-1, 3, -1, -1), vi.expand(-1, 3, -1, -1), ir)
+    assert {name: float(v) for name, v in grey.items()} == {n: float(v) for n, v in colour.items()}
+
+
+def test_inputs_stay_as_they_were() -> None:
+    pictures = [noise(i, channels=3) for i in range(2)] + [noise(2)]
+    copies = [x.clone() for x in pictures]
+    measure(*pictures)
+    assert all(torch.equal(x, y) for x, y in zip(pictures, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("fused", "message"),
+    [
+        (noise(0, 48, 48), "differ in"),
+        (noise(0) + 0.1, "levels"),
+        (noise(0) * float("nan"), "NaN"),
+        (noise(0, channels=2), r"B×3×H×W"),
+    ],
+)
+def test_refuses_what_it_cannot_measure(fused: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure(fused, noise(1), noise(2))
+
+
+def test_refuses_unknown_names_and_pictures_too_small_for_vif() -> None:
+    with pytest.raises(ValueError, match=r"VIFF.*known: EN"):
+        measure(noise(0), noise(1), noise(2), ["VIFF"])
+    side = MIN_SIDE_PX
+    assert math.isfinite(
+        one("VIF", noise(0, side, side), noise(1, side, side), noise(2, side, side))
+    )
+    with pytest.raises(ValueError, match=f"needs {side} pixels a side, got {side - 1}x{side}"):
+        one("VIF", noise(0, side, side - 1), noise(1, side, side - 1), noise(2, side, side - 1))
