@@ -1,0 +1,1 @@
+"""Order: scenes, plan, shards, batches, training, evaluation, bundle. No Ray, no MLflow."""

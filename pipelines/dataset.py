@@ -1,0 +1,126 @@
+"""Dataset versions: immutable manifests over content-addressed shards.
+
+<root>/shards/<name>.tar, <name>.json       shards and their markers, shared by all versions
+<root>/versions/<recipe>-<digest>.json      one manifest a version, written last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.files import write_whole
+from pipelines.plan import DatasetConfig, ShardSpec
+from pipelines.scenes import Refused, Scene
+from pipelines.seeding import digest_of
+from pipelines.shards import ShardInfo, find_shard
+
+
+class DatasetVersion(BaseModel):
+    """A manifest. `digest` covers what the data is; commit and time say only how it came to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    config: DatasetConfig
+    scene_index_digest: str
+    shards: tuple[ShardInfo, ...]
+    refused: tuple[Refused, ...]
+    commit: str
+    created: str
+
+    @property
+    def name(self) -> str:
+        """Name of the version: recipe and short digest."""
+        return f"{self.config.name}-{self.digest[:12]}"
+
+    @property
+    def num_scenes(self) -> int:
+        """Scenes in all shards."""
+        return sum(shard.num_scenes for shard in self.shards)
+
+    @property
+    def num_groups(self) -> int:
+        """Contrastive groups, that is training samples, in all shards."""
+        return sum(shard.num_groups for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.num_bytes for shard in self.shards)
+
+
+def shard_folder(root: Path) -> Path:
+    """Where the shards of a dataset root lie."""
+    return root / "shards"
+
+
+def split_reuse(specs: Sequence[ShardSpec], root: Path) -> tuple[list[ShardInfo], list[ShardSpec]]:
+    """Say which shards exist whole (reuse) and which are to be made (build)."""
+    found = [(spec, find_shard(shard_folder(root), spec.name)) for spec in specs]
+    return [info for _, info in found if info], [spec for spec, info in found if not info]
+
+
+def publish_version(
+    root: Path,
+    config: DatasetConfig,
+    scenes: Sequence[Scene],
+    shards: Sequence[ShardInfo],
+    *,
+    refused: Sequence[Refused],
+    commit: str,
+    created: str,
+) -> DatasetVersion:
+    """Write the manifest, last and whole. An equal version that exists already is returned as it is."""
+    ordered = tuple(sorted(shards, key=lambda shard: shard.name))
+    index_digest = digest_of(sorted(scene.digest for scene in scenes))
+    digest = digest_of(
+        [config.model_dump(mode="json"), index_digest, [shard.sha256 for shard in ordered]]
+    )
+    version = DatasetVersion(
+        digest=digest,
+        config=config,
+        scene_index_digest=index_digest,
+        shards=ordered,
+        refused=tuple(refused),
+        commit=commit,
+        created=created,
+    )
+    path = manifest_path(root, version.name)
+    if path.is_file():
+        return read_version(path)
+    write_whole(path, version.model_dump_json(indent=1).encode())
+    return version
+
+
+def manifest_path(root: Path, name: str) -> Path:
+    """Where the manifest of version `name` lies."""
+    return root / "versions" / f"{name}.json"
+
+
+def find_version(root: Path, name: str) -> DatasetVersion:
+    """Find a version by its full name, or the newest one of a recipe by the recipe's name.
+
+    Raises ValueError that lists what there is.
+    """
+    exact = manifest_path(root, name)
+    if exact.is_file():
+        return read_version(exact)
+    versions = [read_version(path) for path in sorted((root / "versions").glob("*.json"))]
+    of_recipe = [version for version in versions if version.config.name == name]
+    if not of_recipe:
+        known = (
+            ", ".join(version.name for version in versions) or "none yet; run jobs.generate first"
+        )
+        raise ValueError(f"no dataset version {name!r} in {root}; there is: {known}")
+    return max(of_recipe, key=lambda version: version.created)
+
+
+def read_version(path: Path) -> DatasetVersion:
+    """Read a manifest. Raises ValueError when it is not one."""
+    try:
+        return DatasetVersion.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ValueError(f"{path}: not a dataset manifest ({error})") from error

@@ -1,0 +1,310 @@
+"""Measure fusion methods on scenes under scenarios; rows, their file, and their means.
+
+Methods get the degraded pair, the metrics compare with the high-quality one (`reference="hq"`).
+
+Legend: B batch (1 here), C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from models.metrics import DIRECTION, METRIC_VERSION, METRICS, measure
+from pipelines.export import load_bundle
+from pipelines.files import whole_file
+from pipelines.scenarios import SCENARIOS, Scenario, degrade
+from pipelines.scenes import Scene, load_pair
+
+# (vi B×3×H×W, ir B×1×H×W) -> fused B×C×H×W, all float32 in [0, 1] on the CPU; moving to another
+# device and back is the method's own business, so that its time is counted.
+Fuse = Callable[[Tensor, Tensor], Tensor]
+Row = dict[str, Any]
+
+REFERENCE = "hq"
+# Names of the two methods that every evaluation of ours measures.
+MODEL, BASELINE = "model", "average"
+OVERALL = "overall"
+HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
+
+_FIELDS: dict[str, pa.DataType] = {
+    "scene": pa.string(),
+    "dataset": pa.string(),
+    "scenario": pa.string(),
+    "method": pa.string(),
+    "reference": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "seconds": pa.float64(),
+    "metric_version": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pictures of one scene under one scenario, uint8: VI H×W×3, IR H×W×1, fused H×W×C."""
+
+    scene: str
+    scenario: str
+    vi: np.ndarray
+    ir: np.ndarray
+    vi_lq: np.ndarray
+    ir_lq: np.ndarray
+    fused: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over scenes; `means[scenario, method, metric]`, OVERALL being the mean of scenarios."""
+
+    scenarios: tuple[str, ...]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    num_scenes: Mapping[str, int]
+    means: Mapping[tuple[str, str, str], float]
+
+    def best(self, scenario: str, metric: str) -> str | None:
+        """Name the one method that leads a line; None for a tie or a single method."""
+        sign = DIRECTION[metric]
+        values = [sign * self.means[scenario, method, metric] for method in self.methods]
+        leader = max(values)
+        if len(values) < 2 or values.count(leader) != 1:
+            return None
+        return self.methods[values.index(leader)]
+
+
+def source_average(vi: Tensor, ir: Tensor) -> Tensor:
+    """Fuse by the mean of both pictures: the baseline that a trained method has to beat."""
+    return (vi + ir) / 2  # B 3 H W
+
+
+def methods_of(bundle: Path) -> dict[str, Fuse]:
+    """The fuser of a bundle and the baseline it is compared with, by name."""
+    return {MODEL: load_bundle(bundle), BASELINE: source_average}
+
+
+def evaluate_bundle(
+    scenes: Sequence[Scene], bundle: str, scenarios: Sequence[Scenario], seed: int
+) -> list[Row]:
+    """Rows of some scenes under every scenario: the unit of work that travels to a worker.
+
+    The bundle is loaded once for all of them.
+    """
+    methods = methods_of(Path(bundle))
+    return [
+        row
+        for scene in scenes
+        for scenario in scenarios
+        for row in evaluate_scene(scene, scenario, methods, seed=seed)
+    ]
+
+
+def evaluate_scene(
+    scene: Scene, scenario: Scenario, methods: Mapping[str, Fuse], *, seed: int
+) -> list[Row]:
+    """Return one row per method, with every metric and the seconds the method took.
+
+    Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
+    """
+    vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
+    vi_hq, ir_hq = _to_tensor(vi), _to_tensor(ir)
+    rows = []
+    for name, fuse in methods.items():
+        fused, seconds = _run(fuse, vi_lq, ir_lq)
+        try:
+            values = measure(fused, vi_hq, ir_hq)
+        except ValueError as error:
+            raise ValueError(f"{scene.id}, {scenario.name}, method {name!r}: {error}") from error
+        row = _row_head(scene, scenario, name, seconds)
+        rows.append(row | {metric: float(value) for metric, value in values.items()})
+    return rows
+
+
+def make_example(
+    scene: Scene, scenario: Scenario, methods: Mapping[str, Fuse], *, seed: int
+) -> Example:
+    """Return the pictures behind the rows of `evaluate_scene` with the same arguments."""
+    vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
+    fused = {name: _to_uint8(_run(fuse, vi_lq, ir_lq)[0]) for name, fuse in methods.items()}
+    return Example(scene.id, scenario.name, vi, ir, vi_lq, ir_lq, fused)
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as one Parquet file, whole or not at all. Rows must have the same columns."""
+    if not rows:
+        raise ValueError(f"{path}: no rows to write; evaluate at least one scene")
+    metrics = [name for name in rows[0] if name in METRICS]
+    expected = {*_FIELDS, *metrics}
+    for row in rows:
+        if row.keys() != expected:
+            # from_pylist would drop the one and fill the other with nulls, in silence.
+            odd = sorted(row.keys() ^ expected)
+            raise ValueError(f"row of scene {row.get('scene')!r} differs in columns {odd}")
+    fields = [*_FIELDS.items(), *((name, pa.float64()) for name in metrics)]
+    with whole_file(path) as stream:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(fields)), stream)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a file of `write_rows`. Raises ValueError when it is missing or something else."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of evaluation rows; run python -m jobs.evaluate")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a Parquet file ({error})") from error
+    missing = sorted(_FIELDS.keys() - set(table.column_names))
+    if missing:
+        raise ValueError(f"{path}: not evaluation rows, columns {missing} are missing")
+    return table.to_pylist()
+
+
+def summarise(rows: Sequence[Row]) -> Summary:
+    """Mean of each metric per (scenario, method), and over scenarios with equal weight.
+
+    Raises ValueError where means would not compare: repeated rows, methods measured on different
+    scenes, or more than one metric version or reference kind.
+    """
+    _check_comparable(rows)
+    methods = tuple(dict.fromkeys(row["method"] for row in rows))
+    metrics = tuple(name for name in rows[0] if name in METRICS)
+    cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row["scenario"], row["method"]].append(row)
+    scenarios = in_table_order({row["scenario"] for row in rows})
+    means = _means(cells, scenarios, methods, metrics)
+    num_scenes = {scenario: len(cells[scenario, methods[0]]) for scenario in scenarios}
+    return Summary(scenarios, methods, metrics, num_scenes, means)
+
+
+def format_table(
+    summary: Summary, *, model: str, baseline: str, metrics: Sequence[str] = HEADLINE
+) -> list[str]:
+    """Lines of an aligned table: the model's mean and, in brackets, its gain on the baseline."""
+    for method in (model, baseline):
+        if method not in summary.methods:
+            raise ValueError(f"no rows of method {method!r}; known: {', '.join(summary.methods)}")
+    lines = [["scenario", "scenes", *metrics]]
+    for scenario in (*summary.scenarios, OVERALL):
+        num_scenes = str(summary.num_scenes.get(scenario, ""))
+        cells = [_cell(summary, scenario, metric, model, baseline) for metric in metrics]
+        lines.append([scenario, num_scenes, *cells])
+    text = _align(lines)
+    rule = "-" * len(text[0])
+    title = f"{model}, in brackets the difference from {baseline} (reference: {REFERENCE})"
+    return [title, text[0], rule, *text[1:-1], rule, text[-1]]
+
+
+def in_table_order(names: set[str]) -> tuple[str, ...]:
+    """Sort scenario names as the table of scenarios does; names it does not have come last."""
+    known = [scenario.name for scenario in SCENARIOS if scenario.name in names]
+    return (*known, *sorted(names.difference(known)))
+
+
+def _pictures(
+    scene: Scene, scenario: Scenario, *, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    vi, ir = load_pair(scene)
+    return vi, ir, *degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
+
+
+def _run(fuse: Fuse, vi: np.ndarray, ir: np.ndarray) -> tuple[Tensor, float]:
+    vi_lq, ir_lq = _to_tensor(vi), _to_tensor(ir)
+    with torch.inference_mode():
+        start = time.perf_counter()
+        # The copy to the CPU waits for the device and so belongs to the time.
+        fused = fuse(vi_lq, ir_lq).to("cpu", torch.float32)  # B C H W
+        seconds = time.perf_counter() - start
+    return fused, seconds
+
+
+def _row_head(scene: Scene, scenario: Scenario, method: str, seconds: float) -> Row:
+    return {
+        "scene": scene.id,
+        "dataset": scene.dataset,
+        "scenario": scenario.name,
+        "method": method,
+        "reference": REFERENCE,
+        "width": scene.width,
+        "height": scene.height,
+        "seconds": seconds,
+        "metric_version": METRIC_VERSION,
+    }
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].to(torch.float32) / 255  # 1 C H W
+
+
+def _to_uint8(picture: Tensor) -> np.ndarray:
+    levels = (picture[0].to(torch.float64) * 255).round().clamp(0, 255)  # C H W
+    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()  # H W C
+
+
+def _means(
+    cells: Mapping[tuple[str, str], Sequence[Row]],
+    scenarios: Sequence[str],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+) -> dict[tuple[str, str, str], float]:
+    means = {}
+    for method, metric in product(methods, metrics):
+        each = [_mean([row[metric] for row in cells[name, method]]) for name in scenarios]
+        means.update(
+            {(name, method, metric): mean for name, mean in zip(scenarios, each, strict=True)}
+        )
+        means[OVERALL, method, metric] = _mean(each)
+    return means
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _check_comparable(rows: Sequence[Row]) -> None:
+    if not rows:
+        raise ValueError("no rows to summarise; evaluate at least one scene")
+    kinds = {(row["metric_version"], row["reference"]) for row in rows}
+    if len(kinds) > 1:
+        raise ValueError(f"rows mix (metric version, reference) {sorted(kinds)}; evaluate again")
+    counts = Counter((row["method"], row["scene"], row["scenario"]) for row in rows)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(f"{len(repeated)} rows are repeated, the first is {repeated[0]}")
+    seen: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for method, scene, scenario in counts:
+        seen[method].add((scene, scenario))
+    everything = set().union(*seen.values())
+    for method, pairs in seen.items():
+        if pairs != everything:
+            first = min(everything - pairs)
+            raise ValueError(
+                f"method {method!r} was not measured on {first}; evaluate it there too"
+            )
+
+
+def _cell(summary: Summary, scenario: str, metric: str, model: str, baseline: str) -> str:
+    value = summary.means[scenario, model, metric]
+    return f"{value:.4f} ({value - summary.means[scenario, baseline, metric]:+.4f})"
+
+
+def _align(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]

@@ -1,0 +1,65 @@
+"""The inference bundle: a folder that is a model, with nothing else needed to run it.
+
+config.json         networks, stage, and where it came from; rebuilds the fuser
+model.safetensors   its weights
+program.pt2         the exported program: `(vi, ir) -> fused`, sizes that are multiples of 8
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models import build_fuser
+from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig, fuser_config
+from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser
+from pipelines.checkpoints import read_config, read_weights
+from pipelines.files import write_whole
+from pipelines.training import TrainingConfig
+
+# Batch, height and width stay free in the program if they differ in the example (and are not 1).
+_EXAMPLE_BATCH, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH = 2, 5 * SIZE_MULTIPLE_PX, 6 * SIZE_MULTIPLE_PX
+
+
+def fuser_of_checkpoint(folder: Path) -> tuple[DSPFusionConfig, DSPFusionFuser]:
+    """Build the fuser that a training checkpoint of either stage makes."""
+    config = fuser_config(TrainingConfig.model_validate(read_config(folder)).objective)
+    fuser = build_fuser(config)
+    fuser.load_state_dict(read_weights(folder))
+    return config, fuser.eval()
+
+
+def write_bundle(
+    folder: Path, config: DSPFusionConfig, fuser: DSPFusionFuser, *, origin: Mapping[str, str]
+) -> None:
+    """Write a bundle; `origin` says where the weights come from (runs, dataset version, commit)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in fuser.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    torch.export.save(export_program(fuser), folder / "program.pt2")
+    description = {"model": config.model_dump(mode="json"), "origin": dict(origin)}
+    write_whole(folder / "config.json", json.dumps(description, indent=1).encode())
+
+
+def export_program(fuser: DSPFusionFuser) -> torch.export.ExportedProgram:
+    """Export `(vi B×3×H×W, ir B×1×H×W) -> fused` with free B, H, W (H, W multiples of 8)."""
+    vi = torch.rand(_EXAMPLE_BATCH, 3, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH)
+    ir = torch.rand(_EXAMPLE_BATCH, 1, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH)
+    height = SIZE_MULTIPLE_PX * torch.export.Dim("rows", min=2)
+    width = SIZE_MULTIPLE_PX * torch.export.Dim("columns", min=2)
+    shape = {0: torch.export.Dim("batch", min=1), 2: height, 3: width}
+    return torch.export.export(
+        PaddedFuser(fuser).eval(), (vi, ir), dynamic_shapes=(shape, shape), strict=False
+    )
+
+
+def load_bundle(folder: Path) -> DSPFusionFuser:
+    """Rebuild a bundle's fuser from its config.json and weights."""
+    config = DSPFusionConfig.model_validate(read_config(folder)["model"])
+    fuser = build_fuser(config)
+    fuser.load_state_dict(load_file(folder / "model.safetensors"))
+    return fuser.eval()

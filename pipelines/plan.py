@@ -1,0 +1,140 @@
+"""From a dataset recipe and a scene index to shard specs: pure and deterministic.
+
+Scenes go to shards by a hash of their id, along a binary trie that is split only where both halves
+stay large enough. So adding or changing one scene touches one shard (two when it makes that one
+split), and no shard is too small to hold a contrastive group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from degradations import catalogue
+from degradations.catalogue import IrRanges, ViRanges
+from pipelines.scenes import Scene
+from pipelines.seeding import digest_of
+
+# Part of every content address: raise it when the same inputs come to mean other bytes.
+SCHEMA_VERSION = 1
+CLEAN = "clean"
+
+
+class ShardConfig(BaseModel):
+    """What decides the bytes of a shard, besides its scenes.
+
+    `vi` and `ir` name the degradations stored for every scene; the clean picture is always there.
+    A group has `num_positives` K positives a modality and `num_negatives` M negatives, of which
+    M - 1 are other variants of the anchor's scene and one is the other modality's anchor.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vi: tuple[str, ...] = catalogue.names("vi")
+    ir: tuple[str, ...] = catalogue.names("ir")
+    vi_ranges: ViRanges = ViRanges()
+    ir_ranges: IrRanges = IrRanges()
+    num_positives: int = Field(default=3, ge=1)
+    num_negatives: int = Field(default=7, ge=2)
+    seed: int = 0
+    image_codec: Literal["zstd", "png"] = "zstd"
+
+    @model_validator(mode="after")
+    def _known_and_enough(self) -> Self:
+        for name in self.vi:
+            catalogue.find("vi", name)
+        for name in self.ir:
+            catalogue.find("ir", name)
+        for names in (self.vi, self.ir):
+            if len(set(names)) != len(names):
+                raise ValueError(f"a degradation is named twice in {list(names)}")
+        # All variants of a scene (clean ones too) without the two anchors.
+        candidates = len(self.vi) + len(self.ir)
+        if candidates < self.num_negatives - 1:
+            raise ValueError(
+                f"{candidates} degradations give {candidates} negatives within a scene, but "
+                f"num_negatives={self.num_negatives} needs {self.num_negatives - 1}; name more in vi or ir"
+            )
+        return self
+
+    def address(self) -> dict[str, object]:
+        """What of this goes into the content address: ranges only of the degradations in use."""
+        return self.model_dump(mode="json", exclude={"vi_ranges", "ir_ranges"}) | {
+            "vi_ranges": self.vi_ranges.model_dump(mode="json", include=set(self.vi)),
+            "ir_ranges": self.ir_ranges.model_dump(mode="json", include=set(self.ir)),
+        }
+
+
+class DatasetConfig(BaseModel):
+    """A dataset recipe: which scenes, how many a shard, and what is made of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    split: str = "train"
+    scenes_per_shard: int = Field(default=64, ge=1)
+    max_refused_share: float = Field(default=0.01, ge=0, le=1)
+    shard: ShardConfig = ShardConfig()
+
+
+class ShardSpec(BaseModel):
+    """One shard to be made: everything that decides its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scenes: tuple[Scene, ...]
+    config: ShardConfig
+
+    @property
+    def name(self) -> str:
+        """Content address of the shard; its file is `<name>.tar`."""
+        address = {
+            "schema": SCHEMA_VERSION,
+            "config": self.config.address(),
+            "scenes": [scene.digest for scene in self.scenes],
+        }
+        return digest_of(address)[:24]
+
+
+def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> list[ShardSpec]:
+    """Assign every scene to a shard. Raises ValueError when there are too few for one group."""
+    fewest = config.shard.num_positives + 1
+    if len(scenes) < fewest:
+        raise ValueError(
+            f"{len(scenes)} scenes, but a group with {config.shard.num_positives} positives needs "
+            f"at least {fewest}; scan more pairs or lower shard.num_positives"
+        )
+    hashed = [(_hash_bits(scene.id), scene) for scene in scenes]
+    leaves = _split(hashed, depth=0, most=config.scenes_per_shard, fewest=fewest)
+    return [
+        ShardSpec(scenes=tuple(sorted(leaf, key=lambda scene: scene.id)), config=config.shard)
+        for leaf in leaves
+    ]
+
+
+_NUM_BITS = 64
+
+
+def _hash_bits(scene_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(scene_id.encode()).digest()[: _NUM_BITS // 8])
+
+
+def _split(
+    hashed: Sequence[tuple[int, Scene]], *, depth: int, most: int, fewest: int
+) -> list[list[Scene]]:
+    if len(hashed) > most and depth < _NUM_BITS:
+        bit = 1 << (_NUM_BITS - 1 - depth)
+        halves = [
+            [item for item in hashed if not item[0] & bit],
+            [item for item in hashed if item[0] & bit],
+        ]
+        if min(map(len, halves)) >= fewest:
+            return [
+                leaf
+                for half in halves
+                for leaf in _split(half, depth=depth + 1, most=most, fewest=fewest)
+            ]
+    return [[scene for _, scene in hashed]]

@@ -1,0 +1,508 @@
+"""The evaluation report: one HTML page with pictures, tables and curves inside.
+
+No script, no font and no picture is fetched: the file can be mailed, stored as an artifact and
+opened years later. Every text that comes from outside goes through `html.escape`.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipelines.evaluation import HEADLINE, OVERALL, Example, Summary, summarise
+from pipelines.files import write_whole
+from pipelines.gate import Comparison, Verdict
+
+Curve = Sequence[tuple[int, float]]
+
+# Pictures are shown about 240 px wide and stored at twice that, for dense screens.
+_PICTURE_WIDTH_PX = 480
+_JPEG_QUALITY = 88
+# Longer curves are drawn by the lowest and highest point of that many stretches.
+_NUM_STRETCHES = 200
+# A loss that starts this many times above its end hides the rest on a linear axis.
+_LOG_SPAN = 20
+_NUMBERS_BELOW = ("VIF", "Qabf", "SSIM", "PSNR")
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+    curves: Mapping[str, Curve],
+    verdict: Verdict | None = None,
+) -> None:
+    """Write one self-contained page; parts without content are left out.
+
+    The first method of `rows` is taken as the model, the others as what it is compared with.
+    """
+    summary = summarise([dict(row) for row in rows]) if rows else None
+    parts = [
+        _verdict_part(verdict) if verdict else "",
+        _overall_part(summary) if summary else "",
+        _facts_part(facts) if facts else "",
+        _scenario_part(summary) if summary else "",
+        _examples_part(examples, rows) if examples else "",
+        _curves_part(curves) if curves else "",
+        _comparisons_part(verdict.comparisons) if verdict and verdict.comparisons else "",
+    ]
+    write_whole(path, _page(title, parts).encode())
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(filter(None, parts)) + "\n</main>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _section(heading: str, body: str, *, note: str = "") -> str:
+    lead = f'<p class="note">{note}</p>' if note else ""
+    return f"<section><h2>{escape(heading)}</h2>{lead}{body}</section>"
+
+
+def _verdict_part(verdict: Verdict) -> str:
+    word, kind = ("Passed", "good") if verdict.passed else ("Refused", "bad")
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
+    return (
+        f'<section class="verdict {kind}"><p><strong>{word}</strong> '
+        f"<span>Gate: {escape(verdict.rule)}.</span></p>"
+        + (f"<ul>{reasons}</ul>" if reasons else "")
+        + "</section>"
+    )
+
+
+def _facts_part(facts: Mapping[str, str]) -> str:
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    return f'<section><dl class="facts">{items}</dl></section>'
+
+
+def _overall_part(summary: Summary) -> str:
+    """The few numbers to read first: the model's mean over scenarios, and against the others."""
+    tiles = "".join(_tile(summary, metric) for metric in _headline(summary))
+    return f'<section class="tiles">{tiles}</section>'
+
+
+def _tile(summary: Summary, metric: str) -> str:
+    model, *others = summary.methods
+    value = summary.means[OVERALL, model, metric]
+    lines = []
+    for other in others:
+        gain = value - summary.means[OVERALL, other, metric]
+        kind = "up" if gain > 0 else "down" if gain < 0 else ""
+        lines.append(f'<p><span class="{kind}">{_signed(gain)}</span> against {escape(other)}</p>')
+    return (
+        f'<div class="tile"><h3>{escape(metric)}, all scenarios</h3>'
+        f'<p class="big">{_number(value)}</p>{"".join(lines)}</div>'
+    )
+
+
+def _scenario_part(summary: Summary) -> str:
+    headline = _headline(summary)
+    num_scenes = sorted(set(summary.num_scenes.values()))
+    scenes = str(num_scenes[0]) if len(num_scenes) == 1 else f"{num_scenes[0]} to {num_scenes[-1]}"
+    note = (
+        f"Means over {scenes} scenes, measured against the undegraded sources; higher is better. "
+        "The best method of a line is marked. Overall weighs every scenario equally."
+    )
+    rest = [metric for metric in summary.metrics if metric not in headline]
+    more = (
+        f"<details><summary>Other metrics: {escape(', '.join(rest))}</summary>"
+        '<p class="note">EN, SD, SF and AG look at the fused picture alone and also rise with '
+        f"noise.</p>{_table(summary, rest)}</details>"
+        if rest
+        else ""
+    )
+    return _section("By scenario", _table(summary, headline) + more, note=note)
+
+
+def _table(summary: Summary, metrics: Sequence[str]) -> str:
+    span = len(summary.methods)
+    top = "".join(f'<th colspan="{span}" scope="colgroup">{escape(m)}</th>' for m in metrics)
+    methods = "".join(
+        f'<th scope="col"{_first(i)}>{escape(method)}</th>'
+        for _ in metrics
+        for i, method in enumerate(summary.methods)
+    )
+    body = "".join(
+        _table_line(summary, scenario, metrics) for scenario in (OVERALL, *summary.scenarios)
+    )
+    return (
+        '<div class="wide"><table><thead><tr><th rowspan="2" scope="col">Scenario</th>'
+        f"{top}</tr><tr>{methods}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _table_line(summary: Summary, scenario: str, metrics: Sequence[str]) -> str:
+    cells = []
+    for metric in metrics:
+        best = summary.best(scenario, metric)
+        for i, method in enumerate(summary.methods):
+            number = _number(summary.means[scenario, method, metric])
+            text = f"<strong>{number}</strong>" if method == best else number
+            cells.append(f"<td{_first(i)}>{text}</td>")
+    kind = ' class="overall"' if scenario == OVERALL else ""
+    return f'<tr{kind}><th scope="row">{_spoken(scenario)}</th>{"".join(cells)}</tr>'
+
+
+def _examples_part(examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> str:
+    by_key = {(row["scene"], row["scenario"], row["method"]): row for row in rows}
+    strips = "".join(_strip(example, by_key) for example in examples)
+    return _section("Examples", strips)
+
+
+def _strip(example: Example, by_key: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> str:
+    figures = [
+        _figure(example.vi, "Source VI"),
+        _figure(example.ir, "Source IR"),
+        _figure(example.vi_lq, "Degraded VI", same=np.array_equal(example.vi, example.vi_lq)),
+        _figure(example.ir_lq, "Degraded IR", same=np.array_equal(example.ir, example.ir_lq)),
+    ]
+    for method, picture in example.fused.items():
+        row = by_key.get((example.scene, example.scenario, method))
+        figures.append(_figure(picture, f"Fused: {method}", row=row))
+    return (
+        f'<article><h3>{_spoken(example.scenario)} <span class="quiet">{escape(example.scene)}'
+        f'</span></h3><div class="strip">{"".join(figures)}</div></article>'
+    )
+
+
+def _figure(
+    picture: np.ndarray, label: str, *, row: Mapping[str, Any] | None = None, same: bool = False
+) -> str:
+    numbers = [f"{name} {_number(row[name])}" for name in _NUMBERS_BELOW if row and name in row]
+    below = "".join(f"<span>{escape(number)}</span>" for number in numbers)
+    if same:
+        below = "<span>left clean</span>"
+    return (
+        f'<figure><img src="{_data_uri(picture)}" alt="{escape(label)}" loading="lazy">'
+        f"<figcaption><b>{escape(label)}</b>{below}</figcaption></figure>"
+    )
+
+
+def _data_uri(picture: np.ndarray) -> str:
+    """Encode uint8 H×W×3 RGB or H×W×1 as JPEG, shrunk to the stored width (never enlarged)."""
+    height, width = picture.shape[:2]
+    if width > _PICTURE_WIDTH_PX:
+        size = (_PICTURE_WIDTH_PX, max(1, round(height * _PICTURE_WIDTH_PX / width)))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    if picture.ndim == 3 and picture.shape[2] == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done, "OpenCV refused to encode a uint8 picture"
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def _curves_part(curves: Mapping[str, Curve]) -> str:
+    charts = "".join(_chart(name, points) for name, points in curves.items())
+    return _section(
+        "Training curves",
+        f'<div class="charts">{charts}</div>',
+        note="Thin: as recorded. Bold: moving average over a twentieth of the run.",
+    )
+
+
+def _chart(name: str, points: Curve) -> str:
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    lost = len(points) - len(finite)
+    notes = [f"last {finite[-1][1]:.4g}"] if finite else ["no values"]
+    if lost:
+        notes.append(f"not finite and not drawn: {lost}")
+    log = _wants_log(finite)
+    if log:
+        notes.append("log scale")
+    drawing = _svg(name, _thin(finite), _thin(_smooth(finite)), log=log) if finite else ""
+    return (
+        f"<figure><figcaption><b>{escape(name)}</b><span>{escape(', '.join(notes))}</span>"
+        f"</figcaption>{drawing}</figure>"
+    )
+
+
+# Chart geometry in SVG units: width, height, and the margins that hold the labels.
+_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 220, 54, 12, 10, 38
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where steps and values lie in the drawing; with `log` the limits of y are exponents."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    log: bool
+
+    def x(self, step: float) -> float:
+        return _LEFT + (step - self.x_low) / (self.x_high - self.x_low) * (_W - _LEFT - _RIGHT)
+
+    def y(self, height: float) -> float:
+        share = (height - self.y_low) / (self.y_high - self.y_low)
+        return _H - _BOTTOM - share * (_H - _TOP - _BOTTOM)
+
+    def at(self, step: float, value: float) -> tuple[float, float]:
+        return self.x(step), self.y(_height(value, self.log))
+
+
+def _svg(name: str, raw: Curve, smooth: Curve, *, log: bool) -> str:
+    frame = _Frame(
+        *_span([step for step, _ in raw], pad=0.0),
+        *_span([_height(value, log) for _, value in raw], pad=0.05),
+        log,
+    )
+    x, y = frame.at(*raw[-1])
+    return (
+        f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{escape(name)} by training step">'
+        f"{_axes(frame)}{_line(frame, raw, 'raw')}{_line(frame, smooth, 'smooth')}"
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/></svg>'
+    )
+
+
+def _line(frame: _Frame, curve: Curve, kind: str) -> str:
+    points = (frame.at(step, value) for step, value in curve)
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def _axes(frame: _Frame) -> str:
+    left, right, bottom = _LEFT, _W - _RIGHT, _H - _BOTTOM
+    parts = []
+    for tick in _ticks(frame.y_low, frame.y_high, 4):
+        y, label = frame.y(tick), f"{10**tick if frame.log else tick:.3g}"
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    for tick in _ticks(frame.x_low, frame.x_high, 5):
+        place = f'x="{frame.x(tick):.1f}" y="{bottom + 16}" text-anchor="middle"'
+        parts.append(f"<text {place}>{_short(tick)}</text>")
+    return (
+        f'{"".join(parts)}<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+        f'<line class="axis" x1="{left}" x2="{left}" y1="{_TOP}" y2="{bottom}"/>'
+        f'<text x="{(left + right) / 2}" y="{_H - 5}" text-anchor="middle">step</text>'
+    )
+
+
+def _comparisons_part(comparisons: Sequence[Comparison]) -> str:
+    head = "".join(
+        f'<th scope="col">{name}</th>'
+        for name in ("Scenario", "Metric", "Challenger", "Reference", "Change", "95 %", "Outcome")
+    )
+    lines = "".join(
+        f'<tr><th scope="row">{_spoken(item.scenario)}</th><td>{escape(item.metric)}</td>'
+        f"<td>{_number(item.challenger)}</td><td>{_number(item.reference)}</td>"
+        f"<td>{_percent(item.change)}</td>"
+        f"<td>{_percent(item.low)} to {_percent(item.high)}</td>"
+        f'<td><span class="outcome {item.outcome}">{item.outcome}</span></td></tr>'
+        for item in comparisons
+    )
+    table = (
+        f'<div class="wide"><table class="gate"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+    counts = ", ".join(
+        f"{sum(item.outcome == outcome for item in comparisons)} {outcome}"
+        for outcome in ("better", "equal", "uncertain", "worse")
+    )
+    body = f"<details><summary>{len(comparisons)} comparisons: {counts}</summary>{table}</details>"
+    return _section("What the gate compared", body)
+
+
+def _headline(summary: Summary) -> list[str]:
+    return [metric for metric in HEADLINE if metric in summary.metrics]
+
+
+def _spoken(scenario: str) -> str:
+    """Scenario names as people write them: `vi_low_light` -> VI low light."""
+    words = scenario.replace("_", " ").replace("+", " + ").split()
+    text = " ".join(word.upper() if word in ("vi", "ir") else word for word in words)
+    return escape(text[:1].upper() + text[1:])
+
+
+def _first(index: int) -> str:
+    return ' class="first"' if index == 0 else ""
+
+
+def _number(value: float) -> str:
+    # A true minus sign is as wide as a digit; a hyphen is not.
+    text = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    return text.replace("-", "\u2212")
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + _number(value)
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.1%}".replace("-", "\u2212").replace("%", "\u202f%")
+
+
+def _short(step: float) -> str:
+    return f"{step / 1000:g}k" if abs(step) >= 10_000 else f"{step:g}"
+
+
+def _height(value: float, log: bool) -> float:
+    return math.log10(value) if log else value
+
+
+def _wants_log(points: Curve) -> bool:
+    values = [value for _, value in points]
+    return bool(values) and min(values) > 0 and max(values) > _LOG_SPAN * min(values)
+
+
+def _span(values: Sequence[float], *, pad: float) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if low == high:
+        return low - 0.5, high + 0.5
+    return low - pad * (high - low), high + pad * (high - low)
+
+
+def _ticks(low: float, high: float, num_about: int) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) inside [low, high]."""
+    rough = (high - low) / num_about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.7)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _smooth(points: Curve) -> Curve:
+    """Centred mean over a twentieth of the points; narrower, and still centred, at both ends."""
+    values = np.array([value for _, value in points], dtype=np.float64)
+    sums = np.concatenate([[0.0], values.cumsum()])
+    index = np.arange(len(values))
+    half = np.minimum(np.minimum(index, index[::-1]), len(values) // 40)
+    means = (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)
+    return [(step, float(mean)) for (step, _), mean in zip(points, means, strict=True)]
+
+
+def _thin(points: Curve) -> Curve:
+    """Keep the ends of every stretch's range, so that no spike is lost, and both end points."""
+    if len(points) <= 2 * _NUM_STRETCHES:
+        return points
+    chosen = {0, len(points) - 1}
+    for stretch in np.array_split(np.arange(len(points)), _NUM_STRETCHES):
+        ordered = sorted(stretch.tolist(), key=lambda i: points[i][1])
+        chosen |= {ordered[0], ordered[-1]}
+    return [points[i] for i in sorted(chosen)]
+
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --page: #fafaf8; --card: #ffffff; --ink: #1c1d1f; --quiet: #666a70; --line: #e3e3df;
+  --accent: #2457c5; --mark: #e6eefc; --good: #17713a; --good-bg: #e9f6ee;
+  --bad: #a9271c; --bad-bg: #fcecea; --warn: #8a5a00;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #131416; --card: #1b1d20; --ink: #e8e8e6; --quiet: #9a9fa6; --line: #2f3237;
+    --accent: #86aaf8; --mark: #22304f; --good: #74cf97; --good-bg: #17291e;
+    --bad: #f2938a; --bad-bg: #331d1b; --warn: #e0b45c;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif;
+}
+main { max-width: 1560px; margin: 0 auto; padding: 40px 32px 80px; }
+h1 { font-size: 28px; line-height: 1.2; letter-spacing: -.01em; margin: 0 0 24px; }
+h2 { font-size: 19px; margin: 44px 0 6px; }
+h3 { font-size: 15px; margin: 0 0 8px; }
+.note, .quiet { color: var(--quiet); font-weight: 400; }
+.note { margin: 0 0 14px; max-width: 75ch; }
+.verdict { border-left: 4px solid; border-radius: 6px; padding: 12px 18px; margin: 0 0 20px; }
+.verdict p { margin: 0; }
+.verdict strong { font-size: 17px; margin-right: 10px; }
+.verdict ul { margin: 8px 0 2px; padding-left: 20px; }
+.verdict li { margin: 3px 0; max-width: 110ch; }
+.good { background: var(--good-bg); border-color: var(--good); }
+.bad { background: var(--bad-bg); border-color: var(--bad); }
+.good strong { color: var(--good); }
+.bad strong { color: var(--bad); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; }
+.tile {
+  background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 14px 18px;
+}
+.tile h3 { margin: 0; color: var(--quiet); font-weight: 500; }
+.tile p { margin: 0; color: var(--quiet); font-size: 13px; }
+.tile .big {
+  font-size: 30px; line-height: 1.3; color: var(--ink);
+  font-variant-numeric: tabular-nums;
+}
+.up { color: var(--good); font-weight: 600; }
+.down { color: var(--bad); font-weight: 600; }
+.facts {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr));
+  gap: 10px 28px; margin: 24px 0 0;
+}
+.facts dt { color: var(--quiet); font-size: 13px; }
+.facts dd { margin: 0; overflow-wrap: anywhere; }
+.wide {
+  overflow-x: auto; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px;
+}
+table {
+  border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+  font-size: 14px;
+}
+th, td { padding: 6px 14px; text-align: right; white-space: nowrap; }
+th { font-weight: 500; }
+tbody th, thead tr:first-child th:first-child, .gate th:first-child { text-align: left; }
+thead th { color: var(--quiet); font-size: 13px; vertical-align: bottom; }
+thead tr:first-child th {
+  color: var(--ink); font-weight: 600; text-align: center; padding-top: 10px;
+}
+.gate thead tr th { text-align: right; }
+tbody tr { border-top: 1px solid var(--line); }
+.first, thead th[colspan] { border-left: 1px solid var(--line); }
+td strong {
+  display: inline-block; margin: -1px -7px; padding: 1px 7px; border-radius: 5px;
+  background: var(--mark); color: var(--accent);
+}
+tr.overall th, tr.overall td { font-weight: 600; padding-top: 9px; padding-bottom: 9px; }
+details { margin-top: 12px; }
+summary { cursor: pointer; color: var(--accent); margin-bottom: 10px; }
+article { margin: 18px 0 28px; }
+article .quiet { font-size: 13px; margin-left: 8px; }
+.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(195px, 1fr)); gap: 12px; }
+figure { margin: 0; }
+.strip img { display: block; width: 100%; border-radius: 5px; background: var(--line); }
+figcaption { font-size: 13px; padding-top: 5px; display: flex; flex-wrap: wrap; gap: 0 12px; }
+figcaption b { font-weight: 600; }
+.strip figcaption b { flex-basis: 100%; }
+figcaption span { color: var(--quiet); font-variant-numeric: tabular-nums; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 14px; }
+.charts figure {
+  background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px 14px;
+}
+svg { display: block; width: 100%; height: auto; margin-top: 6px; }
+svg text { font-size: 11px; fill: var(--quiet); }
+svg .grid { stroke: var(--line); }
+svg .axis { stroke: var(--quiet); stroke-width: .8; }
+svg polyline { fill: none; stroke: var(--accent); stroke-linejoin: round; }
+svg .raw { stroke-width: .8; opacity: .35; }
+svg .smooth { stroke-width: 2; }
+svg circle { fill: var(--accent); }
+.outcome.better { color: var(--good); }
+.outcome.worse { color: var(--bad); font-weight: 600; }
+.outcome.uncertain { color: var(--warn); font-weight: 600; }
+.outcome.equal { color: var(--quiet); }
+@media print { main { padding: 0; } article, .tile, .charts figure { break-inside: avoid; } }
+"""

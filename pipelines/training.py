@@ -1,0 +1,243 @@
+"""The training loop: one for both stages, with no cluster in it.
+
+It is handed `resume` (a checkpoint folder or None) and `report(metrics, folder)`, and runs the same
+under Ray Train, torchrun, or alone. Steps, not epochs, are the budget.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models import build_objective
+from models.dspfusion.config import Stage1Config, Stage2Config
+from models.dspfusion.stage1 import Stage1
+from models.dspfusion.stage2 import Stage2
+from pipelines.batches import Batch, ShardBatches, prefetch
+from pipelines.checkpoints import load_checkpoint, read_config, read_weights, save_checkpoint
+from pipelines.dataset import read_version
+
+Report = Callable[[dict[str, float], Path | None], None]
+
+
+class OptimConfig(BaseModel):
+    """AdamW and its schedule (spec 2.3). `batch_size` is a worker's; sizes in pixels.
+
+    The rate is `lr` for `constant_share` of the steps, then falls by a cosine to `lr_min`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_steps: int = Field(gt=0)
+    batch_size: int = Field(default=4, gt=0)
+    crop_px: int = Field(default=224, gt=0)
+    lr: float = Field(default=2e-4, gt=0)
+    lr_min: float = Field(default=1e-6, ge=0)
+    constant_share: float = Field(default=0.6, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    clip_norm: float = Field(default=0.01, gt=0)
+    seed: int = 100
+    log_every: int = Field(default=200, gt=0)
+    checkpoint_every: int = Field(default=5000, gt=0)
+
+
+class TrainingConfig(BaseModel):
+    """Everything a worker needs. `dataset` is a manifest's path, `stage1` a checkpoint folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Stage1Config | Stage2Config = Field(discriminator="stage")
+    optim: OptimConfig
+    dataset: str
+    stage1: str | None = None
+
+
+def run_training(
+    payload: dict[str, Any], *, rank: int, world_size: int, resume: Path | None, report: Report
+) -> None:
+    """Train by a `TrainingConfig` (as JSON values, so that it can travel)."""
+    config = TrainingConfig.model_validate(payload)
+    objective = make_objective(config)
+    manifest = Path(config.dataset)
+    batches = ShardBatches(
+        read_version(manifest),
+        manifest.parents[1],
+        fields=objective.FIELDS,
+        batch_size=config.optim.batch_size,
+        crop_px=config.optim.crop_px,
+        seed=config.optim.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    train(config, objective.to(device), batches, resume=resume, report=report, save=rank == 0)
+
+
+def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
+    """Build the objective with its first weights: seeded, and Stage I's for Stage II."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.optim.seed)
+        objective = build_objective(config.objective)
+    match objective:
+        case Stage2():
+            if config.stage1 is None:
+                raise ValueError(
+                    "stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID"
+                )
+            stage1_model = read_config(Path(config.stage1))["objective"]["model"]  # type: ignore[index]
+            check_same_networks(stage1_model, config.objective.model.model_dump(mode="json"))
+            objective.load_stage1(read_weights(Path(config.stage1)))
+        case Stage1():
+            if config.stage1 is not None:
+                raise ValueError("stage1=… has no effect in a Stage I run; leave it out")
+    return objective
+
+
+def check_same_networks(stage1: dict[str, Any], stage2: dict[str, Any]) -> None:
+    """Raise ValueError naming the settings in which the two stages' networks differ."""
+    differing = sorted(key for key in stage2 if key != "prior" and stage1.get(key) != stage2[key])
+    if differing:
+        raise ValueError(
+            "the Stage I checkpoint was trained with other networks: "
+            + ", ".join(
+                f"{key}={stage1.get(key)!r} there, {stage2[key]!r} here" for key in differing
+            )
+        )
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """Rate of the 0-based `step`: constant, then cosine (spec 2.3, the same shape at any budget)."""
+    constant_steps = round(config.constant_share * config.num_steps)
+    if step < constant_steps:
+        return config.lr
+    progress = (step - constant_steps) / max(config.num_steps - constant_steps, 1)
+    return config.lr_min + 0.5 * (config.lr - config.lr_min) * (1 + math.cos(math.pi * progress))
+
+
+def train(
+    config: TrainingConfig,
+    objective: nn.Module,
+    batches: ShardBatches,
+    *,
+    resume: Path | None,
+    report: Report,
+    save: bool,
+) -> None:
+    """Train `objective` to the end of its budget; every rank reports at the same steps.
+
+    `report` gets the means since the last report and, at checkpoint steps of the rank that saves,
+    the checkpoint's folder. Raises ValueError on a loss that is not finite.
+    """
+    optim = config.optim
+    device = next(objective.parameters()).device
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+    )
+    start = load_checkpoint(resume, model=objective, optimizer=optimizer) if resume else 0
+    replica = _distributed(objective)
+    window = Window()
+    for step, batch in enumerate(
+        prefetch(batches.batch, range(start, optim.num_steps)), start=start
+    ):
+        window.batch_ready()
+        rate = learning_rate(step, optim)
+        terms = train_step(
+            replica, parameters, optimizer, _to(batch, device), rate, optim.clip_norm
+        )
+        window.add(terms, num_samples=optim.batch_size)
+        done = step + 1
+        last = done == optim.num_steps
+        due = last or done % optim.checkpoint_every == 0
+        if due or done % optim.log_every == 0:
+            metrics = window.means() | {"step": float(done), "lr": rate}
+            window = Window()
+            _check_finite(metrics, done, batches.scenes_at(step))
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+                folder = Path(scratch) if due and save else None
+                if folder:
+                    save_checkpoint(
+                        folder,
+                        step=done,
+                        model=objective,
+                        optimizer=optimizer,
+                        config_json=config.model_dump_json(indent=1),
+                    )
+                report(metrics, folder)
+
+
+def train_step(
+    replica: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    rate: float,
+    clip_norm: float,
+) -> dict[str, Tensor]:
+    """Forward, backward, clip, step. Returns the detached loss terms and the norm before clipping."""
+    terms: dict[str, Tensor] = replica(batch)
+    optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return {name: term.detach() for name, term in terms.items()} | {"grad_norm": norm}
+
+
+class Window:
+    """Means of the loss terms, and where the time went, over the steps since the last report."""
+
+    def __init__(self) -> None:
+        self._num_steps, self._num_samples, self._wait_s = 0, 0, 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._opened = self._idle_since = time.perf_counter()
+
+    def batch_ready(self) -> None:
+        """Note that the batch is here: the time since the last step was spent waiting for it."""
+        self._wait_s += time.perf_counter() - self._idle_since
+
+    def add(self, terms: dict[str, Tensor], *, num_samples: int) -> None:
+        """Add one step's terms; they stay on the device, so that nothing waits for it."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._num_steps += 1
+        self._num_samples += num_samples
+        self._idle_since = time.perf_counter()
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every term, samples per second and the share of time without a batch."""
+        seconds = time.perf_counter() - self._opened
+        return {name: float(total) / self._num_steps for name, total in self._sums.items()} | {
+            "samples_per_s": self._num_samples / seconds,
+            "data_wait_share": self._wait_s / seconds,
+        }
+
+
+def _check_finite(metrics: dict[str, float], step: int, scenes: Sequence[str]) -> None:
+    if not math.isfinite(metrics["loss"]):
+        raise ValueError(
+            f"the loss is {metrics['loss']} by step {step}; the last batch held {', '.join(scenes)}; "
+            "the last checkpoint is kept: lower optim.lr or optim.clip_norm, or look at those scenes"
+        )
+
+
+def _distributed(objective: nn.Module) -> nn.Module:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return objective
+    return DistributedDataParallel(objective)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {field: value.to(device, non_blocking=True) for field, value in batch.items()}

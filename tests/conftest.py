@@ -1,0 +1,63 @@
+"""Fixtures: a small set of rendered scenes, its shards, and one Ray cluster for the session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.dataset import DatasetVersion, publish_version, shard_folder
+from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
+from pipelines.scenes import Scene, scan
+from pipelines.shards import write_shard
+from pipelines.synthetic import write_scenes
+
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+needs_data = pytest.mark.skipif(
+    not SHARED_DATA.is_dir(), reason="real pairs absent: ../shared/data is not on this machine"
+)
+
+
+@pytest.fixture(scope="session")
+def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen rendered pairs for training and three for validation, 80x64 px."""
+    folder = tmp_path_factory.mktemp("sources")
+    write_scenes(folder, split_counts={"train": 16, "val": 3}, seed=3, height=64, width=80)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(scene_folder: Path) -> list[Scene]:
+    """The training scenes of `scene_folder`."""
+    return [
+        scene for scene in scan(scene_folder, dataset="rendered").scenes if scene.split == "train"
+    ]
+
+
+@pytest.fixture
+def config() -> DatasetConfig:
+    """The recipe `small` with small shards."""
+    return DatasetConfig(
+        name="rendered",
+        scenes_per_shard=6,
+        shard=ShardConfig(
+            vi=("blur", "random_noise", "low_light"),
+            ir=("low_contrast", "random_noise", "stripe_noise"),
+        ),
+    )
+
+
+def make_version(root: Path, config: DatasetConfig, scenes: list[Scene]) -> DatasetVersion:
+    """Plan, write and publish, in this process."""
+    shards = [write_shard(spec, shard_folder(root)) for spec in plan_shards(config, scenes)]
+    return publish_version(
+        root, config, scenes, shards, refused=[], commit="0" * 40, created="2026-01-01"
+    )
+
+
+@pytest.fixture
+def version_root(
+    tmp_path: Path, config: DatasetConfig, scenes: list[Scene]
+) -> tuple[DatasetVersion, Path]:
+    """A published dataset version and its root."""
+    return make_version(tmp_path, config, scenes), tmp_path

@@ -1,0 +1,210 @@
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models.metrics import DEFAULT, METRIC_VERSION, measure
+from pipelines.evaluation import (
+    OVERALL,
+    Row,
+    evaluate_scene,
+    format_table,
+    make_example,
+    read_rows,
+    source_average,
+    summarise,
+    write_rows,
+)
+from pipelines.scenarios import CLEAN, degrade, find_scenario
+from pipelines.scenes import Scene, load_pair, scan
+
+HEIGHT, WIDTH = 48, 56
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> list[Scene]:
+    rng = np.random.default_rng(5)
+    for folder, channels in (("vi", 3), ("ir", 1)):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+        for name in ("a", "b"):
+            image = rng.integers(0, 256, (HEIGHT // 4, WIDTH // 4, channels), dtype=np.uint8)
+            large = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+            assert cv2.imwrite(str(tmp_path / "pairs" / folder / f"{name}.png"), large)
+    return list(scan(tmp_path / "pairs", dataset="tiny", split="val").scenes)
+
+
+def take_vi(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
+    return vi
+
+
+METHODS = {"take_vi": take_vi, "source_average": source_average}
+
+
+def row(scene: str, scenario: str, method: str, **metrics: float) -> Row:
+    head = {"scene": scene, "scenario": scenario, "method": method}
+    return head | {"metric_version": METRIC_VERSION, "reference": "hq"} | metrics
+
+
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+def test_source_average_is_the_mean_in_every_channel() -> None:
+    vi, ir = torch.full((2, 3, 8, 8), 0.2), torch.full((2, 1, 8, 8), 0.6)
+    torch.testing.assert_close(source_average(vi, ir), torch.full((2, 3, 8, 8), 0.4))
+
+
+def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    assert [item["method"] for item in rows] == list(METHODS)
+    for item in rows:
+        assert (item["scene"], item["dataset"], item["scenario"]) == ("tiny-val-a", "tiny", "clean")
+        assert (item["width"], item["height"], item["reference"]) == (WIDTH, HEIGHT, "hq")
+        assert item["metric_version"] == METRIC_VERSION
+        assert 0 < item["seconds"] < 10
+        assert all(math.isfinite(item[name]) for name in DEFAULT)
+
+
+def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
+    scenes: list[Scene],
+) -> None:
+    scenario = find_scenario("low_light+stripe_noise")
+    seen = []
+
+    def spy(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
+        seen.append((vi, ir))
+        return source_average(vi, ir)
+
+    (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3)
+    vi, ir = load_pair(scenes[0])
+    vi_lq, ir_lq = degrade(vi, ir, scenario, seed=3, scene_key=scenes[0].digest)
+    assert torch.equal(seen[0][0], as_tensor(vi_lq))
+    assert torch.equal(seen[0][1], as_tensor(ir_lq))
+    expected = measure(source_average(*seen[0]), as_tensor(vi), as_tensor(ir))
+    assert {name: measured[name] for name in DEFAULT} == {n: float(v) for n, v in expected.items()}
+
+
+def test_rows_do_not_depend_on_order_or_on_other_methods(scenes: list[Scene]) -> None:
+    scenario = find_scenario("vi_random_noise")
+    together = [evaluate_scene(scene, scenario, METHODS, seed=1)[1] for scene in scenes]
+    alone = [
+        evaluate_scene(scene, scenario, {"source_average": source_average}, seed=1)[0]
+        for scene in reversed(scenes)
+    ][::-1]
+    for one, two in zip(together, alone, strict=True):
+        assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
+    with pytest.raises(ValueError, match=r"tiny-val-a, clean, method 'broken'.*NaN"):
+        evaluate_scene(scenes[0], CLEAN, {"broken": lambda vi, ir: vi * float("nan")}, seed=0)
+
+
+def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
+    scenario = find_scenario("vi_blur")
+    example = make_example(scenes[0], scenario, METHODS, seed=2)
+    vi, ir = load_pair(scenes[0])
+    assert np.array_equal(example.vi, vi)
+    assert np.array_equal(example.ir, ir)
+    assert np.array_equal(example.ir_lq, ir)
+    assert np.array_equal(example.fused["take_vi"], example.vi_lq)
+    assert not np.array_equal(example.vi_lq, vi)
+    assert example.fused["source_average"].shape == (HEIGHT, WIDTH, 3)
+    assert example.fused["source_average"].dtype == np.uint8
+
+
+def test_rows_survive_the_file(scenes: list[Scene], tmp_path: Path) -> None:
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    path = tmp_path / "out" / "rows.parquet"
+    write_rows(rows, path)
+    assert read_rows(path) == rows
+    assert [file.name for file in path.parent.iterdir()] == ["rows.parquet"]
+
+
+def test_a_failed_write_leaves_the_old_file(scenes: list[Scene], tmp_path: Path) -> None:
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    path = tmp_path / "rows.parquet"
+    write_rows(rows, path)
+    with pytest.raises(Exception, match="bright"):
+        write_rows([item | {"VIF": "bright"} for item in rows], path)
+    assert read_rows(path) == rows
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_rows_that_would_lose_columns_are_refused(scenes: list[Scene], tmp_path: Path) -> None:
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    without = {name: value for name, value in rows[1].items() if name != "VIF"}
+    for odd in (without, rows[1] | {"sharpness": 1.0}):
+        with pytest.raises(ValueError, match=r"VIF|sharpness"):
+            write_rows([rows[0], odd], tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="no rows to write"):
+        write_rows([], tmp_path / "rows.parquet")
+
+
+def test_reading_something_else_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        read_rows(tmp_path / "absent.parquet")
+    (tmp_path / "text.parquet").write_text("not a table")
+    with pytest.raises(ValueError, match="not a Parquet file"):
+        read_rows(tmp_path / "text.parquet")
+
+
+def test_summary_weighs_scenarios_equally() -> None:
+    rows = [
+        row("a", "vi_rain", "m", VIF=0.8),
+        row("a", "clean", "m", VIF=0.2),
+        row("b", "clean", "m", VIF=0.4),
+    ]
+    summary = summarise(rows)
+    assert summary.scenarios == ("clean", "vi_rain")
+    assert summary.means["clean", "m", "VIF"] == pytest.approx(0.3)
+    assert summary.means[OVERALL, "m", "VIF"] == pytest.approx(0.55)
+    assert summary.num_scenes == {"clean": 2, "vi_rain": 1}
+    assert summary.best("clean", "VIF") is None
+
+
+def test_summary_names_the_leader_and_no_one_on_a_tie() -> None:
+    rows = [
+        row("a", "clean", "m", VIF=0.2, SSIM=0.5),
+        row("a", "clean", "n", VIF=0.3, SSIM=0.5),
+    ]
+    summary = summarise(rows)
+    assert summary.best("clean", "VIF") == "n"
+    assert summary.best("clean", "SSIM") is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no rows"),
+        ([row("a", "clean", "m", VIF=1), row("a", "clean", "m", VIF=2)], "repeated"),
+        ([row("a", "clean", "m", VIF=1), row("b", "clean", "n", VIF=2)], "'m' was not measured"),
+        (
+            [row("a", "clean", "m", VIF=1), row("b", "clean", "m", VIF=1) | {"reference": "lq"}],
+            "mix",
+        ),
+    ],
+)
+def test_means_that_would_not_compare_are_refused(rows: list[Row], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        summarise(rows)
+
+
+def test_table_aligns_model_against_baseline() -> None:
+    rows = [
+        row("a", "clean", "model", VIF=0.7, Qabf=0.5),
+        row("a", "clean", "base", VIF=0.6, Qabf=0.55),
+        row("a", "low_light+stripe_noise", "model", VIF=0.5, Qabf=0.4),
+        row("a", "low_light+stripe_noise", "base", VIF=0.2, Qabf=0.4),
+    ]
+    lines = format_table(summarise(rows), model="model", baseline="base", metrics=("VIF", "Qabf"))
+    assert "model" in lines[0]
+    assert "base" in lines[0]
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert lines[3].split() == ["clean", "1", "0.7000", "(+0.1000)", "0.5000", "(-0.0500)"]
+    assert lines[-1].split() == [OVERALL, "0.6000", "(+0.2000)", "0.4500", "(-0.0250)"]
+    with pytest.raises(ValueError, match="'other'; known: model, base"):
+        format_table(summarise(rows), model="model", baseline="other")

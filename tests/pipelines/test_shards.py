@@ -1,0 +1,137 @@
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import webdataset as wds
+
+from degradations.chain import apply_chain
+from pipelines.plan import DatasetConfig, ShardSpec, plan_shards
+from pipelines.scenes import Scene, load_pair
+from pipelines.shards import ShardReader, find_shard, verify_shard, write_shard
+
+
+@pytest.fixture
+def spec(config: DatasetConfig, scenes: list[Scene]) -> ShardSpec:
+    return plan_shards(config, scenes)[0]
+
+
+def test_same_spec_same_bytes(spec: ShardSpec, tmp_path: Path) -> None:
+    first = write_shard(spec, tmp_path / "a")
+    second = write_shard(spec, tmp_path / "b")
+    assert first == second
+    digests = [
+        hashlib.sha256((tmp_path / folder / f"{spec.name}.tar").read_bytes()).hexdigest()
+        for folder in ("a", "b")
+    ]
+    assert digests == [first.sha256, first.sha256]
+
+
+def test_second_call_writes_nothing(spec: ShardSpec, tmp_path: Path) -> None:
+    info = write_shard(spec, tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert write_shard(spec, tmp_path) == info
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
+
+
+def test_the_pixels_are_the_sources_and_their_records(spec: ShardSpec, tmp_path: Path) -> None:
+    write_shard(spec, tmp_path)
+    reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
+    scene = spec.scenes[0]
+    vi, ir = load_pair(scene)
+    assert np.array_equal(reader.image(scene.id, "vi_clean"), vi)
+    assert np.array_equal(reader.image(scene.id, "ir_clean"), ir)
+    variants = reader.metas[scene.id].variants
+    assert set(variants) == {f"vi_{name}" for name in spec.config.vi} | {
+        f"ir_{name}" for name in spec.config.ir
+    }
+    for member, chain in variants.items():
+        source, modality = (vi, "vi") if member.startswith("vi") else (ir, "ir")
+        again = apply_chain(source.astype(np.float32) / 255, modality, chain)
+        stored = reader.image(scene.id, member)
+        assert np.array_equal(stored, np.rint(again * 255).astype(np.uint8))
+        assert not np.array_equal(stored, source)
+    reader.close()
+
+
+def test_png_codec_holds_the_same_pixels(spec: ShardSpec, tmp_path: Path) -> None:
+    png = spec.model_copy(update={"config": spec.config.model_copy(update={"image_codec": "png"})})
+    assert png.name != spec.name
+    write_shard(spec, tmp_path)
+    write_shard(png, tmp_path)
+    readers = [ShardReader.open(tmp_path / f"{one.name}.tar") for one in (spec, png)]
+    scene = spec.scenes[0].id
+    for member in ("vi_blur", "ir_stripe_noise"):
+        first, second = (reader.image(scene, member) for reader in readers)
+        assert np.array_equal(first, second)
+
+
+def test_groups_hold_together(spec: ShardSpec, tmp_path: Path) -> None:
+    write_shard(spec, tmp_path)
+    reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
+    for scene, meta in reader.metas.items():
+        assert [group.vi for group in meta.groups] == ["clean", *spec.config.vi]
+        for group in meta.groups:
+            anchors = {f"vi_{group.vi}", f"ir_{group.ir}"}
+            assert len(set(group.negatives)) == spec.config.num_negatives - 1
+            assert not anchors & set(group.negatives)
+            for positives in (group.vi_positives, group.ir_positives):
+                assert len(set(positives)) == spec.config.num_positives
+                assert scene not in positives
+                assert set(positives) <= reader.metas.keys()
+            for negative in group.negatives:
+                reader.image(scene, negative)
+
+
+def test_a_scene_is_stored_once(spec: ShardSpec, tmp_path: Path) -> None:
+    info = write_shard(spec, tmp_path)
+    variants = len(spec.config.vi) + len(spec.config.ir)
+    assert info.num_images == len(spec.scenes) * (2 + variants)
+
+
+def test_pixels_do_not_depend_on_the_shard(
+    config: DatasetConfig, scenes: list[Scene], tmp_path: Path
+) -> None:
+    whole = config.model_copy(update={"scenes_per_shard": 100})
+    images = []
+    for index, recipe in enumerate((config, whole)):
+        spec = next(s for s in plan_shards(recipe, scenes) if scenes[0] in s.scenes)
+        write_shard(spec, tmp_path / str(index))
+        reader = ShardReader.open(tmp_path / str(index) / f"{spec.name}.tar")
+        images.append(reader.image(scenes[0].id, "vi_random_noise"))
+    assert np.array_equal(*images)
+
+
+def test_a_plain_webdataset_reader_can_read_it(spec: ShardSpec, tmp_path: Path) -> None:
+    write_shard(spec, tmp_path)
+    url = str(tmp_path / f"{spec.name}.tar")
+    samples = list(wds.WebDataset(url, shardshuffle=False).decode("rgb8", only="vi_gt.png"))
+    assert [sample["__key__"] for sample in samples] == [scene.id for scene in spec.scenes]
+    assert np.array_equal(samples[0]["vi_gt.png"], load_pair(spec.scenes[0])[0])
+
+
+def test_half_a_shard_is_never_whole(spec: ShardSpec, tmp_path: Path) -> None:
+    info = write_shard(spec, tmp_path)
+    tar = tmp_path / f"{spec.name}.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2])
+    assert find_shard(tmp_path, spec.name) is None
+    with pytest.raises(ValueError, match="damaged"):
+        verify_shard(tmp_path, info)
+    write_shard(spec, tmp_path)
+    assert tar.read_bytes() == whole
+
+
+def test_a_failure_leaves_nothing_behind(spec: ShardSpec, tmp_path: Path) -> None:
+    broken = spec.scenes[-1].model_copy(update={"vi_sha256": "0" * 64})
+    bad = spec.model_copy(update={"scenes": (*spec.scenes[:-1], broken)})
+    with pytest.raises(ValueError, match="changed since"):
+        write_shard(bad, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_a_tar(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match="not a readable shard"):
+        ShardReader.open(tmp_path / "x.png")

@@ -1,0 +1,148 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from pipelines.checkpoints import load_checkpoint, read_state, read_weights
+from pipelines.dataset import DatasetVersion, manifest_path
+from pipelines.training import (
+    OptimConfig,
+    TrainingConfig,
+    learning_rate,
+    make_objective,
+    run_training,
+)
+
+Published = tuple[DatasetVersion, Path]
+
+
+def stage1_config(published: Published, **optim: object) -> TrainingConfig:
+    version, root = published
+    settings = {"num_steps": 6, "batch_size": 2, "crop_px": 32, "lr": 1e-3, "clip_norm": 1.0}
+    settings |= {"log_every": 2, "checkpoint_every": 3}
+    return TrainingConfig(
+        objective=Stage1Config(model=tiny()),
+        optim=OptimConfig(**{**settings, **optim}),
+        dataset=str(manifest_path(root, version.name)),
+    )
+
+
+def run(
+    config: TrainingConfig, folder: Path, *, resume: Path | None = None, stop_at: int | None = None
+) -> list[dict[str, float]]:
+    """Run in this process; checkpoints go to `folder/<step>`. `stop_at` ends it like a kill."""
+
+    class KilledError(Exception):
+        pass
+
+    reports = []
+
+    def report(metrics: dict[str, float], scratch: Path | None) -> None:
+        reports.append(metrics)
+        if scratch:
+            scratch.rename(folder / str(int(metrics["step"])))
+            scratch.mkdir()
+        if metrics["step"] == stop_at:
+            raise KilledError
+
+    folder.mkdir(exist_ok=True)
+    payload = config.model_dump(mode="json")
+    try:
+        run_training(payload, rank=0, world_size=1, resume=resume, report=report)
+    except KilledError:
+        assert stop_at is not None
+    return reports
+
+
+def test_reports_steps_and_finite_losses(version_root: Published, tmp_path: Path) -> None:
+    reports = run(stage1_config(version_root), tmp_path / "run")
+    assert [report["step"] for report in reports] == [2, 3, 4, 6]
+    for report in reports:
+        assert all(math.isfinite(value) for value in report.values())
+        assert report["samples_per_s"] > 0
+        assert 0 <= report["data_wait_share"] <= 1
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root)
+    run(config, tmp_path / "whole")
+    run(config, tmp_path / "cut", stop_at=4)
+    assert not (tmp_path / "cut" / "6").exists()
+    run(config, tmp_path / "cut", resume=tmp_path / "cut" / "3")
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        whole = load_file(tmp_path / "whole" / "6" / name)
+        resumed = load_file(tmp_path / "cut" / "6" / name)
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_the_fusion_loss_falls(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root, num_steps=40, log_every=5, checkpoint_every=40, lr=3e-3)
+    reports = run(config, tmp_path / "run")
+    assert reports[-1]["fusion"] < 0.9 * reports[0]["fusion"]
+
+
+def test_stage2_starts_from_stage1_and_trains_the_denoiser(
+    version_root: Published, tmp_path: Path
+) -> None:
+    first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
+    run(first, tmp_path / "stage1")
+    stage1 = tmp_path / "stage1" / "2"
+    second = first.model_copy(
+        update={"objective": Stage2Config(model=tiny()), "stage1": str(stage1)}
+    )
+    run(second, tmp_path / "stage2")
+    before, after = read_weights(stage1), read_weights(tmp_path / "stage2" / "2")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    started = make_objective(second).state_dict()
+    changed = {name for name in after if not torch.equal(after[name], started[name])}
+    assert changed
+    assert all(name.startswith("denoiser.") for name in changed)
+
+
+def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Path) -> None:
+    first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
+    run(first, tmp_path / "stage1")
+    stage2 = Stage2Config(model=tiny())
+    with pytest.raises(ValueError, match="set stage1"):
+        make_objective(first.model_copy(update={"objective": stage2}))
+    wider = Stage2Config(model=tiny().model_copy(update={"width": 8}))
+    with pytest.raises(ValueError, match="width=4 there, 8 here"):
+        make_objective(
+            first.model_copy(update={"objective": wider, "stage1": str(tmp_path / "stage1" / "2")})
+        )
+    with pytest.raises(ValueError, match="no effect"):
+        make_objective(first.model_copy(update={"stage1": "somewhere"}))
+
+
+def test_a_truncated_checkpoint_is_refused(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root, num_steps=2, checkpoint_every=2)
+    run(config, tmp_path / "run")
+    folder = tmp_path / "run" / "2"
+    assert read_state(folder).step == 2
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    objective = make_objective(config)
+    optimizer = torch.optim.AdamW(objective.parameters())
+    with pytest.raises(ValueError, match="truncated"):
+        load_checkpoint(folder, model=objective, optimizer=optimizer)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root, lr=1e30, clip_norm=1e30)
+    with pytest.raises(
+        ValueError, match=r"the loss is nan by step \d+; the last batch held rendered"
+    ):
+        run(config, tmp_path / "run")
+
+
+def test_schedule_has_the_published_values() -> None:
+    published = OptimConfig(num_steps=500_000)
+    assert learning_rate(0, published) == learning_rate(300_000, published) == 2e-4
+    assert learning_rate(350_000, published) == pytest.approx(1.70857e-4, rel=1e-5)
+    assert learning_rate(400_000, published) == pytest.approx(1.005e-4, rel=1e-5)
+    assert learning_rate(450_000, published) == pytest.approx(3.01429e-5, rel=1e-5)
+    assert learning_rate(499_999, published) == pytest.approx(1.00000001e-6, rel=1e-8)
