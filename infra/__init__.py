@@ -1,0 +1,1 @@
+"""The outside world: Ray, MLflow and the environment."""

@@ -1,0 +1,189 @@
+"""Ray: connect, run tasks with a bound on what is in flight, run a DDP loop. Nothing of ours is known
+here; functions are handed in and travel by reference (they live in importable modules)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+from ray.exceptions import RayTaskError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+)
+from ray.train.torch import TorchTrainer
+
+from infra.settings import REPOSITORY, Settings
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+OnReport = Callable[[list[dict[str, float]]], None]
+
+# What a worker needs is code; data goes by path or URI.
+_EXCLUDES = [".git/", ".venv/", "work/", "tests/", "**/__pycache__/", "*.png", "*.npz"]
+
+_WORKER_ENV = {
+    # One thread a worker: two threads on busy cores are 2-4 times slower (platform.md 11).
+    "OMP_NUM_THREADS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    # The controller looks for reports this often; at the default of 2 s short runs wait for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[None]:
+    """Connect to the cluster that the settings name, or start one in this process; shut down after.
+
+    Inside another `connected` block this one uses that connection and leaves it open.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update(_WORKER_ENV)
+    ray.init(
+        address=settings.ray_address,
+        runtime_env={
+            "working_dir": str(REPOSITORY),
+            "excludes": _EXCLUDES,
+            "env_vars": _WORKER_ENV,
+        },
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
+        **({} if settings.ray_address else {"include_dashboard": False}),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def num_cpus() -> int:
+    """CPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def map_tasks(
+    function: Callable[..., _Out],
+    items: Sequence[_In],
+    *arguments: Any,
+    max_in_flight: int | None = None,
+) -> Iterator[_Out]:
+    """Run `function(item, *arguments)` as a Ray task for each item; yield results as they come.
+
+    At most `max_in_flight` tasks (default: twice the cluster's CPUs) are submitted at a time. A task
+    whose worker dies is run again; an error it raises is raised here as itself.
+    """
+    remote = ray.remote(function).options(max_retries=3)
+    limit = max_in_flight or 2 * num_cpus()
+    pending: list[Any] = []
+    waiting = iter(items)
+    exhausted = False
+    while pending or not exhausted:
+        while not exhausted and len(pending) < limit:
+            try:
+                pending.append(remote.remote(next(waiting), *arguments))
+            except StopIteration:
+                exhausted = True
+        if pending:
+            ready, pending = ray.wait(pending, num_returns=1)
+            try:
+                yield ray.get(ready[0])
+            except RayTaskError as error:
+                raise error.cause from error
+
+
+def run_ddp(
+    loop: Callable[..., None],
+    payload: dict[str, Any],
+    *,
+    name: str,
+    storage: Path,
+    num_workers: int,
+    use_gpu: bool,
+    on_report: OnReport,
+    max_failures: int = 3,
+) -> Path:
+    """Run `loop(payload, rank=, world_size=, resume=, report=)` on `num_workers` DDP workers.
+
+    Returns the folder of the last checkpoint. The same `name` under the same `storage` resumes, and
+    trains nothing when it had finished; so a name must hold a digest of its configuration.
+    `on_report` runs in Ray Train's controller, with every rank's metrics, once a report.
+    Raises ValueError at once when the cluster can never hold the workers, instead of waiting.
+    """
+    resource = "GPU" if use_gpu else "CPU"
+    available = int(ray.cluster_resources().get(resource, 0))
+    if available < num_workers:
+        raise ValueError(
+            f"{num_workers} workers need {num_workers} {resource}s, the cluster has {available}; "
+            "lower num_workers or add nodes"
+        )
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"loop": loop, "payload": payload},
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[_Reports(on_report)],
+            worker_runtime_env={"env_vars": _WORKER_ENV},
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _root_cause(error) from error
+    assert result.checkpoint is not None
+    return Path(result.checkpoint.path)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+
+    def report(metrics: dict[str, float], folder: Path | None) -> None:
+        checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+    place = {"rank": context.get_world_rank(), "world_size": context.get_world_size()}
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        config["loop"](config["payload"], **place, resume=None, report=report)
+        return
+    with checkpoint.as_directory() as folder:
+        config["loop"](config["payload"], **place, resume=Path(folder), report=report)
+
+
+class _Reports(UserCallback):
+    """Hands each report to a function, in the controller, exactly once."""
+
+    def __init__(self, on_report: OnReport) -> None:
+        self._on_report = on_report
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, float]], checkpoint: Any
+    ) -> None:
+        """Ray Train calls this when every rank has reported."""
+        self._on_report(metrics)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The error that a worker raised, when it is one for people; else the failure itself."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause = failure.cause if isinstance(failure, RayTaskError) else failure
+        if isinstance(cause, ValueError):
+            return cause
+    return error
