@@ -1,0 +1,1 @@
+"""Decisions: one thin file per command, and the recipes."""

@@ -1,0 +1,153 @@
+"""Recipes as commands see them: complete typed configurations, `--set a.b=c`, `--smoke`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from pipelines.gate import GateConfig
+from pipelines.training import OptimConfig
+
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+class TrainRecipe(BaseModel):
+    """A training run: what is trained, how, on what, by how many workers.
+
+    `dataset` names a dataset version, or a recipe of which the newest version is taken; `stage1` is a
+    checkpoint folder or `runs:/ID`. A run with `register_as` registers its model under that name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Stage1Config | Stage2Config = Field(discriminator="stage")
+    optim: OptimConfig
+    dataset: str
+    stage1: str | None = None
+    num_workers: int = Field(default=2, ge=1)
+    use_gpu: bool = False
+    register_as: str | None = None
+
+
+class EvaluateRecipe(BaseModel):
+    """An evaluation: under which scenarios, on how many scenes (None for all), with which seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scenarios: tuple[str, ...]
+    num_scenes: int | None = Field(default=None, ge=1)
+    num_examples: int = Field(default=3, ge=0)
+    seed: int = 0
+
+
+class PromoteRecipe(BaseModel):
+    """What the gate asks of a challenger."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gate: GateConfig = GateConfig()
+
+
+def add_recipe_arguments(
+    parser: argparse.ArgumentParser,
+    recipes: Mapping[str, Callable[[], BaseModel]],
+    *,
+    default: str | None = None,
+) -> None:
+    """Add RECIPE, `--set` and `--smoke`."""
+    names = ", ".join(recipes)
+    if default:
+        parser.add_argument("--recipe", default=default, metavar="RECIPE", help=f"one of: {names}")
+    else:
+        parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {names}")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change one setting, for example optim.num_steps=500 (repeatable)",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="shrink everything to a try-out of seconds"
+    )
+
+
+def find_recipe(recipes: Mapping[str, Callable[[], _Config]], name: str) -> _Config:
+    """Call the recipe of that name. Raises ValueError that lists the others."""
+    if name not in recipes:
+        raise ValueError(
+            f"no recipe {name!r}{_hint(name, recipes)}; there are: {', '.join(recipes)}"
+        )
+    return recipes[name]()
+
+
+def override(config: _Config, assignments: Sequence[str]) -> _Config:
+    """Apply `a.b=value` assignments (values are JSON, or plain text) and validate the whole again.
+
+    Raises ValueError with the path of a key that does not exist, and the nearest that does.
+    """
+    if not assignments:
+        return config
+    tree = config.model_dump(mode="json")
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: write KEY=VALUE")
+        _assign(tree, path, _parse_value(text))
+    return type(config).model_validate(tree)
+
+
+def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = tree
+    for depth, key in enumerate([*parents, last]):
+        if not isinstance(node, dict) or key not in node:
+            known = node if isinstance(node, dict) else {}
+            raise ValueError(
+                f"--set {path}: no such key {'.'.join([*parents, last][: depth + 1])!r}"
+                f"{_hint(key, known)}; there are: {', '.join(known) or 'none below it'}"
+            )
+        if depth < len(parents):
+            node = node[key]
+    node[last] = value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def shrink_training(recipe: TrainRecipe) -> TrainRecipe:
+    """`--smoke`: the tiny networks, four steps, the same code."""
+    objective = recipe.objective.model_copy(update={"model": tiny()})
+    optim = recipe.optim.model_copy(
+        update={
+            "num_steps": 4,
+            "batch_size": 2,
+            "crop_px": 32,
+            "log_every": 2,
+            "checkpoint_every": 2,
+        }
+    )
+    return recipe.model_copy(update={"objective": objective, "optim": optim})
+
+
+def shrink_evaluation(recipe: EvaluateRecipe) -> EvaluateRecipe:
+    """`--smoke`: two scenes under the first two scenarios."""
+    return recipe.model_copy(
+        update={"scenarios": recipe.scenarios[:2], "num_scenes": 2, "num_examples": 1}
+    )

@@ -1,0 +1,96 @@
+"""What a person sees: sections, progress, tables, and one line for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+CONSOLE = Console(highlight=False, soft_wrap=True)
+_LINE_EVERY_S = 5.0
+
+Advance = Callable[[int, str], None]
+
+
+def section(title: str) -> None:
+    """Announce a step."""
+    CONSOLE.print(f"\n[bold cyan]── {title}[/]")
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    CONSOLE.print(text, markup=False)
+
+
+def facts(rows: Mapping[str, str]) -> None:
+    """Print names and values in two columns."""
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        CONSOLE.print(f"  {name:<{width}}  {value}", markup=False)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """Show how far `advance(done, text)` has come: a bar on a terminal, else a line every 5 s."""
+    if CONSOLE.is_terminal:
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=CONSOLE) as bar:
+            task = bar.add_task(title, total=total, text="")
+            yield lambda done, text: bar.update(task, completed=done, text=text)
+        return
+    shown, shown_at, started = 0, time.monotonic(), time.monotonic()
+
+    def advance(done: int, text: str) -> None:
+        nonlocal shown, shown_at
+        now = time.monotonic()
+        if done != shown and (now - shown_at >= _LINE_EVERY_S or done == total):
+            left_s = (now - started) / max(done, 1) * (total - done)
+            say(
+                f"  {title} {done}/{total}  {text}"
+                + (f"  about {left_s:.0f} s left" if left_s else "")
+            )
+            shown, shown_at = done, now
+
+    yield advance
+
+
+def run_command(
+    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser
+) -> NoReturn:
+    """Parse the command line and run `main`; a person's mistake is one line and exit status 2."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args()
+    try:
+        main(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if arguments.debug:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line; a configuration's with the path of each wrong key."""
+    if isinstance(error, ValidationError):
+        parts = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" if item["loc"] else item["msg"]
+            for item in error.errors()
+        ]
+        return "; ".join(parts)
+    return " ".join(str(error).split())

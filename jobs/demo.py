@@ -1,0 +1,146 @@
+"""python -m jobs.demo: the whole way once, in small, from rendered scenes to a promoted model.
+
+The same functions as the single commands; a second run reuses everything that did not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from infra.settings import Settings, read_settings
+from jobs.config import find_recipe, shrink_evaluation, shrink_training
+from jobs.console import facts, progress, run_command, say, section
+from jobs.evaluate import REPORT, Evaluated, evaluate
+from jobs.fuse import bundle_of, fuse_paths
+from jobs.generate import generate, named
+from jobs.promote import promote
+from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
+from jobs.scan import load_index, scan_folder
+from jobs.train import train
+from pipelines.evaluation import BASELINE, HEADLINE, MODEL
+from pipelines.export import load_bundle
+from pipelines.scenes import scenes_of_split
+from pipelines.synthetic import write_scenes
+
+NAME = "demo"
+_SPLITS = {"train": 48, "val": 8}
+_HEIGHT_PX, _WIDTH_PX = 192, 256
+
+
+def demo(settings: Settings, *, smoke: bool = False) -> None:
+    """Run every step, then say where everything lies. Raises ValueError when the gate refuses."""
+    from infra import cluster, tracking
+
+    started = time.monotonic()
+    section("1/8  Render paired scenes")
+    sources = settings.work / NAME / "sources"
+    with progress("scenes", sum(_SPLITS.values())) as advance:
+        write_scenes(
+            sources,
+            split_counts=_SPLITS,
+            seed=0,
+            height=_HEIGHT_PX,
+            width=_WIDTH_PX,
+            on_progress=lambda done: advance(done, ""),
+        )
+    section("2/8  Scan them")
+    scan_folder(sources, settings, name=NAME)
+    with cluster.connected(settings):
+        section("3/8  Generate degraded shards with contrastive groups")
+        dataset = generate(
+            named(find_recipe(DATASETS, "small"), NAME), settings, scenes=NAME, smoke=smoke
+        )
+        section("4/8  Train Stage I: priors, restoration and fusion")
+        recipe = find_recipe(TRAINING, "dspfusion_stage1_demo")
+        recipe = (shrink_training(recipe) if smoke else recipe).model_copy(
+            update={"dataset": dataset.name}
+        )
+        stage1 = train(recipe, settings, name="dspfusion_stage1_demo")
+        section("5/8  Train Stage II: diffusion restores the semantic prior")
+        recipe = find_recipe(TRAINING, "dspfusion_stage2_demo")
+        recipe = (shrink_training(recipe) if smoke else recipe).model_copy(
+            update={"dataset": dataset.name, "stage1": f"runs:/{stage1.run_id}"}
+        )
+        stage2 = train(recipe, settings, name="dspfusion_stage2_demo")
+        assert stage2.model is not None, "the Stage II recipe registers"
+        section("6/8  Evaluate on held-out scenes under degradations")
+        evaluation = find_recipe(EVALUATION, "singles")
+        evaluation = shrink_evaluation(evaluation) if smoke else evaluation
+        evaluated = evaluate(evaluation, settings, model=stage2.model, scenes=NAME, split="val")
+    section("7/8  Promote it, if the gate lets it pass")
+    name, _, number = stage2.model.removeprefix("models:/").partition("/")
+    promoted = promote(find_recipe(PROMOTION, "default"), settings, name=name, version=number)
+    section("8/8  Fuse a degraded night scene")
+    model = f"models:/{name}@champion" if promoted.champion == number else stage2.model
+    fused = _fuse_one(settings, model)
+    section(f"Done in {time.monotonic() - started:.0f} s")
+    client = tracking.connect(settings)
+    falls = {
+        stage: _fall(tracking.metric_curve(client, run_id, "loss"))
+        for stage, run_id in (("Stage I", stage1.run_id), ("Stage II", stage2.run_id))
+    }
+    facts(
+        {
+            "dataset version": dataset.name,
+            "Stage I run": f"{stage1.run_id}   loss {falls['Stage I']}",
+            "Stage II run": f"{stage2.run_id}   loss {falls['Stage II']}",
+            "registered version": stage2.model,
+            "alias": f"{name}@champion is version {promoted.champion}",
+            **_metric_lines(evaluated),
+            "report": str(evaluated.folder / REPORT),
+            "fused picture": str(fused),
+            "MLflow UI": _ui_command(settings),
+        }
+    )
+    if not promoted.passed:
+        raise ValueError(f"the gate refused version {number}: {promoted.reasons[0]}")
+
+
+def _fuse_one(settings: Settings, model: str) -> Path:
+    scene = scenes_of_split(load_index(settings, NAME).scenes, "val")[0]
+    out = settings.work / NAME / "fused.png"
+    fuser = load_bundle(bundle_of(model, settings))
+    [written] = fuse_paths(fuser, Path(scene.vi_uri), Path(scene.ir_uri), out)
+    facts({"fused": str(written)})
+    return written
+
+
+def _fall(curve: list[tuple[int, float]]) -> str:
+    return f"{curve[0][1]:.2f} at step {curve[0][0]}, {curve[-1][1]:.2f} at step {curve[-1][0]}"
+
+
+def _metric_lines(evaluated: Evaluated) -> dict[str, str]:
+    ours, average = evaluated.means[MODEL], evaluated.means[BASELINE]
+    return {
+        f"{metric}": f"{ours[metric]:.4f}   source average {average[metric]:.4f}"
+        for metric in HEADLINE
+    }
+
+
+def _ui_command(settings: Settings) -> str:
+    if not settings.tracking_uri.startswith("sqlite:"):
+        return settings.tracking_uri
+    work = settings.work
+    shown = work.relative_to(Path.cwd()) if work.is_relative_to(Path.cwd()) else work
+    return f".venv/bin/mlflow ui --backend-store-uri sqlite:///{shown}/mlflow.db"
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    say(f"Work folder: {os.path.relpath(read_settings(work=arguments.work).work)}")
+    demo(read_settings(work=arguments.work, ray_address=arguments.address), smoke=arguments.smoke)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="shrink everything to seconds")
+    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
+    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    run_command(_main, parser)
+
+
+if __name__ == "__main__":
+    main()

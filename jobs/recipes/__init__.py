@@ -1,0 +1,17 @@
+"""Recipes: functions that return a complete configuration. These tables are all there are."""
+
+from jobs.recipes import datasets, dspfusion, evaluation
+
+DATASETS = {"small": datasets.small, "paper": datasets.paper}
+
+TRAINING = {
+    "dspfusion_stage1_demo": dspfusion.stage1_demo,
+    "dspfusion_stage2_demo": dspfusion.stage2_demo,
+    "dspfusion_stage1_small": dspfusion.stage1_small,
+    "dspfusion_stage2_small": dspfusion.stage2_small,
+    "dspfusion_stage1_full_1gpu": dspfusion.stage1_full_1gpu,
+    "dspfusion_stage2_full_1gpu": dspfusion.stage2_full_1gpu,
+}
+
+EVALUATION = {"singles": evaluation.singles, "all": evaluation.all_scenarios}
+PROMOTION = {"default": evaluation.default_gate}

@@ -1,0 +1,85 @@
+"""python -m jobs.scan FOLDER [--name NAME]: index registered IR/VI pairs.
+
+Writes `<work>/scenes/<name>.parquet`; the other commands take it by that name.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from infra.settings import Settings, read_settings
+from jobs.console import facts, progress, run_command, say
+from pipelines.scenes import (
+    ScanResult,
+    check_refused_share,
+    describe_refused,
+    read_scenes,
+    scan,
+    write_scenes,
+)
+
+
+def scan_folder(
+    folder: Path,
+    settings: Settings,
+    *,
+    name: str,
+    split: str = "train",
+    max_refused_share: float = 0.01,
+) -> ScanResult:
+    """Index a folder under `name`. Raises ValueError when too many of its pairs are bad."""
+    with progress("pairs", 0) as advance:
+        result = scan(
+            folder, dataset=name, split=split, on_progress=lambda done, _: advance(done, "")
+        )
+    check_refused_share(result, max_share=max_refused_share)
+    path = index_path(settings, name)
+    write_scenes(result, path)
+    per_split = Counter(scene.split for scene in result.scenes)
+    shown = {split: f"{count} scenes" for split, count in sorted(per_split.items())}
+    if result.refused:
+        shown["refused"] = describe_refused(result.refused)
+    facts({**shown, "index": str(path)})
+    return result
+
+
+def index_path(settings: Settings, name: str) -> Path:
+    """Where the index called `name` lies; a path to a Parquet file stands for itself."""
+    if name.endswith(".parquet"):
+        return Path(name)
+    return settings.work / "scenes" / f"{name}.parquet"
+
+
+def load_index(settings: Settings, name: str) -> ScanResult:
+    """Read the index called `name`."""
+    return read_scenes(index_path(settings, name))
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    name = arguments.name or arguments.folder.resolve().name.lower()
+    scan_folder(
+        arguments.folder,
+        settings,
+        name=name,
+        split=arguments.split,
+        max_refused_share=arguments.max_refused_share,
+    )
+    say(f"next: python -m jobs.generate small --scenes {name}")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.scan", description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds vi/ and ir/, or split folders that do")
+    parser.add_argument("--name", help="name of the index (default: the folder's)")
+    parser.add_argument("--split", default="train", help="split of a folder without split folders")
+    parser.add_argument("--max-refused-share", type=float, default=0.01)
+    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    run_command(_main, parser)
+
+
+if __name__ == "__main__":
+    main()

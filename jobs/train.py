@@ -1,0 +1,236 @@
+"""python -m jobs.train RECIPE [--set …]: train a stage with Ray Train, tracked in MLflow.
+
+The same command again resumes an unfinished run, and reports a finished one without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.settings import Settings, code_commit, read_settings
+from jobs.config import (
+    TrainRecipe,
+    add_recipe_arguments,
+    find_recipe,
+    override,
+    shrink_training,
+)
+from jobs.console import facts, progress, run_command, say
+from jobs.recipes import TRAINING
+from pipelines.checkpoints import read_config
+from pipelines.dataset import DatasetVersion, find_version, manifest_path
+from pipelines.export import fuser_of_checkpoint, write_bundle
+from pipelines.seeding import digest_of
+from pipelines.training import TrainingConfig, make_objective, run_training
+
+# What the registered model needs where it is served.
+REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
+
+
+class Trained(BaseModel):
+    """A finished run, and the version it registered, if its recipe says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    model: str | None
+
+
+def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
+    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes."""
+    from infra import cluster, tracking
+
+    client = tracking.connect(settings)
+    version = find_version(settings.datasets, recipe.dataset)
+    digest = digest_of([recipe.model_dump(mode="json"), version.digest])
+    done = tracking.find_run(client, digest)
+    if done and done.info.status == "FINISHED":
+        say(f"  this configuration is trained already: run {done.info.run_id}")
+        return Trained(run_id=done.info.run_id, model=done.data.tags.get("registered_model"))
+    config = training_config(recipe, version, settings)
+    make_objective(config)  # what is wrong with the configuration shows here, not on the workers
+    tags = run_tags(recipe, version, name=name, digest=digest)
+    run_id = tracking.open_run(
+        client,
+        name=name,
+        config=recipe.model_dump(mode="json"),
+        tags=tags,
+        dataset=tracking.DatasetRef(
+            name=version.name, digest=version.digest[:36], uri=config.dataset
+        ),
+    ).info.run_id
+    facts({"run": run_id, "dataset": version.name, "workers": str(recipe.num_workers)})
+    try:
+        with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
+            checkpoint = cluster.run_ddp(
+                run_training,
+                config.model_dump(mode="json"),
+                name=f"{name}-{digest[:12]}",
+                storage=settings.runs,
+                num_workers=recipe.num_workers,
+                use_gpu=recipe.use_gpu,
+                on_report=tracking.ReportLogger(settings.tracking_uri, run_id),
+            )
+    except BaseException as error:
+        tracking.fail_run(client, run_id, str(error) or type(error).__name__)
+        raise
+    tracking.log_folder(client, run_id, checkpoint, "checkpoint")
+    model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
+    tracking.finish_run(client, run_id, tags={"registered_model": model} if model else None)
+    return Trained(run_id=run_id, model=model)
+
+
+def training_config(
+    recipe: TrainRecipe, version: DatasetVersion, settings: Settings
+) -> TrainingConfig:
+    """Resolve names to files: the manifest, and Stage I's checkpoint, fetched if it is `runs:/ID`."""
+    return TrainingConfig(
+        objective=recipe.objective,
+        optim=recipe.optim,
+        dataset=str(manifest_path(settings.datasets, version.name)),
+        stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
+    )
+
+
+def run_tags(
+    recipe: TrainRecipe, version: DatasetVersion, *, name: str, digest: str
+) -> dict[str, str]:
+    """Where a run comes from; the registered version gets them too."""
+    tags = {
+        "recipe": name,
+        "config_digest": digest,
+        "stage": recipe.objective.stage,
+        "dataset_version": version.name,
+        "dataset_digest": version.digest,
+        "git_commit": code_commit(),
+    }
+    if recipe.stage1:
+        tags["stage1"] = recipe.stage1
+    return tags
+
+
+def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
+    """Train in this process, without Ray and MLflow; return the last checkpoint's folder."""
+    version = find_version(settings.datasets, recipe.dataset)
+    config = training_config(recipe, version, settings)
+    digest = digest_of([recipe.model_dump(mode="json"), version.digest])
+    folder = settings.runs / f"{name}-{digest[:12]}-local"
+    state = folder / "state.json"
+    with progress("steps", recipe.optim.num_steps) as advance:
+
+        def report(metrics: dict[str, float], scratch: Path | None) -> None:
+            advance(int(metrics["step"]), f"loss {metrics['loss']:.3f}")
+            if scratch:
+                folder.mkdir(parents=True, exist_ok=True)
+                # state.json last: it holds the digests of the others.
+                for file in sorted(scratch.iterdir(), key=lambda file: file.name == "state.json"):
+                    file.rename(folder / file.name)
+
+        resume = folder if state.is_file() else None
+        run_training(
+            config.model_dump(mode="json"), rank=0, world_size=1, resume=resume, report=report
+        )
+    return folder
+
+
+def _stage1_folder(source: str, settings: Settings) -> Path:
+    if not source.startswith("runs:/"):
+        read_config(Path(source))
+        return Path(source).resolve()
+    from infra import tracking
+
+    run_id = source.removeprefix("runs:/")
+    target = settings.work / "cache" / run_id
+    if not (target / "checkpoint" / "state.json").is_file():
+        tracking.fetch_folder(run_id, "checkpoint", target)
+    return target / "checkpoint"
+
+
+def _register(
+    client: Any, recipe: TrainRecipe, checkpoint: Path, run_id: str, tags: dict[str, str]
+) -> str:
+    from infra import registry
+
+    assert recipe.register_as is not None
+    origin = {**tags, "run_id": run_id}
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        bundle = Path(scratch) / "bundle"
+        config, fuser = fuser_of_checkpoint(checkpoint)
+        write_bundle(bundle, config, fuser, origin=origin)
+        version = registry.register_bundle(
+            client,
+            recipe.register_as,
+            bundle,
+            run_id=run_id,
+            tags=origin,
+            requirements=REQUIREMENTS,
+        )
+    return f"models:/{version.name}/{version.version}"
+
+
+@contextmanager
+def _watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
+    """Show the run's progress from what the controller logs, wherever that runs."""
+    from infra import tracking
+
+    ended = threading.Event()
+    with progress("steps", num_steps) as advance:
+
+        def show() -> None:
+            curve = tracking.metric_curve(client, run_id, "loss")
+            if curve:
+                advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
+
+        def poll() -> None:
+            while not ended.wait(1.0):
+                show()
+
+        watcher = threading.Thread(target=poll, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            show()
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    recipe = find_recipe(TRAINING, arguments.recipe)
+    if arguments.smoke:
+        recipe = shrink_training(recipe)
+    recipe = override(recipe, arguments.overrides)
+    if arguments.local:
+        say(f"checkpoint: {train_local(recipe, settings, name=arguments.recipe)}")
+        return
+    trained = train(recipe, settings, name=arguments.recipe)
+    facts({"run": trained.run_id, "model": trained.model or "not registered (Stage II registers)"})
+    if trained.model:
+        say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
+    else:
+        say(f"next: the Stage II recipe with --set stage1=runs:/{trained.run_id}")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
+    add_recipe_arguments(parser, TRAINING)
+    parser.add_argument(
+        "--local", action="store_true", help="in this process, without Ray and MLflow"
+    )
+    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
+    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    run_command(_main, parser)
+
+
+if __name__ == "__main__":
+    main()

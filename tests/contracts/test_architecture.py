@@ -1,0 +1,74 @@
+"""The house rules, checked: import rule, layout, names (architecture 3, 4 and 6)."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("degradations", "models", "pipelines", "infra", "jobs")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_import_rule() -> None:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_no_installed_distribution_has_our_names() -> None:
+    for distribution in importlib.metadata.distributions():
+        provided = {Path(str(file)).parts[0] for file in distribution.files or ()}
+        assert provided.isdisjoint(FOLDERS), distribution.metadata["Name"]
+
+
+def test_no_python_file_at_the_root() -> None:
+    assert list(ROOT.glob("*.py")) == []
+
+
+def test_no_names_that_say_nothing() -> None:
+    nothing = {"utils.py", "common.py", "helpers.py", "misc.py", "base.py"}
+    assert [path for path in SOURCES if path.name in nothing] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_source(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    top = path.relative_to(ROOT).parts[0]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="sys"), attr="path"):
+                pytest.fail(f"line {node.lineno}: sys.path edits are not allowed")
+            case ast.Attribute(value=ast.Name(id="os"), attr="environ" | "getenv"):
+                allowed = path.name == "settings.py" or path == ROOT / "infra" / "cluster.py"
+                assert allowed, f"line {node.lineno}: only infra/settings.py reads the environment"
+            case ast.Call(func=ast.Name(id="print")):
+                assert top == "jobs", f"line {node.lineno}: library code does not print"
+            case ast.ExceptHandler(
+                type=ast.Name(id="Exception"), body=[ast.Pass() | ast.Continue()]
+            ):
+                pytest.fail(f"line {node.lineno}: nothing is skipped in silence")
+
+
+def test_every_package_is_pinned() -> None:
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert all("==" in pin and "@" not in pin for pin in pins)
+    pinned = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins}
+    installed = {
+        distribution.metadata["Name"].lower().replace("_", "-")
+        for distribution in importlib.metadata.distributions()
+    }
+    # What pip itself brings, and our own distribution, which carries dependencies only.
+    unpinned = installed - pinned - {"pip", "setuptools", "wheel", "ivif-platform"}
+    # CUDA packages come with torch on machines that have CUDA, at the versions torch asks for.
+    assert {
+        name for name in unpinned if not name.startswith(("nvidia-", "cuda-", "triton"))
+    } == set()
