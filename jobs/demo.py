@@ -22,7 +22,10 @@ from jobs.scan import load_index, scan_folder
 from jobs.train import train
 from pipelines.evaluation import BASELINE, HEADLINE, MODEL
 from pipelines.export import load_bundle
-from pipelines.scenes import scenes_of_split
+from pipelines.files import write_whole
+from pipelines.images import encode_png
+from pipelines.scenarios import degrade, find_scenario
+from pipelines.scenes import load_pair, scenes_of_split
 from pipelines.synthetic import write_scenes
 
 NAME = "demo"
@@ -73,7 +76,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     section("7/8  Promote it, if the gate lets it pass")
     name, _, number = stage2.model.removeprefix("models:/").partition("/")
     promoted = promote(find_recipe(PROMOTION, "default"), settings, name=name, version=number)
-    section("8/8  Fuse a degraded night scene")
+    section("8/8  Fuse a degraded pair with it")
     model = f"models:/{name}@champion" if promoted.champion == number else stage2.model
     fused = _fuse_one(settings, model)
     section(f"Done in {time.monotonic() - started:.0f} s")
@@ -100,11 +103,17 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
 
 
 def _fuse_one(settings: Settings, model: str) -> Path:
+    """Degrade a held-out pair, write it as files, and fuse those as `jobs.fuse` does."""
     scene = scenes_of_split(load_index(settings, NAME).scenes, "val")[0]
-    out = settings.work / NAME / "fused.png"
-    fuser = load_bundle(bundle_of(model, settings))
-    [written] = fuse_paths(fuser, Path(scene.vi_uri), Path(scene.ir_uri), out)
-    facts({"fused": str(written)})
+    vi, ir = degrade(
+        *load_pair(scene), find_scenario("low_light+stripe_noise"), seed=1, scene_key=scene.digest
+    )
+    folder = settings.work / NAME / "fused"
+    sources = folder / "vi.png", folder / "ir.png"
+    for path, image in zip(sources, (vi, ir), strict=True):
+        write_whole(path, encode_png(image))
+    [written] = fuse_paths(load_bundle(bundle_of(model, settings)), *sources, folder / "fused.png")
+    facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
     return written
 
 

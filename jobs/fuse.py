@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,27 +16,16 @@ from infra.settings import Settings, read_settings
 from jobs.console import progress, run_command, say
 from pipelines.export import load_bundle
 from pipelines.files import write_whole
+from pipelines.images import encode_png, to_tensor, to_uint8
 from pipelines.scenes import describe_refused, pair_folders, read_pair
 
 
 def fuse_files(fuser: nn.Module, vi_path: Path, ir_path: Path, out: Path) -> None:
     """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file."""
     vi, ir = read_pair(vi_path, ir_path)
-    fused = fuse_arrays(fuser, vi, ir)
-    done, data = cv2.imencode(".png", fused[:, :, ::-1])
-    assert done
-    write_whole(out, data.tobytes())
-
-
-def fuse_arrays(fuser: nn.Module, vi: np.ndarray, ir: np.ndarray) -> np.ndarray:
-    """Fuse uint8 pictures H×W×3 and H×W×1 to uint8 H×W×3."""
-    batch = [
-        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
-        for image in (vi, ir)
-    ]
     with torch.inference_mode():
-        fused = fuser(*batch)[0]  # 3 H W
-    return (fused * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        fused = fuser(to_tensor(vi), to_tensor(ir))  # 1 3 H W
+    write_whole(out, encode_png(to_uint8(fused)))
 
 
 def fuse_paths(fuser: nn.Module, vi: Path, ir: Path, out: Path) -> list[Path]:

@@ -52,11 +52,10 @@ def promote(
     with registry.promotion_lock(settings, name):
         challenger = registry.find_model(client, uri)
         champion = registry.find_alias(client, name, registry.CHAMPION)
+        number = str(challenger.version)
         if champion and champion.version == challenger.version:
-            say(f"  version {challenger.version} is the champion already")
-            return Promoted(
-                passed=True, version=challenger.version, champion=champion.version, reasons=()
-            )
+            say(f"  version {number} is the champion already")
+            return Promoted(passed=True, version=number, champion=number, reasons=())
         verdict = _judge(recipe, settings, challenger, champion)
         against = f"version {champion.version}" if champion else "the source average"
         for reason in verdict.reasons:
@@ -65,7 +64,7 @@ def promote(
             registry.promote(client, challenger, _evidence(challenger, against, verdict))
         facts(
             {
-                "version": challenger.version,
+                "version": number,
                 "against": against,
                 "gate": "passed" if verdict.passed else "refused",
             }
@@ -73,8 +72,8 @@ def promote(
     holder = challenger if verdict.passed else champion
     return Promoted(
         passed=verdict.passed,
-        version=challenger.version,
-        champion=holder.version if holder else None,
+        version=number,
+        champion=str(holder.version) if holder else None,
         reasons=verdict.reasons,
     )
 

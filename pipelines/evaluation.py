@@ -24,6 +24,7 @@ from torch import Tensor
 from models.metrics import DIRECTION, METRIC_VERSION, METRICS, measure
 from pipelines.export import load_bundle
 from pipelines.files import whole_file
+from pipelines.images import to_tensor, to_uint8
 from pipelines.scenarios import SCENARIOS, Scenario, degrade
 from pipelines.scenes import Scene, load_pair
 
@@ -118,7 +119,7 @@ def evaluate_scene(
     Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
     """
     vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
-    vi_hq, ir_hq = _to_tensor(vi), _to_tensor(ir)
+    vi_hq, ir_hq = to_tensor(vi), to_tensor(ir)
     rows = []
     for name, fuse in methods.items():
         fused, seconds = _run(fuse, vi_lq, ir_lq)
@@ -136,7 +137,7 @@ def make_example(
 ) -> Example:
     """Return the pictures behind the rows of `evaluate_scene` with the same arguments."""
     vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
-    fused = {name: _to_uint8(_run(fuse, vi_lq, ir_lq)[0]) for name, fuse in methods.items()}
+    fused = {name: to_uint8(_run(fuse, vi_lq, ir_lq)[0]) for name, fuse in methods.items()}
     return Example(scene.id, scenario.name, vi, ir, vi_lq, ir_lq, fused)
 
 
@@ -220,7 +221,7 @@ def _pictures(
 
 
 def _run(fuse: Fuse, vi: np.ndarray, ir: np.ndarray) -> tuple[Tensor, float]:
-    vi_lq, ir_lq = _to_tensor(vi), _to_tensor(ir)
+    vi_lq, ir_lq = to_tensor(vi), to_tensor(ir)
     with torch.inference_mode():
         start = time.perf_counter()
         # The copy to the CPU waits for the device and so belongs to the time.
@@ -241,15 +242,6 @@ def _row_head(scene: Scene, scenario: Scenario, method: str, seconds: float) -> 
         "seconds": seconds,
         "metric_version": METRIC_VERSION,
     }
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1)[None].to(torch.float32) / 255  # 1 C H W
-
-
-def _to_uint8(picture: Tensor) -> np.ndarray:
-    levels = (picture[0].to(torch.float64) * 255).round().clamp(0, 255)  # C H W
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()  # H W C
 
 
 def _means(

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.files import whole_file
+from pipelines.images import decode_ir, decode_vi
 from pipelines.seeding import digest_of
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -179,35 +179,6 @@ def pair_folders(vi_folder: Path, ir_folder: Path) -> tuple[list[tuple[Path, Pat
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
     return _pair_by_stem(vi_folder, ir_folder)
-
-
-def decode_vi(data: bytes, name: str) -> np.ndarray:
-    """Decode a visible picture to uint8 H×W×3 RGB; grey is replicated, EXIF rotation applied."""
-    image = _decode(data, name)
-    if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(image[:, :, ::-1])
-
-
-def decode_ir(data: bytes, name: str) -> np.ndarray:
-    """Decode an infrared picture to uint8 H×W×1; equal channels are one, colour is refused."""
-    image = _decode(data, name)
-    if image.ndim == 2:
-        return image[:, :, None]
-    # JPEG and palettes leave equal-channel grey off by a level or two; false colour is far off.
-    if int(np.ptp(image.astype(np.int16), axis=2).max()) > 8:
-        raise ValueError(f"{name}: infrared picture is in (false) colour; store it as grey")
-    return np.ascontiguousarray(image[:, :, 1:2])
-
-
-def _decode(data: bytes, name: str) -> np.ndarray:
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise ValueError(f"{name}: not an image that can be decoded")
-    if image.dtype != np.uint8:
-        raise ValueError(f"{name}: {image.dtype} picture; convert it to 8 bits a channel first")
-    return image
 
 
 def _read_bytes(path: Path) -> bytes:

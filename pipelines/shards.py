@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import webdataset as wds
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from degradations.chain import Applied, apply_chain, draw_chain
 from pipelines.files import sha256_of_file, whole_file, write_whole
 from pipelines.groups import Group, draw_groups
+from pipelines.images import decode_ir, decode_vi, encode_png
 from pipelines.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.scenes import Scene, load_pair
 from pipelines.seeding import rng_at
@@ -111,11 +111,11 @@ def make_sample(scene: Scene, spec: ShardSpec) -> tuple[dict[str, str | bytes], 
     """Degrade one scene in every way its spec names; return the WebDataset sample and its meta."""
     config = spec.config
     vi, ir = load_pair(scene)
-    sample: dict[str, str | bytes] = {"vi_gt.png": _encode_png(vi), "ir_gt.png": _encode_png(ir)}
+    sample: dict[str, str | bytes] = {"vi_gt.png": encode_png(vi), "ir_gt.png": encode_png(ir)}
     variants: dict[str, tuple[Applied, ...]] = {}
     for member, picture, chain in _degraded(scene, vi, ir, config):
         suffix = "png" if config.image_codec == "png" else "npy.zst"
-        encode = _encode_png if config.image_codec == "png" else _encode_zst
+        encode = encode_png if config.image_codec == "png" else _encode_zst
         sample[f"{member}.{suffix}"] = encode(picture)
         variants[member] = chain
     meta = SampleMeta(
@@ -152,14 +152,6 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(image * np.float32(255)).astype(np.uint8)
 
 
-def _encode_png(image: np.ndarray) -> bytes:
-    # No compression parameter: OpenCV 5's default is 1.8 times faster than level 1 (platform.md 4).
-    channels = image[:, :, ::-1] if image.shape[2] == 3 else image
-    done, data = cv2.imencode(".png", channels)
-    assert done
-    return data.tobytes()
-
-
 def _encode_zst(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, image, allow_pickle=False)
@@ -170,11 +162,8 @@ def _decode(data: bytes, field: str) -> np.ndarray:
     if field.endswith(".npy.zst"):
         raw = pa.input_stream(pa.BufferReader(data), compression="zstd").read()
         return np.load(io.BytesIO(raw), allow_pickle=False)
-    flags = cv2.IMREAD_COLOR_RGB if field.startswith("vi") else cv2.IMREAD_GRAYSCALE
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None:
-        raise ValueError(f"{field}: not a PNG that can be decoded")
-    return image if image.ndim == 3 else image[:, :, None]
+    decode = decode_vi if field.startswith("vi") else decode_ir
+    return decode(data, field)
 
 
 class ShardReader:

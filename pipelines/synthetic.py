@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from pipelines.files import write_whole
+from pipelines.images import encode_png
 from pipelines.seeding import rng_at
 from pipelines.synthetic_canvas import ALBEDO, EMISSION, WARMTH, Canvas, new_canvas
 from pipelines.synthetic_layout import Colour, Lamp, Layout, Vehicle, draw_layout
@@ -51,7 +52,7 @@ def write_scenes(
     width: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write `<split>/vi/<id>.png` and `<split>/ir/<id>.png`; files that are right stay untouched.
+    """Write `<split>/vi/<number>.png` and `<split>/ir/<number>.png`; files that are right stay untouched.
 
     A scene depends on the seed, its split and its number only, so a larger count adds scenes and
     changes none.  `on_progress` gets the number of scenes done so far.
@@ -61,23 +62,17 @@ def write_scenes(
         for modality in ("vi", "ir"):
             (folder / split / modality).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            scene_id = f"synthetic-{split}-{index:04d}"
-            vi, ir = render_scene(_scene_seed(seed, scene_id), height=height, width=width)
-            _write_png(folder / split / "vi" / f"{scene_id}.png", vi)
-            _write_png(folder / split / "ir" / f"{scene_id}.png", ir)
+            scene_seed = int(rng_at(seed, split, str(index)).integers(2**63))
+            vi, ir = render_scene(scene_seed, height=height, width=width)
+            _write_png(folder / split / "vi" / f"{index:04d}.png", vi)
+            _write_png(folder / split / "ir" / f"{index:04d}.png", ir)
             done += 1
             if on_progress is not None:
                 on_progress(done)
 
 
-def _scene_seed(seed: int, scene_id: str) -> int:
-    return int(rng_at(seed, scene_id).integers(2**63))
-
-
 def _write_png(path: Path, image: np.ndarray) -> None:
-    channels = image[..., ::-1] if image.shape[2] == 3 else image  # the codec wants BGR
-    _, encoded = cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 4])
-    content = encoded.tobytes()
+    content = encode_png(image)
     if not (path.exists() and path.read_bytes() == content):
         write_whole(path, content)
 

@@ -5,7 +5,6 @@ this repository. The network is the bundle's exported program.
 """
 
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -23,9 +22,8 @@ class Fuser(PythonModel):
         path = Path(context.artifacts["bundle"]) / "program.pt2"
         self._program = torch.export.load(path).module()
 
-    def predict(
-        self, context: PythonModelContext, model_input: dict[str, np.ndarray], params: Any = None
-    ) -> np.ndarray:
+    # Without annotations: MLflow would take them for a signature, which cannot say "any size".
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Fuse a batch; any height and width of at least 16 px, the same for both."""
         vi, ir = (np.asarray(model_input[name], np.float32) for name in ("vi", "ir"))
         if vi.shape[2:] != ir.shape[2:] or len(vi) != len(ir):

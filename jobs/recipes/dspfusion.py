@@ -1,6 +1,6 @@
 """DSPFusion training recipes: stage, size of the model, hardware.
 
-`small` models have 0.3 M parameters and train on a laptop's cores; `full` is the published model with
+`small` models have 0.5 M parameters and train on a laptop's cores; `full` is the published model with
 the published settings (spec 2.3).
 """
 
@@ -16,7 +16,7 @@ def stage1_demo() -> TrainRecipe:
     """Stage I of `make demo`: one minute on 2 cores, far from converged."""
     return TrainRecipe(
         objective=Stage1Config(model=dspfusion.small()),
-        optim=_demo_optim(120),
+        optim=_demo_optim(200),
         dataset="demo-small",
     )
 
@@ -25,7 +25,7 @@ def stage2_demo() -> TrainRecipe:
     """Stage II of `make demo`; needs `--set stage1=runs:/ID`."""
     return TrainRecipe(
         objective=Stage2Config(model=dspfusion.small()),
-        optim=_demo_optim(60),
+        optim=_demo_optim(80),
         dataset="demo-small",
         register_as=MODEL_NAME,
     )
@@ -101,4 +101,4 @@ def _small_optim(num_steps: int) -> OptimConfig:
 
 
 def _demo_optim(num_steps: int) -> OptimConfig:
-    return _small_optim(num_steps).model_copy(update={"log_every": 5, "checkpoint_every": 60})
+    return _small_optim(num_steps).model_copy(update={"log_every": 5, "checkpoint_every": 40})

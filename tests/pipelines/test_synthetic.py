@@ -152,11 +152,11 @@ def test_files_and_progress(tmp_path):
     write(tmp_path, {"train": 2, "val": 1}, on_progress=done.append)
     assert done == [1, 2, 3]
     assert set(files_below(tmp_path)) == {
-        f"{split}/{modality}/synthetic-{split}-{index:04d}.png"
+        f"{split}/{modality}/{index:04d}.png"
         for split, index in (("train", 0), ("train", 1), ("val", 0))
         for modality in ("vi", "ir")
     }
-    ir = cv2.imread(str(tmp_path / "val/ir/synthetic-val-0000.png"), cv2.IMREAD_UNCHANGED)
+    ir = cv2.imread(str(tmp_path / "val/ir/0000.png"), cv2.IMREAD_UNCHANGED)
     assert ir.shape == (32, 48)
     assert len(set(pixels_below(tmp_path).values())) == 6
 
@@ -198,9 +198,9 @@ def test_another_seed_gives_other_scenes(tmp_path):
 def test_a_truncated_file_is_written_again(tmp_path):
     write(tmp_path, {"train": 1})
     whole = pixels_below(tmp_path)
-    broken = tmp_path / "train/vi/synthetic-train-0000.png"
+    broken = tmp_path / "train/vi/0000.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    untouched = tmp_path / "train/ir/synthetic-train-0000.png"
+    untouched = tmp_path / "train/ir/0000.png"
     before = untouched.stat().st_mtime_ns
     write(tmp_path, {"train": 1})
     assert pixels_below(tmp_path) == whole
