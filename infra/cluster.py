@@ -30,7 +30,7 @@ _Out = TypeVar("_Out")
 OnReport = Callable[[list[dict[str, float]]], None]
 
 # What a worker needs is code; data goes by path or URI.
-_EXCLUDES = [".git/", ".venv/", "work/", "tests/", "**/__pycache__/", "*.png", "*.npz"]
+_EXCLUDES = [".git/", ".venv/", "work/", "**/__pycache__/", "*.png", "*.npz"]
 
 _WORKER_ENV = {
     # One thread a worker: two threads on busy cores are 2-4 times slower (platform.md 11).

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -43,9 +44,14 @@ def connect(settings: Settings) -> MlflowClient:
     mlflow.set_tracking_uri(settings.tracking_uri)
     client = MlflowClient()
     try:
+        if settings.tracking_uri.startswith("http"):
+            # Asked first, because MLflow's own calls go on trying for minutes.
+            requests.get(
+                f"{settings.tracking_uri.rstrip('/')}/health", timeout=10
+            ).raise_for_status()
         if client.get_experiment_by_name(EXPERIMENT) is None:
             client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
-    except MlflowException as error:
+    except (MlflowException, requests.RequestException) as error:
         raise ValueError(
             f"MLflow at {settings.tracking_uri} does not answer ({error}); set MLFLOW_TRACKING_URI"
         ) from error

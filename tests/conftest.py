@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from infra.settings import Settings
 from pipelines.dataset import DatasetVersion, publish_version, shard_folder
 from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.scenes import Scene, scan
@@ -61,3 +63,19 @@ def version_root(
 ) -> tuple[DatasetVersion, Path]:
     """A published dataset version and its root."""
     return make_version(tmp_path, config, scenes), tmp_path
+
+
+@pytest.fixture(scope="session")
+def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One embedded Ray cluster of 2 CPUs for the session, and settings in a folder of its own."""
+    from infra import cluster
+
+    work = tmp_path_factory.mktemp("work")
+    settings = Settings(
+        work=work,
+        tracking_uri=f"sqlite:///{work}/mlflow.db",
+        artifact_root=f"{work}/mlflow-artifacts",
+        ray_address=None,
+    )
+    with cluster.connected(settings):
+        yield settings

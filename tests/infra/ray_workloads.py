@@ -1,0 +1,66 @@
+"""What the Ray tests send to workers: importable there, so it travels by reference."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def square_or_die(number: int, folder: str) -> int:
+    """Square a number; the first worker that gets 3 dies like one that was killed."""
+    flag = Path(folder) / "died"
+    if number == 3 and not flag.exists():
+        flag.touch()
+        os._exit(1)
+    return number * number
+
+
+def refuse(number: int) -> int:
+    """Fail as bad input does."""
+    raise ValueError(f"picture {number} is bad; look at it")
+
+
+def count_in_flight(_: int, folder: str) -> int:
+    """How many calls run at this moment."""
+    mine = Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}"
+    mine.touch()
+    time.sleep(0.2)
+    running = len(list(Path(folder).iterdir()))
+    mine.unlink()
+    return running
+
+
+def count_steps(
+    payload: dict[str, Any],
+    *,
+    rank: int,
+    world_size: int,
+    resume: Path | None,
+    report: Callable[[dict[str, float], Path | None], None],
+) -> None:
+    """A training loop in small: counts to 6, checkpoints every 2; rank 1 dies once after 3."""
+    start = int((resume / "step").read_text()) if resume else 0
+    for step in range(start + 1, 7):
+        time.sleep(0.3)
+        flag = Path(payload["folder"]) / "died"
+        if rank == 1 and step == 4 and not flag.exists():
+            flag.touch()
+            os._exit(1)
+        folder = None
+        if step % 2 == 0 and rank == 0:
+            folder = Path(payload["folder"]) / f"scratch-{step}-{start}"
+            folder.mkdir()
+            (folder / "step").write_text(str(step))
+        metrics = {
+            "step": float(step),
+            "loss": 10.0 * step + rank,
+            "samples_per_s": 1.0,
+            "world_size": float(world_size),
+        }
+        report(metrics, folder)
+
+
+def refuse_training(payload: dict[str, Any], **_: Any) -> None:
+    """A loop that finds its configuration wrong."""
+    raise ValueError(f"nothing to train on in {payload['folder']}")

@@ -1,0 +1,64 @@
+"""Ray for real: tasks and a DDP group that lose workers, on one cluster for the session."""
+
+from pathlib import Path
+
+import pytest
+
+from infra import cluster, tracking
+from infra.settings import Settings
+from tests.infra import ray_workloads
+
+pytestmark = pytest.mark.ray
+
+
+def test_tasks_survive_a_dead_worker(ray_settings: Settings, tmp_path: Path) -> None:
+    results = cluster.map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path))
+    assert sorted(results) == [0, 1, 4, 9, 16, 25]
+    assert (tmp_path / "died").exists()
+
+
+def test_tasks_in_flight_are_bounded(ray_settings: Settings, tmp_path: Path) -> None:
+    running = cluster.map_tasks(
+        ray_workloads.count_in_flight, range(5), str(tmp_path), max_in_flight=1
+    )
+    assert list(running) == [1] * 5
+
+
+def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
+    with pytest.raises(ValueError, match=r"^picture 0 is bad; look at it$"):
+        list(cluster.map_tasks(ray_workloads.refuse, range(1)))
+
+
+def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
+    ray_settings: Settings, tmp_path: Path
+) -> None:
+    client = tracking.connect(ray_settings)
+    run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
+    checkpoint = cluster.run_ddp(
+        ray_workloads.count_steps,
+        {"folder": str(tmp_path)},
+        name="count",
+        storage=tmp_path / "runs",
+        num_workers=2,
+        use_gpu=False,
+        on_report=tracking.ReportLogger(ray_settings.tracking_uri, run_id),
+    )
+    assert (tmp_path / "died").exists()
+    assert (checkpoint / "step").read_text() == "6"
+    # Step 3 was trained twice; the mean over both ranks of each step is there once.
+    expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
+    assert tracking.metric_curve(client, run_id, "loss") == expected
+    assert tracking.metric_curve(client, run_id, "samples_per_s") == [(n, 2.0) for n in range(1, 7)]
+
+
+def test_more_workers_than_the_cluster_can_hold(ray_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="64 workers need 64 CPUs, the cluster has 2"):
+        cluster.run_ddp(
+            ray_workloads.count_steps,
+            {"folder": str(tmp_path)},
+            name="many",
+            storage=tmp_path / "runs",
+            num_workers=64,
+            use_gpu=False,
+            on_report=print,
+        )

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from infra import tracking
+from infra.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    work = tmp_path_factory.mktemp("tracking")
+    settings = Settings(
+        work=work,
+        tracking_uri=f"sqlite:///{work}/mlflow.db",
+        artifact_root=f"{work}/mlflow-artifacts",
+        ray_address=None,
+    )
+    return tracking.connect(settings)
+
+
+def test_a_run_holds_parameters_tags_and_its_dataset(client: MlflowClient) -> None:
+    run = tracking.open_run(
+        client,
+        name="train",
+        config={"optim": {"lr": 0.5, "betas": [0.9, 0.99]}, "dataset": "d"},
+        tags={"git_commit": "abc"},
+        dataset=tracking.DatasetRef(name="d-1", digest="0" * 36, uri="/data/versions/d-1.json"),
+    )
+    read = client.get_run(run.info.run_id)
+    assert read.data.params == {"optim.lr": "0.5", "optim.betas": "[0.9, 0.99]", "dataset": "d"}
+    assert read.data.tags["git_commit"] == "abc"
+    [used] = read.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("d-1", "0" * 36)
+    assert "/data/versions/d-1.json" in used.dataset.source
+
+
+def test_an_unfinished_run_is_taken_up_again(client: MlflowClient) -> None:
+    tags = {"config_digest": "same"}
+    first = tracking.open_run(client, name="a", config={"x": 1}, tags=tags).info.run_id
+    tracking.fail_run(client, first, "killed")
+    again = tracking.open_run(client, name="a", config={"x": 1}, tags=tags).info.run_id
+    assert again == first
+    tracking.finish_run(client, first, tags={"registered_model": "models:/m/1"})
+    found = tracking.find_run(client, "same")
+    assert found is not None
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["registered_model"] == "models:/m/1"
+    other = tracking.open_run(client, name="a", config={"x": 1}, tags={"config_digest": "other"})
+    assert other.info.run_id != first
+
+
+def test_a_restarted_controller_logs_no_step_twice(client: MlflowClient) -> None:
+    run_id = tracking.open_run(client, name="steps", config={}, tags={}).info.run_id
+    uri = client.tracking_uri
+
+    def report(step: int) -> list[dict[str, float]]:
+        return [{"step": step, "loss": step + rank, "samples_per_s": 3.0} for rank in (0.0, 1.0)]
+
+    before = tracking.ReportLogger(uri, run_id)
+    for step in (10, 20, 30):
+        before(report(step))
+    after = tracking.ReportLogger(uri, run_id)
+    for step in (20, 30, 40):
+        after(report(step))
+    assert tracking.metric_curve(client, run_id, "loss") == [
+        (10, 10.5),
+        (20, 20.5),
+        (30, 30.5),
+        (40, 40.5),
+    ]
+    assert tracking.metric_curve(client, run_id, "samples_per_s")[0] == (10, 6.0)
+
+
+def test_folders_come_back(client: MlflowClient, tmp_path: Path) -> None:
+    run_id = tracking.open_run(client, name="files", config={}, tags={}).info.run_id
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").write_text("hello")
+    tracking.log_folder(client, run_id, tmp_path / "out", "result")
+    folder = tracking.fetch_folder(run_id, "result", tmp_path / "back")
+    assert (folder / "a.txt").read_text() == "hello"
+    with pytest.raises(ValueError, match="no artifact 'nothing'"):
+        tracking.fetch_folder(run_id, "nothing", tmp_path / "back")
+
+
+def test_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    settings = Settings(
+        work=tmp_path,
+        tracking_uri="http://127.0.0.1:9",
+        artifact_root=None,
+        ray_address=None,
+    )
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI"):
+        tracking.connect(settings)

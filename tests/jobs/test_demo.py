@@ -1,0 +1,65 @@
+"""The whole way on real Ray and MLflow, twice, with the tiny networks: `jobs.demo --smoke`."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from infra import registry, tracking
+from infra.settings import Settings
+from jobs.demo import demo
+from pipelines.evaluation import read_rows
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def files_and_times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_demo_twice(
+    ray_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ray_settings.model_copy(
+        update={
+            "work": tmp_path,
+            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+            "artifact_root": f"{tmp_path}/mlflow-artifacts",
+        }
+    )
+    demo(settings, smoke=True)
+    first = capsys.readouterr().out
+    client = tracking.connect(settings)
+    version = registry.find_model(client, "models:/dspfusion@challenger")
+    assert str(version.version) == "1"
+    # From the version back to its runs, its data and its code.
+    stage2 = client.get_run(version.run_id)
+    stage1 = client.get_run(version.tags["stage1"].removeprefix("runs:/"))
+    for run in (stage1, stage2):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["dataset_version"] == version.tags["dataset_version"]
+        assert len(run.data.tags["git_commit"].removesuffix("+dirty")) in (40, len("unknown"))
+        curve = tracking.metric_curve(client, run.info.run_id, "loss")
+        assert [step for step, _ in curve] == [2, 4]
+        assert run.data.params["optim.num_steps"] == "4"
+        assert len(run.inputs.dataset_inputs) == 1
+    [reports] = (tmp_path / "reports").iterdir()
+    rows = read_rows(reports / "rows.parquet")
+    assert {row["method"] for row in rows} == {"model", "average"}
+    page = (reports / "report.html").read_text()
+    assert page.count("data:image/") >= 6
+    assert version.tags["evaluation_run_id"] in page
+    # Four steps make no champion, and the gate says why.
+    assert registry.find_alias(client, "dspfusion", registry.CHAMPION) is None
+    assert "refused" in first
+    assert cv2.imread(str(tmp_path / "demo" / "fused" / "fused.png")).shape == (192, 256, 3)
+
+    kept = [tmp_path / name for name in ("datasets", "runs", "reports", "demo/sources")]
+    before = [files_and_times(folder) for folder in kept]
+    assert all(before)
+    demo(settings, smoke=True)
+    second = capsys.readouterr().out
+    assert [files_and_times(folder) for folder in kept] == before
+    assert second.count("trained already") == 2
+    assert "evaluated already" in second
+    assert len(client.search_model_versions("name = 'dspfusion'")) == 1
