@@ -41,10 +41,10 @@ def register_bundle(
     requirements: list[str],
 ) -> ModelVersion:
     """Log a bundle to a run as a pyfunc model, register it as a new version, alias it `challenger`."""
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # MLflow would rather infer the signature, from an example that it stores as megabytes of
-        # JSON or from type hints that cannot say "arrays of any size"; ours is given.
-        warnings.simplefilter("ignore", UserWarning)
+    # MLflow advises to let it infer the signature, from an example that it would store as megabytes
+    # of JSON or from type hints that cannot say "any size", and resets filters to say so. Ours is
+    # given, so its advice is recorded and dropped.
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):
         logged = mlflow.pyfunc.log_model(
             name="fuser",
             python_model=str(Path(__file__).parent / "mlflow" / "fuser_model.py"),

@@ -35,7 +35,7 @@ class Fuser(PythonModel):
         pad = ((0, 0), (0, 0), (0, bottom), (0, right))
         padded = [torch.from_numpy(np.pad(image, pad, mode="reflect")) for image in (vi, ir)]
         with torch.inference_mode():
-            fused: torch.Tensor = self._program(*padded)
+            fused = self._program(*padded)
         return fused[:, :, :height, :width].numpy()
 
 
