@@ -29,8 +29,8 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 OnReport = Callable[[list[dict[str, float]]], None]
 
-# What a worker needs is code; data goes by path or URI.
-_EXCLUDES = [".git/", ".venv/", "work/", "**/__pycache__/", "*.png", "*.npz"]
+# What a worker needs is code; data goes by path or URI. Ray leaves out what .gitignore names, too.
+CODE = {"working_dir": str(REPOSITORY), "excludes": [".git/", ".venv/", "work/"]}
 
 _WORKER_ENV = {
     # One thread a worker: two threads on busy cores are 2-4 times slower (platform.md 11).
@@ -52,12 +52,9 @@ def connected(settings: Settings) -> Iterator[None]:
         return
     os.environ.update(_WORKER_ENV)
     ray.init(
-        address=settings.ray_address,
-        runtime_env={
-            "working_dir": str(REPOSITORY),
-            "excludes": _EXCLUDES,
-            "env_vars": _WORKER_ENV,
-        },
+        # "local" by name: without an address Ray joins whatever cluster runs on this machine.
+        address=settings.ray_address or "local",
+        runtime_env=({} if settings.in_ray_job else CODE) | {"env_vars": _WORKER_ENV},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.

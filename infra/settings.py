@@ -5,6 +5,8 @@
 | FUSION_WORK | folder for datasets, runs, reports | ./work |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
+| FUSION_COMMIT | commit of the code (set by jobs.submit) | asked of git |
+| RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_COMMIT = "FUSION_COMMIT"
 
 
 class Settings(BaseModel):
@@ -27,6 +30,8 @@ class Settings(BaseModel):
     tracking_uri: str
     artifact_root: str | None
     ray_address: str | None
+    # A submitted job already runs in a copy of the code that its workers share.
+    in_ray_job: bool = False
 
     @property
     def datasets(self) -> Path:
@@ -51,11 +56,32 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         # or MLflow would put them below whatever folder the process stands in.
         artifact_root=None if server else f"{folder}/mlflow-artifacts",
         ray_address=ray_address or os.environ.get("RAY_ADDRESS"),
+        in_ray_job="RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ,
     )
 
 
+def job_server() -> str:
+    """Address of Ray's job server."""
+    return os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+
+
+def declared_environment() -> dict[str, str]:
+    """The variables that travel with a submitted job: where things are, never a secret.
+
+    Ray shows a job's variables in clear to everyone who can see the job.
+    """
+    declared = ("FUSION_WORK", "MLFLOW_TRACKING_URI")
+    found = {name: os.environ[name] for name in declared if name in os.environ}
+    return found | {_COMMIT: code_commit()}
+
+
 def code_commit() -> str:
-    """Commit of the code that runs, with "+dirty" when it was changed; "unknown" outside git."""
+    """Commit of the code that runs, with "+dirty" when it was changed; "unknown" outside git.
+
+    A submitted job has no .git; it is told the commit of the tree that it was packed from.
+    """
+    if _COMMIT in os.environ:
+        return os.environ[_COMMIT]
     if not (REPOSITORY / ".git").exists():
         return "unknown"
     git = ["git", "-C", str(REPOSITORY)]
