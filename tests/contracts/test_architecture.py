@@ -4,12 +4,15 @@ import ast
 import importlib.metadata
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("degradations", "models", "pipelines", "infra", "jobs")
+# Named, because Ray puts a folder of vendored packages on sys.path when it is imported.
+INSTALLED = [*importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])]
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -21,7 +24,7 @@ def test_import_rule() -> None:
 
 
 def test_no_installed_distribution_has_our_names() -> None:
-    for distribution in importlib.metadata.distributions():
+    for distribution in INSTALLED:
         provided = {Path(str(file)).parts[0] for file in distribution.files or ()}
         assert provided.isdisjoint(FOLDERS), distribution.metadata["Name"]
 
@@ -63,8 +66,7 @@ def test_every_package_is_pinned() -> None:
     assert all("==" in pin and "@" not in pin for pin in pins)
     pinned = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins}
     installed = {
-        distribution.metadata["Name"].lower().replace("_", "-")
-        for distribution in importlib.metadata.distributions()
+        distribution.metadata["Name"].lower().replace("_", "-") for distribution in INSTALLED
     }
     # What pip itself brings, and our own distribution, which carries dependencies only.
     unpinned = installed - pinned - {"pip", "setuptools", "wheel", "ivif-platform"}

@@ -34,7 +34,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a head node of its own, with this environment's Python on its path."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     binaries = Path(sys.executable).parent
     environment = {
         **os.environ,
@@ -43,6 +43,8 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     command = [str(binaries / "ray"), "start", "--head", "--block", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    # Another cluster on this machine holds the default one, and without it no job is taken.
+    command += [f"--dashboard-agent-listen-port={agent}"]
     # Ray's sockets allow about 100 characters of path, which pytest's folders would use up.
     folder = Path("/tmp") / f"ray-{os.getpid()}"
     log = (tmp_path_factory.mktemp("head") / "log").open("wb")
