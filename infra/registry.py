@@ -80,11 +80,16 @@ def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
 
 
 def fetch_bundle(client: MlflowClient, version: ModelVersion, target: Path) -> Path:
-    """Download a version and return the folder of its bundle."""
-    folder = mlflow.artifacts.download_artifacts(
+    """Download a version into the folder `target` and return its bundle's folder."""
+    mlflow.artifacts.download_artifacts(
         artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(target)
     )
-    return Path(folder) / "artifacts" / "bundle"
+    return bundle_in(target)
+
+
+def bundle_in(downloaded: Path) -> Path:
+    """Where the bundle lies in a downloaded version."""
+    return downloaded / "artifacts" / "bundle"
 
 
 def promote(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:

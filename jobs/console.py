@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -16,7 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _LINE_EVERY_S = 5.0
 
-Advance = Callable[[int, str], None]
+
+class Advance(Protocol):
+    """Say how many are done, what they are at, and, where it was not known before, of how many."""
+
+    def __call__(self, done: int, text: str = "", *, total: int | None = None) -> None:
+        """Show it."""
 
 
 def section(title: str) -> None:
@@ -37,34 +42,41 @@ def facts(rows: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
+def progress(title: str, total: int | None = None) -> Iterator[Advance]:
     """Show how far `advance(done, text)` has come: a bar on a terminal, else a line every 5 s."""
-    if CONSOLE.is_terminal:
-        columns = (
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[text]}"),
-        )
-        with Progress(*columns, console=CONSOLE) as bar:
-            task = bar.add_task(title, total=total, text="")
-            yield lambda done, text: bar.update(task, completed=done, text=text)
+    if not CONSOLE.is_terminal:
+        yield _lines(title, total)
         return
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task(title, total=total, text="")
+
+        def advance(done: int, text: str = "", *, total: int | None = None) -> None:
+            bar.update(task, completed=done, text=text, total=total)
+
+        yield advance
+
+
+def _lines(title: str, known_total: int | None) -> Advance:
     shown, shown_at, started = 0, time.monotonic(), time.monotonic()
 
-    def advance(done: int, text: str) -> None:
+    def advance(done: int, text: str = "", *, total: int | None = None) -> None:
         nonlocal shown, shown_at
+        total = total or known_total or done
         now = time.monotonic()
         if done != shown and (now - shown_at >= _LINE_EVERY_S or done == total):
             left_s = (now - started) / max(done, 1) * (total - done)
-            say(
-                f"  {title} {done}/{total}  {text}"
-                + (f"  about {left_s:.0f} s left" if left_s else "")
-            )
+            left = f"about {left_s:.0f} s left" if left_s else ""
+            say(f"  {title} {done}/{total}  " + "  ".join(filter(None, (text, left))))
             shown, shown_at = done, now
 
-    yield advance
+    return advance
 
 
 def run_command(

@@ -47,7 +47,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
             seed=0,
             height=_HEIGHT_PX,
             width=_WIDTH_PX,
-            on_progress=lambda done: advance(done, ""),
+            on_progress=lambda done: advance(done),
         )
     section("2/8  Scan them")
     scan_folder(sources, settings, name=NAME)

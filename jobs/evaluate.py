@@ -106,7 +106,7 @@ def evaluate(
         ]
         for part in cluster.map_tasks(evaluate_bundle, parts, str(bundle), scenarios, recipe.seed):
             rows += part
-            advance(len(rows) // 2, "")  # a row for the model, one for the baseline
+            advance(len(rows) // 2)  # a row for the model, one for the baseline
     # The report takes the first method for the model.
     rows.sort(key=lambda row: (row["scenario"], row["scene"], row["method"] != MODEL))
     write_rows(rows, folder / ROWS)

@@ -15,7 +15,7 @@ from torch import nn
 from infra.settings import Settings, read_settings
 from jobs.console import progress, run_command, say
 from pipelines.export import load_bundle
-from pipelines.files import write_whole
+from pipelines.files import whole_folder, write_whole
 from pipelines.images import encode_png, to_tensor, to_uint8
 from pipelines.scenes import describe_refused, pair_folders, read_pair
 
@@ -57,11 +57,13 @@ def bundle_of(model: str, settings: Settings) -> Path:
 
     client = tracking.connect(settings)
     version = registry.find_model(client, model)
-    target = settings.work / "cache" / f"{version.name}-{version.version}"
-    bundle = target / "artifacts" / "bundle"
-    if not (bundle / "config.json").is_file():
-        bundle = registry.fetch_bundle(client, version, target)
-    return bundle
+    # The run's id, because another store has a version 1, too.
+    name = f"{version.name}-{version.version}-{version.run_id[:12]}"
+    target = settings.work / "cache" / name
+    if not target.is_dir():
+        with whole_folder(target) as folder:
+            registry.fetch_bundle(client, version, folder)
+    return registry.bundle_in(target)
 
 
 def _main(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ The same command again resumes an unfinished run, and reports a finished one wit
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from jobs.recipes import TRAINING
 from pipelines.checkpoints import read_config
 from pipelines.dataset import DatasetVersion, find_version, manifest_path
 from pipelines.export import fuser_of_checkpoint, write_bundle
+from pipelines.files import whole_folder
 from pipelines.seeding import digest_of
 from pipelines.training import TrainingConfig, make_objective, run_training
 
@@ -73,7 +75,8 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
             checkpoint = cluster.run_ddp(
                 run_training,
                 config.model_dump(mode="json"),
-                name=f"{name}-{digest[:12]}",
+                # Ray Train resumes by name: the same run, and no other.
+                name=f"{name}-{digest[:12]}-{run_id[:8]}",
                 storage=settings.runs,
                 num_workers=recipe.num_workers,
                 use_gpu=recipe.use_gpu,
@@ -123,22 +126,30 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
     config = training_config(recipe, version, settings)
     digest = digest_of([recipe.model_dump(mode="json"), version.digest])
     folder = settings.runs / f"{name}-{digest[:12]}-local"
-    state = folder / "state.json"
     with progress("steps", recipe.optim.num_steps) as advance:
 
         def report(metrics: dict[str, float], scratch: Path | None) -> None:
             advance(int(metrics["step"]), f"loss {metrics['loss']:.3f}")
             if scratch:
-                folder.mkdir(parents=True, exist_ok=True)
-                # state.json last: it holds the digests of the others.
-                for file in sorted(scratch.iterdir(), key=lambda file: file.name == "state.json"):
-                    file.rename(folder / file.name)
+                target = folder / f"step-{int(metrics['step']):08d}"
+                with whole_folder(target) as copy:
+                    shutil.copytree(scratch, copy, dirs_exist_ok=True)
+                for old in _local_checkpoints(folder)[:-2]:
+                    shutil.rmtree(old)
 
-        resume = folder if state.is_file() else None
+        before = _local_checkpoints(folder)
         run_training(
-            config.model_dump(mode="json"), rank=0, world_size=1, resume=resume, report=report
+            config.model_dump(mode="json"),
+            rank=0,
+            world_size=1,
+            resume=before[-1] if before else None,
+            report=report,
         )
-    return folder
+    return _local_checkpoints(folder)[-1]
+
+
+def _local_checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
 
 
 def _stage1_folder(source: str, settings: Settings) -> Path:
@@ -148,10 +159,13 @@ def _stage1_folder(source: str, settings: Settings) -> Path:
     from infra import tracking
 
     run_id = source.removeprefix("runs:/")
-    target = settings.work / "cache" / run_id
-    if not (target / "checkpoint" / "state.json").is_file():
-        tracking.fetch_folder(run_id, "checkpoint", target)
-    return target / "checkpoint"
+    target = settings.work / "cache" / f"checkpoint-{run_id}"
+    if not target.is_dir():
+        with whole_folder(target) as folder:
+            fetched = tracking.fetch_folder(run_id, "checkpoint", folder)
+            for file in fetched.iterdir():
+                file.rename(folder / file.name)
+    return target
 
 
 def _register(
