@@ -91,7 +91,9 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
             "Stage I run": f"{stage1.run_id}   loss {falls['Stage I']}",
             "Stage II run": f"{stage2.run_id}   loss {falls['Stage II']}",
             "registered version": stage2.model,
-            "alias": f"{name}@champion is version {promoted.champion or 'none yet'}",
+            "alias": f"{name}@champion is version {promoted.champion}"
+            if promoted.champion
+            else f"{name}@champion points at no version yet",
             **_metric_lines(evaluated),
             "report": str(evaluated.folder / REPORT),
             "fused picture": str(fused),

@@ -30,9 +30,12 @@ def scan_folder(
     max_refused_share: float = 0.01,
 ) -> ScanResult:
     """Index a folder under `name`. Raises ValueError when too many of its pairs are bad."""
-    with progress("pairs", 0) as advance:
+    with progress("pairs") as advance:
         result = scan(
-            folder, dataset=name, split=split, on_progress=lambda done, _: advance(done, "")
+            folder,
+            dataset=name,
+            split=split,
+            on_progress=lambda done, total: advance(done, total=total),
         )
     check_refused_share(result, max_share=max_refused_share)
     path = index_path(settings, name)
