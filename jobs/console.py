@@ -64,15 +64,18 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 
 
 def _lines(title: str, known_total: int | None) -> Advance:
-    shown, shown_at, started = 0, time.monotonic(), time.monotonic()
+    shown, shown_at = 0, time.monotonic()
+    # A resumed run starts in the middle: its pace counts from the first that it tells of.
+    first: tuple[int, float] | None = None
 
     def advance(done: int, text: str = "", *, total: int | None = None) -> None:
-        nonlocal shown, shown_at
+        nonlocal shown, shown_at, first
         total = total or known_total or done
         now = time.monotonic()
+        first = first or (done, now)
         if done != shown and (now - shown_at >= _LINE_EVERY_S or done == total):
-            left_s = (now - started) / max(done, 1) * (total - done)
-            left = f"about {left_s:.0f} s left" if left_s else ""
+            pace = (now - first[1]) / (done - first[0]) if done > first[0] else 0.0
+            left = f"about {pace * (total - done):.0f} s left" if pace and done < total else ""
             say(f"  {title} {done}/{total}  " + "  ".join(filter(None, (text, left))))
             shown, shown_at = done, now
 

@@ -19,7 +19,7 @@ from jobs.generate import generate, named
 from jobs.promote import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from jobs.scan import load_index, scan_folder
-from jobs.train import train
+from jobs.train import Trained, train
 from pipelines.evaluation import BASELINE, HEADLINE, MODEL
 from pipelines.export import load_bundle
 from pipelines.files import write_whole
@@ -35,39 +35,23 @@ _HEIGHT_PX, _WIDTH_PX = 192, 256
 
 def demo(settings: Settings, *, smoke: bool = False) -> None:
     """Run every step, then say where everything lies. Raises ValueError when the gate refuses."""
-    from infra import cluster, tracking
+    from infra import cluster
 
     started = time.monotonic()
     section("1/8  Render paired scenes")
     sources = settings.work / NAME / "sources"
-    with progress("scenes", sum(_SPLITS.values())) as advance:
-        write_scenes(
-            sources,
-            split_counts=_SPLITS,
-            seed=0,
-            height=_HEIGHT_PX,
-            width=_WIDTH_PX,
-            on_progress=lambda done: advance(done),
-        )
+    _render(sources)
     section("2/8  Scan them")
     scan_folder(sources, settings, name=NAME)
     with cluster.connected(settings):
         section("3/8  Generate degraded shards with contrastive groups")
-        dataset = generate(
-            named(find_recipe(DATASETS, "small"), NAME), settings, scenes=NAME, smoke=smoke
-        )
+        recipe = named(find_recipe(DATASETS, "small"), NAME)
+        dataset = generate(recipe, settings, scenes=NAME, smoke=smoke)
         section("4/8  Train Stage I: priors, restoration and fusion")
-        recipe = find_recipe(TRAINING, "dspfusion_stage1_demo")
-        recipe = (shrink_training(recipe) if smoke else recipe).model_copy(
-            update={"dataset": dataset.name}
-        )
-        stage1 = train(recipe, settings, name="dspfusion_stage1_demo")
+        stage1 = _train(settings, "dspfusion_stage1_demo", {"dataset": dataset.name}, smoke=smoke)
         section("5/8  Train Stage II: diffusion restores the semantic prior")
-        recipe = find_recipe(TRAINING, "dspfusion_stage2_demo")
-        recipe = (shrink_training(recipe) if smoke else recipe).model_copy(
-            update={"dataset": dataset.name, "stage1": f"runs:/{stage1.run_id}"}
-        )
-        stage2 = train(recipe, settings, name="dspfusion_stage2_demo")
+        changes = {"dataset": dataset.name, "stage1": f"runs:/{stage1.run_id}"}
+        stage2 = _train(settings, "dspfusion_stage2_demo", changes, smoke=smoke)
         assert stage2.model is not None, "the Stage II recipe registers"
         section("6/8  Evaluate on held-out scenes under degradations")
         evaluation = find_recipe(EVALUATION, "singles")
@@ -77,23 +61,15 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     name, _, number = stage2.model.removeprefix("models:/").partition("/")
     promoted = promote(find_recipe(PROMOTION, "default"), settings, name=name, version=number)
     section("8/8  Fuse a degraded pair with it")
-    model = f"models:/{name}@champion" if promoted.champion == number else stage2.model
-    fused = _fuse_one(settings, model)
+    fused = _fuse_one(settings, stage2.model)
     section(f"Done in {time.monotonic() - started:.0f} s")
-    client = tracking.connect(settings)
-    falls = {
-        stage: _fall(tracking.metric_curve(client, run_id, "loss"))
-        for stage, run_id in (("Stage I", stage1.run_id), ("Stage II", stage2.run_id))
-    }
+    champion = f"is version {promoted.champion}" if promoted.champion else "is no version yet"
     facts(
         {
             "dataset version": dataset.name,
-            "Stage I run": f"{stage1.run_id}   loss {falls['Stage I']}",
-            "Stage II run": f"{stage2.run_id}   loss {falls['Stage II']}",
+            **_loss_lines(settings, {"Stage I run": stage1.run_id, "Stage II run": stage2.run_id}),
             "registered version": stage2.model,
-            "alias": f"{name}@champion is version {promoted.champion}"
-            if promoted.champion
-            else f"{name}@champion points at no version yet",
+            "alias": f"{name}@champion {champion}",
             **_metric_lines(evaluated),
             "report": str(evaluated.folder / REPORT),
             "fused picture": str(fused),
@@ -103,6 +79,24 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     # Four steps make no model worth promoting; the gate must say so, and --smoke is content.
     if not promoted.passed and not smoke:
         raise ValueError(f"the gate refused version {number}: {promoted.reasons[0]}")
+
+
+def _render(folder: Path) -> None:
+    with progress("scenes", sum(_SPLITS.values())) as advance:
+        write_scenes(
+            folder,
+            split_counts=_SPLITS,
+            seed=0,
+            height=_HEIGHT_PX,
+            width=_WIDTH_PX,
+            on_progress=lambda done: advance(done),
+        )
+
+
+def _train(settings: Settings, name: str, changes: dict[str, str], *, smoke: bool) -> Trained:
+    recipe = find_recipe(TRAINING, name)
+    recipe = shrink_training(recipe) if smoke else recipe
+    return train(recipe.model_copy(update=changes), settings, name=name)
 
 
 def _fuse_one(settings: Settings, model: str) -> Path:
@@ -120,8 +114,15 @@ def _fuse_one(settings: Settings, model: str) -> Path:
     return written
 
 
-def _fall(curve: list[tuple[int, float]]) -> str:
-    return f"{curve[0][1]:.2f} at step {curve[0][0]}, {curve[-1][1]:.2f} at step {curve[-1][0]}"
+def _loss_lines(settings: Settings, runs: dict[str, str]) -> dict[str, str]:
+    from infra import tracking
+
+    client = tracking.connect(settings)
+    lines = {}
+    for title, run_id in runs.items():
+        (first, before), *_, (last, after) = tracking.metric_curve(client, run_id, "loss")
+        lines[title] = f"{run_id}   loss {before:.2f} at step {first}, {after:.2f} at step {last}"
+    return lines
 
 
 def _metric_lines(evaluated: Evaluated) -> dict[str, str]:

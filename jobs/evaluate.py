@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,31 @@ class Evaluated(BaseModel):
     means: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured on what: everything that decides the numbers."""
+
+    recipe: EvaluateRecipe
+    model: str
+    bundle: Path
+    where: str
+    scenes: tuple[Scene, ...]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Digests of model and scenes, and one of the whole."""
+        weights = sha256_of_file(self.bundle / "model.safetensors")
+        scenes = digest_of([scene.digest for scene in self.scenes])
+        whole = [self.recipe.model_dump(mode="json"), weights, scenes, METRIC_VERSION]
+        return {
+            "model": self.model,
+            "model_sha256": weights,
+            "scenes": self.where,
+            "scenes_digest": scenes,
+            "config_digest": digest_of(whole),
+        }
+
+
 def evaluate(
     recipe: EvaluateRecipe, settings: Settings, *, model: str, scenes: str, split: str = "val"
 ) -> Evaluated:
@@ -69,81 +95,93 @@ def evaluate(
 
     Raises ValueError when model, index, split or a scenario does not exist.
     """
-    from infra import cluster, tracking
+    from infra import tracking
 
     client = tracking.connect(settings)
-    bundle = bundle_of(model, settings)
-    weights = sha256_of_file(bundle / "model.safetensors")
     chosen = scenes_of_split(load_index(settings, scenes).scenes, split)[: recipe.num_scenes]
-    scenarios = [find_scenario(name) for name in recipe.scenarios]
-    scene_digest = digest_of([scene.digest for scene in chosen])
-    digest = digest_of([recipe.model_dump(mode="json"), weights, scene_digest, METRIC_VERSION])
-    folder = settings.work / "reports" / f"{Path(scenes).stem}-{split}-{digest[:12]}"
-    done = tracking.find_run(client, digest)
+    where = f"{Path(scenes).stem}-{split}"
+    subject = _Subject(recipe, model, bundle_of(model, settings), where, tuple(chosen))
+    tags = subject.tags
+    folder = settings.work / "reports" / f"{where}-{tags['config_digest'][:12]}"
+    done = tracking.find_run(client, tags["config_digest"])
     if done and done.info.status == "FINISHED" and (folder / ROWS).is_file():
-        say(f"  evaluated already: run {done.info.run_id}")
-        return _evaluated(done.info.run_id, folder, read_rows(folder / ROWS))
-    run_id = tracking.open_run(
-        client,
-        name=f"evaluate-{Path(scenes).stem}-{split}",
-        config=recipe.model_dump(mode="json"),
-        tags={
-            "config_digest": digest,
-            "model": model,
-            "model_sha256": weights,
-            "scenes": f"{scenes}/{split}",
-            "scenes_digest": scene_digest,
-            "git_commit": code_commit(),
-        },
-    ).info.run_id
+        run_id = done.info.run_id
+        say(f"  evaluated already: run {run_id}")
+    else:
+        run_id = tracking.open_run(
+            client,
+            name=f"evaluate-{where}",
+            config=recipe.model_dump(mode="json"),
+            tags={**tags, "git_commit": code_commit()},
+        ).info.run_id
+        write_rows(_measure(subject, settings), folder / ROWS)
+        _report(client, subject, folder, run_id)
+    # Also where the numbers were there: a second version may hold the same weights.
+    _tag_version(client, model, run_id)
+    return _evaluated(run_id, folder)
+
+
+def _measure(subject: _Subject, settings: Settings) -> list[Row]:
+    """Rows of all scenes under all scenarios, measured as Ray tasks."""
+    from infra import cluster
+
+    scenarios = [find_scenario(name) for name in subject.recipe.scenarios]
+    # A few scenes a task: long enough to load the bundle once for them, short enough to share.
+    starts = range(0, len(subject.scenes), _SCENES_A_TASK)
+    parts = [subject.scenes[start : start + _SCENES_A_TASK] for start in starts]
+    arguments = (str(subject.bundle), scenarios, subject.recipe.seed)
     rows: list[Row] = []
-    num_measured = len(chosen) * len(scenarios)
-    with cluster.connected(settings), progress("pictures", num_measured) as advance:
-        # A few scenes a task: long enough to load the bundle once for them, short enough to share.
-        parts = [
-            chosen[start : start + _SCENES_A_TASK]
-            for start in range(0, len(chosen), _SCENES_A_TASK)
-        ]
-        for part in cluster.map_tasks(evaluate_bundle, parts, str(bundle), scenarios, recipe.seed):
+    with (
+        cluster.connected(settings),
+        progress("pictures", len(subject.scenes) * len(scenarios)) as advance,
+    ):
+        for part in cluster.map_tasks(evaluate_bundle, parts, *arguments):
             rows += part
             advance(len(rows) // 2)  # a row for the model, one for the baseline
     # The report takes the first method for the model.
-    rows.sort(key=lambda row: (row["scenario"], row["scene"], row["method"] != MODEL))
-    write_rows(rows, folder / ROWS)
+    return sorted(rows, key=lambda row: (row["scenario"], row["scene"], row["method"] != MODEL))
+
+
+def _report(client: Any, subject: _Subject, folder: Path, run_id: str) -> None:
+    """Write the page and log everything to the run."""
+    from infra import tracking
+
+    rows = read_rows(folder / ROWS)
     write_report(
         folder / REPORT,
-        title=f"{model} on {scenes}/{split}",
-        facts=_report_facts(bundle, run_id, len(chosen)),
+        title=f"{subject.model} on {subject.where}",
+        facts=_report_facts(subject, run_id),
         rows=rows,
-        examples=_examples(recipe, chosen, bundle),
-        curves=_curves(client, bundle),
+        examples=_examples(subject),
+        curves=_curves(client, subject.bundle),
     )
-    evaluated = _evaluated(run_id, folder, rows)
     tracking.log_folder(client, run_id, folder, "evaluation")
-    for method, means in evaluated.means.items():
+    for method, means in _overall_means(rows).items():
         tracking.log_metrics(
             client, run_id, {f"{method}.{name}": value for name, value in means.items()}
         )
     tracking.finish_run(client, run_id)
-    _tag_version(client, model, run_id)
-    return evaluated
 
 
-def _evaluated(run_id: str, folder: Path, rows: Sequence[Row]) -> Evaluated:
-    summary = summarise(rows)
-    for line in format_table(summary, model=MODEL, baseline=BASELINE):
+def _evaluated(run_id: str, folder: Path) -> Evaluated:
+    rows = read_rows(folder / ROWS)
+    for line in format_table(summarise(rows), model=MODEL, baseline=BASELINE):
         say(f"  {line}")
-    means = {
+    return Evaluated(run_id=run_id, folder=folder, means=_overall_means(rows))
+
+
+def _overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    summary = summarise(rows)
+    return {
         method: {metric: summary.means[OVERALL, method, metric] for metric in summary.metrics}
         for method in summary.methods
     }
-    return Evaluated(run_id=run_id, folder=folder, means=means)
 
 
-def _examples(recipe: EvaluateRecipe, scenes: Sequence[Scene], bundle: Path) -> list[Example]:
+def _examples(subject: _Subject) -> list[Example]:
     """Pictures for the report: every scenario once, over the first few scenes in turn."""
-    methods = methods_of(bundle)
-    shown = scenes[: recipe.num_examples]
+    recipe, methods = subject.recipe, methods_of(subject.bundle)
+    shown = subject.scenes[: recipe.num_examples]
     return [
         make_example(shown[index % len(shown)], find_scenario(name), methods, seed=recipe.seed)
         for index, name in enumerate(recipe.scenarios)
@@ -151,12 +189,12 @@ def _examples(recipe: EvaluateRecipe, scenes: Sequence[Scene], bundle: Path) -> 
     ]
 
 
-def _report_facts(bundle: Path, run_id: str, num_scenes: int) -> dict[str, str]:
-    origin: Any = read_config(bundle).get("origin", {})
+def _report_facts(subject: _Subject, run_id: str) -> dict[str, str]:
+    origin: Any = read_config(subject.bundle).get("origin", {})
     names = ("recipe", "dataset_version", "stage1", "run_id", "git_commit")
     return {name: origin[name] for name in names if name in origin} | {
         "evaluation run": run_id,
-        "scenes": str(num_scenes),
+        "scenes": str(len(subject.scenes)),
     }
 
 
