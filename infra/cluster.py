@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import ray
 import ray.train
+import ray.train.torch
 from ray.exceptions import RayTaskError
 from ray.train import (
     Checkpoint,
@@ -112,7 +113,7 @@ def run_ddp(
     on_report: OnReport,
     max_failures: int = 3,
 ) -> Path:
-    """Run `loop(payload, rank=, world_size=, resume=, report=)` on `num_workers` DDP workers.
+    """Run `loop(payload, rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
     Returns the folder of the last checkpoint. The same `name` under the same `storage` resumes, and
     trains nothing when it had finished; so a name must hold a digest of its configuration.
@@ -154,7 +155,12 @@ def _worker(config: dict[str, Any]) -> None:
         checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(metrics, checkpoint=checkpoint)
 
-    place = {"rank": context.get_world_rank(), "world_size": context.get_world_size()}
+    place = {
+        "rank": context.get_world_rank(),
+        "world_size": context.get_world_size(),
+        # Workers of one node see all its GPUs; each has one of them.
+        "device": str(ray.train.torch.get_device()),
+    }
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         config["loop"](config["payload"], **place, resume=None, report=report)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit, read_settings
@@ -142,6 +143,7 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
             config.model_dump(mode="json"),
             rank=0,
             world_size=1,
+            device="cuda" if torch.cuda.is_available() else "cpu",
             resume=before[-1] if before else None,
             report=report,
         )

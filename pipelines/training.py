@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import build_objective
-from models.dspfusion.config import Stage1Config, Stage2Config
+from models.dspfusion.config import SIZE_MULTIPLE_PX, Stage1Config, Stage2Config
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
 from pipelines.batches import Batch, ShardBatches, prefetch
@@ -39,7 +39,7 @@ class OptimConfig(BaseModel):
 
     num_steps: int = Field(gt=0)
     batch_size: int = Field(default=4, gt=0)
-    crop_px: int = Field(default=224, gt=0)
+    crop_px: int = Field(default=224, ge=16, multiple_of=SIZE_MULTIPLE_PX)
     lr: float = Field(default=2e-4, gt=0)
     lr_min: float = Field(default=1e-6, ge=0)
     constant_share: float = Field(default=0.6, ge=0, le=1)
@@ -64,9 +64,15 @@ class TrainingConfig(BaseModel):
 
 
 def run_training(
-    payload: dict[str, Any], *, rank: int, world_size: int, resume: Path | None, report: Report
+    payload: dict[str, Any],
+    *,
+    rank: int,
+    world_size: int,
+    device: str,
+    resume: Path | None,
+    report: Report,
 ) -> None:
-    """Train by a `TrainingConfig` (as JSON values, so that it can travel)."""
+    """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device."""
     config = TrainingConfig.model_validate(payload)
     objective = make_objective(config)
     manifest = Path(config.dataset)
@@ -80,7 +86,8 @@ def run_training(
         rank=rank,
         world_size=world_size,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
     train(config, objective.to(device), batches, resume=resume, report=report, save=rank == 0)
 
 

@@ -51,7 +51,7 @@ def run(
     folder.mkdir(exist_ok=True)
     payload = config.model_dump(mode="json")
     try:
-        run_training(payload, rank=0, world_size=1, resume=resume, report=report)
+        run_training(payload, rank=0, world_size=1, device="cpu", resume=resume, report=report)
     except KilledError:
         assert stop_at is not None
     return reports
