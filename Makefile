@@ -13,7 +13,7 @@ help:
 	@echo "make setup   create .venv with the pinned packages"
 	@echo "make demo    the whole way, from rendered scenes to a promoted model (sets up first)"
 	@echo "make test    the tests (sets up first)"
-	@echo "make lint    ruff and mypy (sets up first)"
+	@echo "make lint    ruff, mypy and import-linter (sets up first)"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   delete the work folder: datasets, runs, reports"
 
@@ -38,6 +38,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -30,8 +30,6 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 OnReport = Callable[[list[dict[str, float]]], None]
 
-# What a worker needs is code; data goes by path or URI. Ray leaves out what .gitignore names, too.
-CODE = {"working_dir": str(REPOSITORY), "excludes": [".git/", ".venv/", "work/"]}
 
 _WORKER_ENV = {
     # One thread a worker: two threads on busy cores are 2-4 times slower (platform.md 11).
@@ -55,7 +53,8 @@ def connected(settings: Settings) -> Iterator[None]:
     ray.init(
         # "local" by name: without an address Ray joins whatever cluster runs on this machine.
         address=settings.ray_address or "local",
-        runtime_env=({} if settings.in_ray_job else CODE) | {"env_vars": _WORKER_ENV},
+        runtime_env=({} if settings.in_ray_job else code_without(settings.work))
+        | {"env_vars": _WORKER_ENV},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
@@ -65,6 +64,17 @@ def connected(settings: Settings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def code_without(work: Path) -> dict[str, Any]:
+    """What workers need of this repository: its code. Data goes by path or URI.
+
+    Ray leaves out what .gitignore names; a work folder elsewhere in the tree is named here.
+    """
+    excludes = [".git/", ".venv/", "work/"]
+    if work.is_relative_to(REPOSITORY) and work != REPOSITORY:
+        excludes.append(f"{work.relative_to(REPOSITORY)}/")
+    return {"working_dir": str(REPOSITORY), "excludes": excludes}
 
 
 def num_cpus() -> int:

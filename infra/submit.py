@@ -6,15 +6,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from infra.cluster import CODE
+from infra.cluster import code_without
 
 
 def submit_job(
-    address: str, entrypoint: str, environment: Mapping[str, str], *, timeout_s: float = 60
+    address: str,
+    entrypoint: str,
+    environment: Mapping[str, str],
+    *,
+    work: Path,
+    timeout_s: float = 60,
 ) -> str:
     """Pack the code, submit `entrypoint`, return the job's id.
 
@@ -22,7 +28,7 @@ def submit_job(
     """
     # It tells of every file that it packs and of those that it leaves out.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    runtime_env = {**CODE, "env_vars": dict(environment)}
+    runtime_env = {**code_without(work), "env_vars": dict(environment)}
     deadline = time.monotonic() + timeout_s
     while True:
         try:

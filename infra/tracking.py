@@ -184,13 +184,18 @@ def fetch_folder(run_id: str, name: str, target: Path) -> Path:
 
 
 def finish_run(client: MlflowClient, run_id: str, *, tags: Mapping[str, str] | None = None) -> None:
-    """Mark a run as finished."""
+    """Mark a run as finished; what stopped an earlier try at it is forgotten."""
     if tags:
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    if "failure" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "failure")
     client.set_terminated(run_id, "FINISHED")
 
 
-def fail_run(client: MlflowClient, run_id: str, reason: str) -> None:
-    """Mark a run as failed and say why."""
+def fail_run(client: MlflowClient, run_id: str, error: BaseException) -> None:
+    """Mark a run as killed by a person, or as failed, and say why."""
+    # Ray turns an interrupt into SystemExit.
+    killed = isinstance(error, KeyboardInterrupt | SystemExit)
+    reason = "interrupted" if killed else str(error) or type(error).__name__
     client.set_tag(run_id, "failure", reason[:_MAX_PARAM_CHARS])
-    client.set_terminated(run_id, "FAILED")
+    client.set_terminated(run_id, "KILLED" if killed else "FAILED")

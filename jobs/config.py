@@ -28,7 +28,7 @@ class TrainRecipe(BaseModel):
 
     objective: Stage1Config | Stage2Config = Field(discriminator="stage")
     optim: OptimConfig
-    dataset: str
+    dataset: str | None = None
     stage1: str | None = None
     num_workers: int = Field(default=2, ge=1)
     use_gpu: bool = False
@@ -143,7 +143,8 @@ def shrink_training(recipe: TrainRecipe) -> TrainRecipe:
             "checkpoint_every": 2,
         }
     )
-    return recipe.model_copy(update={"objective": objective, "optim": optim})
+    # A try-out is not registered: it would take the challenger's place.
+    return recipe.model_copy(update={"objective": objective, "optim": optim, "register_as": None})
 
 
 def shrink_evaluation(recipe: EvaluateRecipe) -> EvaluateRecipe:

@@ -50,7 +50,10 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
         section("4/8  Train Stage I: priors, restoration and fusion")
         stage1 = _train(settings, "dspfusion_stage1_demo", {"dataset": dataset.name}, smoke=smoke)
         section("5/8  Train Stage II: diffusion restores the semantic prior")
-        changes = {"dataset": dataset.name, "stage1": f"runs:/{stage1.run_id}"}
+        changes: dict[str, str | None] = {
+            "dataset": dataset.name,
+            "stage1": f"runs:/{stage1.run_id}",
+        }
         stage2 = _train(settings, "dspfusion_stage2_demo", changes, smoke=smoke)
         assert stage2.model is not None, "the Stage II recipe registers"
         section("6/8  Evaluate on held-out scenes under degradations")
@@ -93,8 +96,11 @@ def _render(folder: Path) -> None:
         )
 
 
-def _train(settings: Settings, name: str, changes: dict[str, str], *, smoke: bool) -> Trained:
+def _train(
+    settings: Settings, name: str, changes: dict[str, str | None], *, smoke: bool
+) -> Trained:
     recipe = find_recipe(TRAINING, name)
+    changes |= {"register_as": recipe.register_as}
     recipe = shrink_training(recipe) if smoke else recipe
     return train(recipe.model_copy(update=changes), settings, name=name)
 

@@ -24,7 +24,7 @@ from jobs.config import (
     shrink_evaluation,
 )
 from jobs.console import facts, progress, run_command, say
-from jobs.fuse import bundle_of
+from jobs.fuse import bundle_of, resolve_model
 from jobs.recipes import EVALUATION
 from jobs.scan import load_index
 from models.metrics import METRIC_VERSION
@@ -89,15 +89,23 @@ class _Subject:
 
 
 def evaluate(
-    recipe: EvaluateRecipe, settings: Settings, *, model: str, scenes: str, split: str = "val"
+    recipe: EvaluateRecipe,
+    settings: Settings,
+    *,
+    model: str,
+    scenes: str,
+    split: str = "val",
+    tag: bool = True,
 ) -> Evaluated:
     """Evaluate `model` on a split of the index called `scenes`, or find that it was.
 
+    With `tag` a registered version is told of it, and the gate will judge it by this evaluation.
     Raises ValueError when model, index, split or a scenario does not exist.
     """
     from infra import tracking
 
     client = tracking.connect(settings)
+    model = resolve_model(model, settings)
     chosen = scenes_of_split(load_index(settings, scenes).scenes, split)[: recipe.num_scenes]
     where = f"{Path(scenes).stem}-{split}"
     subject = _Subject(recipe, model, bundle_of(model, settings), where, tuple(chosen))
@@ -114,10 +122,15 @@ def evaluate(
             config=recipe.model_dump(mode="json"),
             tags={**tags, "git_commit": code_commit()},
         ).info.run_id
-        write_rows(_measure(subject, settings), folder / ROWS)
-        _report(client, subject, folder, run_id)
-    # Also where the numbers were there: a second version may hold the same weights.
-    _tag_version(client, model, run_id)
+        try:
+            write_rows(_measure(subject, settings), folder / ROWS)
+            _report(client, subject, folder, run_id)
+        except BaseException as error:
+            tracking.fail_run(client, run_id, error)
+            raise
+    if tag:
+        # Also where the numbers were there already: a second version may hold the same weights.
+        _tag_version(client, model, run_id)
     return _evaluated(run_id, folder)
 
 
@@ -230,9 +243,18 @@ def _main(arguments: argparse.Namespace) -> None:
         recipe = shrink_evaluation(recipe)
     recipe = override(recipe, arguments.overrides)
     evaluated = evaluate(
-        recipe, settings, model=arguments.model, scenes=arguments.scenes, split=arguments.split
+        recipe,
+        settings,
+        model=arguments.model,
+        scenes=arguments.scenes,
+        split=arguments.split,
+        # A try-out must not become what the gate judges a version by.
+        tag=not arguments.smoke,
     )
     facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
+    if arguments.model.startswith("models:/") and not arguments.smoke:
+        name, _, number = resolve_model(arguments.model, settings)[8:].partition("/")
+        say(f"next: python -m jobs.promote {name} --version {number}")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from infra.settings import Settings, read_settings
-from jobs.console import progress, run_command, say
+from jobs.console import facts, progress, run_command
 from pipelines.export import load_bundle
 from pipelines.files import whole_folder, write_whole
 from pipelines.images import encode_png, to_tensor, to_uint8
@@ -23,15 +23,26 @@ from pipelines.scenes import describe_refused, pair_folders, read_pair
 def fuse_files(fuser: nn.Module, vi_path: Path, ir_path: Path, out: Path) -> None:
     """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file."""
     vi, ir = read_pair(vi_path, ir_path)
-    with torch.inference_mode():
-        fused = fuser(to_tensor(vi), to_tensor(ir))  # 1 3 H W
+    try:
+        with torch.inference_mode():
+            fused = fuser(to_tensor(vi), to_tensor(ir))  # 1 3 H W
+    except ValueError as error:
+        raise ValueError(f"{vi_path}: {error}") from error
     write_whole(out, encode_png(to_uint8(fused)))
 
 
 def fuse_paths(fuser: nn.Module, vi: Path, ir: Path, out: Path) -> list[Path]:
-    """Fuse two files into `out`, or two folders (paired by stem) into the folder `out`."""
+    """Fuse two files, or two folders paired by stem; return the pictures written.
+
+    `out` is a file for two files if it ends in .png, else a folder.
+    """
+    for path in (vi, ir):
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder")
+    if vi.is_file() != ir.is_file():
+        raise ValueError(f"{vi} and {ir}: give two files or two folders")
     if vi.is_file():
-        target = out / f"{vi.stem}.png" if out.is_dir() else out.with_suffix(".png")
+        target = out if out.suffix.lower() == ".png" else out / f"{vi.stem}.png"
         fuse_files(fuser, vi, ir, target)
         return [target]
     pairs, refused = pair_folders(vi, ir)
@@ -49,9 +60,24 @@ def fuse_paths(fuser: nn.Module, vi: Path, ir: Path, out: Path) -> list[Path]:
     return written
 
 
+def resolve_model(model: str, settings: Settings) -> str:
+    """Pin an alias to the version it points at now (`models:/NAME/VERSION`); folders stay folders."""
+    if not model.startswith("models:/"):
+        if not Path(model).is_dir():
+            raise ValueError(
+                f"{model}: no such bundle folder; a registered model is models:/NAME@ALIAS "
+                "or models:/NAME/VERSION"
+            )
+        return model
+    from infra import registry, tracking
+
+    version = registry.find_model(tracking.connect(settings), model)
+    return f"models:/{version.name}/{version.version}"
+
+
 def bundle_of(model: str, settings: Settings) -> Path:
     """The folder of a model's bundle; a registered one is fetched into the work folder's cache."""
-    if not model.startswith("models:/"):
+    if not resolve_model(model, settings).startswith("models:/"):
         return Path(model)
     from infra import registry, tracking
 
@@ -68,9 +94,11 @@ def bundle_of(model: str, settings: Settings) -> Path:
 
 def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
-    fuser = load_bundle(bundle_of(arguments.model, settings))
+    model = resolve_model(arguments.model, settings)
+    fuser = load_bundle(bundle_of(model, settings))
     written = fuse_paths(fuser, arguments.vi, arguments.ir, arguments.out)
-    say(f"fused {len(written)} pair{'s' if len(written) > 1 else ''}: {written[0].parent}")
+    where = written[0] if len(written) == 1 else f"{len(written)} pictures in {written[0].parent}"
+    facts({"model": model, "fused": str(where)})
 
 
 def main() -> None:
@@ -81,7 +109,9 @@ def main() -> None:
     )
     parser.add_argument("--vi", type=Path, required=True, help="visible picture, or folder")
     parser.add_argument("--ir", type=Path, required=True, help="infrared picture, or folder")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write, or folder")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="PNG to write (for two files), or folder"
+    )
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)
 

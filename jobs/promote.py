@@ -60,6 +60,10 @@ def promote(
         against = f"version {champion.version}" if champion else "the source average"
         for reason in verdict.reasons:
             say(f"  {reason}")
+        if champion and not verdict.comparisons:
+            # They could not be compared at all: most likely on different scenes.
+            same = f"models:/{name}/{champion.version} --scenes INDEX --split SPLIT"
+            say(f"  the champion is measured anew with: python -m jobs.evaluate {same}")
         if verdict.passed:
             registry.promote(client, challenger, _evidence(challenger, against, verdict))
         facts(
@@ -117,7 +121,7 @@ def _main(arguments: argparse.Namespace) -> None:
     recipe = override(find_recipe(PROMOTION, arguments.recipe), arguments.overrides)
     promoted = promote(recipe, settings, name=arguments.name, version=arguments.version)
     if not promoted.passed:
-        raise ValueError(f"the gate refused version {promoted.version}: {promoted.reasons[0]}")
+        raise ValueError(f"the gate refused version {promoted.version}, for the reasons above")
     say(f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …")
 
 

@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from infra.settings import REPOSITORY, declared_environment, job_server
+from infra.settings import REPOSITORY, declared_environment, job_server, read_settings
 from jobs.console import run_command, say
 
 
@@ -34,7 +34,7 @@ def _main(arguments: argparse.Namespace) -> None:
 
     entrypoint = entrypoint_of(arguments.command)
     address = arguments.address or job_server()
-    job_id = submit_job(address, entrypoint, declared_environment())
+    job_id = submit_job(address, entrypoint, declared_environment(), work=read_settings().work)
     say(f"job {job_id}: {entrypoint}")
     if arguments.detach:
         say(f"follow it: .venv/bin/ray job logs --follow --address {address} {job_id}")

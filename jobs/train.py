@@ -30,7 +30,7 @@ from jobs.recipes import TRAINING
 from pipelines.checkpoints import read_config
 from pipelines.dataset import DatasetVersion, find_version, manifest_path
 from pipelines.export import fuser_of_checkpoint, write_bundle
-from pipelines.files import whole_folder
+from pipelines.files import sha256_of_file, whole_folder
 from pipelines.seeding import digest_of
 from pipelines.training import TrainingConfig, make_objective, run_training
 
@@ -52,13 +52,13 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     from infra import cluster, tracking
 
     client = tracking.connect(settings)
-    version = find_version(settings.datasets, recipe.dataset)
-    digest = digest_of([recipe.model_dump(mode="json"), version.digest])
-    done = tracking.find_run(client, digest)
-    if done and done.info.status == "FINISHED":
-        say(f"  this configuration is trained already: run {done.info.run_id}")
-        return Trained(run_id=done.info.run_id, model=done.data.tags.get("registered_model"))
+    version = find_version(settings.datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
+    digest = config_digest(recipe, version, config)
+    before = tracking.find_run(client, digest)
+    if before and before.info.status == "FINISHED":
+        say(f"  this configuration is trained already: run {before.info.run_id}")
+        return Trained(run_id=before.info.run_id, model=before.data.tags.get("registered_model"))
     make_objective(config)  # what is wrong with the configuration shows here, not on the workers
     tags = run_tags(recipe, version, name=name, digest=digest)
     run_id = tracking.open_run(
@@ -70,7 +70,7 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
             name=version.name, digest=version.digest[:36], uri=config.dataset
         ),
     ).info.run_id
-    facts({"run": run_id, "dataset": version.name, "workers": str(recipe.num_workers)})
+    facts({"run": run_id + (" (resumed)" if before else ""), "dataset": version.name})
     try:
         with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
             checkpoint = cluster.run_ddp(
@@ -83,13 +83,27 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
                 use_gpu=recipe.use_gpu,
                 on_report=tracking.ReportLogger(settings.tracking_uri, run_id),
             )
+        tracking.log_folder(client, run_id, checkpoint, "checkpoint")
+        model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
     except BaseException as error:
-        tracking.fail_run(client, run_id, str(error) or type(error).__name__)
+        tracking.fail_run(client, run_id, error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            say("interrupted; the same command goes on from the last checkpoint")
         raise
-    tracking.log_folder(client, run_id, checkpoint, "checkpoint")
-    model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
     tracking.finish_run(client, run_id, tags={"registered_model": model} if model else None)
     return Trained(run_id=run_id, model=model)
+
+
+def config_digest(recipe: TrainRecipe, version: DatasetVersion, config: TrainingConfig) -> str:
+    """Digest of everything that decides the weights: settings, data, and Stage I's weights."""
+    stage1 = sha256_of_file(Path(config.stage1) / "model.safetensors") if config.stage1 else None
+    return digest_of([recipe.model_dump(mode="json"), version.digest, stage1])
+
+
+def _dataset_of(recipe: TrainRecipe) -> str:
+    if recipe.dataset is None:
+        raise ValueError("which dataset? say --set dataset=NAME, as jobs.generate named it")
+    return recipe.dataset
 
 
 def training_config(
@@ -123,10 +137,9 @@ def run_tags(
 
 def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
     """Train in this process, without Ray and MLflow; return the last checkpoint's folder."""
-    version = find_version(settings.datasets, recipe.dataset)
+    version = find_version(settings.datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
-    digest = digest_of([recipe.model_dump(mode="json"), version.digest])
-    folder = settings.runs / f"{name}-{digest[:12]}-local"
+    folder = settings.runs / f"{name}-{config_digest(recipe, version, config)[:12]}-local"
     with progress("steps", recipe.optim.num_steps) as advance:
 
         def report(metrics: dict[str, float], scratch: Path | None) -> None:
@@ -156,6 +169,10 @@ def _local_checkpoints(folder: Path) -> list[Path]:
 
 def _stage1_folder(source: str, settings: Settings) -> Path:
     if not source.startswith("runs:/"):
+        if not Path(source).is_dir():
+            raise ValueError(
+                f"stage1={source}: no such folder; a run's id is written runs:/{source}"
+            )
         read_config(Path(source))
         return Path(source).resolve()
     from infra import tracking
@@ -232,8 +249,10 @@ def _main(arguments: argparse.Namespace) -> None:
     facts({"run": trained.run_id, "model": trained.model or "not registered (Stage II registers)"})
     if trained.model:
         say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
-    else:
-        say(f"next: the Stage II recipe with --set stage1=runs:/{trained.run_id}")
+        return
+    stage2 = arguments.recipe.replace("stage1", "stage2")
+    settings_of_stage2 = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
+    say(f"next: python -m jobs.train {stage2} {settings_of_stage2}")
 
 
 def main() -> None:

@@ -102,8 +102,10 @@ def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
                 raise ValueError(
                     "stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID"
                 )
-            stage1_model = read_config(Path(config.stage1))["objective"]["model"]  # type: ignore[index]
-            check_same_networks(stage1_model, config.objective.model.model_dump(mode="json"))
+            stage1: Any = read_config(Path(config.stage1))["objective"]
+            if stage1["stage"] != "stage1":
+                raise ValueError(f"{config.stage1}: is a {stage1['stage']} checkpoint, not stage1")
+            check_same_networks(stage1["model"], config.objective.model.model_dump(mode="json"))
             objective.load_stage1(read_weights(Path(config.stage1)))
         case Stage1():
             if config.stage1 is not None:

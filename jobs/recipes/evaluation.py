@@ -10,8 +10,8 @@ def singles() -> EvaluateRecipe:
         scenarios=(
             "clean",
             "vi_blur",
-            "vi_random_noise",
             "vi_low_light",
+            "vi_random_noise",
             "ir_low_contrast",
             "ir_random_noise",
             "ir_stripe_noise",

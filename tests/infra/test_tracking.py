@@ -38,7 +38,10 @@ def test_a_run_holds_parameters_tags_and_its_dataset(client: MlflowClient) -> No
 def test_an_unfinished_run_is_taken_up_again(client: MlflowClient) -> None:
     tags = {"config_digest": "same"}
     first = tracking.open_run(client, name="a", config={"x": 1}, tags=tags).info.run_id
-    tracking.fail_run(client, first, "killed")
+    tracking.fail_run(client, first, KeyboardInterrupt())
+    stopped = client.get_run(first)
+    assert stopped.info.status == "KILLED"
+    assert stopped.data.tags["failure"] == "interrupted"
     again = tracking.open_run(client, name="a", config={"x": 1}, tags=tags).info.run_id
     assert again == first
     tracking.finish_run(client, first, tags={"registered_model": "models:/m/1"})
@@ -46,6 +49,7 @@ def test_an_unfinished_run_is_taken_up_again(client: MlflowClient) -> None:
     assert found is not None
     assert found.info.status == "FINISHED"
     assert found.data.tags["registered_model"] == "models:/m/1"
+    assert "failure" not in found.data.tags
     other = tracking.open_run(client, name="a", config={"x": 1}, tags={"config_digest": "other"})
     assert other.info.run_id != first
 

@@ -30,7 +30,7 @@ def test_demo_twice(
     demo(settings, smoke=True)
     first = capsys.readouterr().out
     client = tracking.connect(settings)
-    version = registry.find_model(client, "models:/dspfusion@challenger")
+    version = registry.find_model(client, "models:/dspfusion-demo@challenger")
     assert str(version.version) == "1"
     # From the version back to its runs, its data and its code.
     stage2 = client.get_run(version.run_id)
@@ -50,7 +50,7 @@ def test_demo_twice(
     assert page.count("data:image/") >= 6
     assert version.tags["evaluation_run_id"] in page
     # Four steps make no champion, and the gate says why.
-    assert registry.find_alias(client, "dspfusion", registry.CHAMPION) is None
+    assert registry.find_alias(client, "dspfusion-demo", registry.CHAMPION) is None
     assert "refused" in first
     assert cv2.imread(str(tmp_path / "demo" / "fused" / "fused.png")).shape == (192, 256, 3)
 
@@ -62,4 +62,4 @@ def test_demo_twice(
     assert [files_and_times(folder) for folder in kept] == before
     assert second.count("trained already") == 2
     assert "evaluated already" in second
-    assert len(client.search_model_versions("name = 'dspfusion'")) == 1
+    assert len(client.search_model_versions("name = 'dspfusion-demo'")) == 1
