@@ -10,7 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from degradations.blur import BlurParams, BlurRanges, apply_blur, draw_blur
+from degradations.blur import (
+    BlurParams,
+    BlurRanges,
+    GaussianBlurRanges,
+    apply_blur,
+    draw_blur,
+)
 from degradations.exposure import (
     ExposureParams,
     LowContrastParams,
@@ -23,15 +29,25 @@ from degradations.exposure import (
     draw_low_contrast,
 )
 from degradations.noise import (
+    GaussianNoiseParams,
+    GaussianNoiseRanges,
     IrRandomNoiseRanges,
     RandomNoiseParams,
     StripeNoiseParams,
     StripeNoiseRanges,
     ViRandomNoiseRanges,
+    apply_gaussian_noise,
     apply_random_noise,
     apply_stripe_noise,
+    draw_gaussian_noise,
     draw_random_noise,
     draw_stripe_noise,
+)
+from degradations.resolution import (
+    LowResolutionParams,
+    LowResolutionRanges,
+    apply_low_resolution,
+    draw_low_resolution,
 )
 from degradations.weather import (
     HazeParams,
@@ -45,6 +61,9 @@ from degradations.weather import (
 )
 
 Modality = Literal["vi", "ir"]
+# Whose experiments a degradation belongs to. What a recipe gets without naming anything is
+# DSPFusion's; the others it names.
+Suite = Literal["dspfusion", "drfusion"]
 
 
 class ViRanges(BaseModel):
@@ -58,6 +77,9 @@ class ViRanges(BaseModel):
     low_light: LowLightRanges = LowLightRanges()
     over_exposure: OverExposureRanges = OverExposureRanges()
     haze: HazeRanges = HazeRanges()
+    gaussian_blur: GaussianBlurRanges = GaussianBlurRanges()
+    gaussian_noise: GaussianNoiseRanges = GaussianNoiseRanges()
+    low_resolution: LowResolutionRanges = LowResolutionRanges()
 
 
 class IrRanges(BaseModel):
@@ -68,11 +90,18 @@ class IrRanges(BaseModel):
     low_contrast: LowContrastRanges = LowContrastRanges()
     random_noise: IrRandomNoiseRanges = IrRandomNoiseRanges()
     stripe_noise: StripeNoiseRanges = StripeNoiseRanges()
+    gaussian_blur: GaussianBlurRanges = GaussianBlurRanges()
+    gaussian_noise: GaussianNoiseRanges = GaussianNoiseRanges()
+    low_resolution: LowResolutionRanges = LowResolutionRanges()
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """One line of the table; `linear` means apply(a x + b y) = a apply(x) + b apply(y)."""
+    """One line of the table.
+
+    `linear` means y = A x + n until it is clipped: A linear, n white Gaussian noise or none, both
+    known from the parameters.  DRFusion inverts those (its spec, section 5).
+    """
 
     name: str
     modality: Modality
@@ -82,10 +111,12 @@ class Degradation:
     apply: Callable[[np.ndarray, Any], np.ndarray]
     linear: bool
     source: str
+    suite: Suite = "dspfusion"
 
 
 _VI = ViRanges()
 _IR = IrRanges()
+_LINEAR_OF: tuple[tuple[Modality, ViRanges | IrRanges], ...] = (("vi", _VI), ("ir", _IR))
 
 # fmt: off
 _TABLE: tuple[Degradation, ...] = (
@@ -112,6 +143,21 @@ _TABLE: tuple[Degradation, ...] = (
     Degradation("stripe_noise", "ir", _IR.stripe_noise, StripeNoiseParams,
                 draw_stripe_noise, apply_stripe_noise,
                 linear=False, source="spec 3.5, IR SN: DSPFusion shipped samples"),
+    *(
+        line
+        for modality, ranges in _LINEAR_OF
+        for line in (
+            Degradation("gaussian_blur", modality, ranges.gaussian_blur, BlurParams,
+                        draw_blur, apply_blur, linear=True, suite="drfusion",
+                        source="DRFusion spec 5 and 7, blur"),
+            Degradation("gaussian_noise", modality, ranges.gaussian_noise, GaussianNoiseParams,
+                        draw_gaussian_noise, apply_gaussian_noise, linear=True, suite="drfusion",
+                        source="DRFusion spec 5 and 7, noise"),
+            Degradation("low_resolution", modality, ranges.low_resolution, LowResolutionParams,
+                        draw_low_resolution, apply_low_resolution, linear=True, suite="drfusion",
+                        source="DRFusion spec 5 and 7, composite"),
+        )
+    ),
 )
 # fmt: on
 
@@ -121,10 +167,12 @@ def find(modality: Modality, name: str) -> Degradation:
     for degradation in _TABLE:
         if degradation.modality == modality and degradation.name == name:
             return degradation
-    known = ", ".join(names(modality))
+    known = ", ".join((*names(modality), *names(modality, suite="drfusion")))
     raise ValueError(f"no degradation {name!r} for modality {modality!r}; known: {known}")
 
 
-def names(modality: Modality) -> tuple[str, ...]:
-    """The degradations of one camera in the order of the table; "clean" is none of them."""
-    return tuple(entry.name for entry in _TABLE if entry.modality == modality)
+def names(modality: Modality, *, suite: Suite = "dspfusion") -> tuple[str, ...]:
+    """The degradations of one camera and suite in the order of the table; "clean" is none of them."""
+    return tuple(
+        entry.name for entry in _TABLE if entry.modality == modality and entry.suite == suite
+    )

@@ -20,10 +20,19 @@ def _not_negative(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
+def _positive(interval: tuple[int, int]) -> tuple[int, int]:
+    if interval[0] < 1:
+        raise ValueError(f"interval {interval!r} begins below one; raise its low end to 1 or more")
+    return interval
+
+
 Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
 NonNegativeInterval = Annotated[Interval, AfterValidator(_not_negative)]
 NonNegativeIntInterval = Annotated[
     tuple[int, int], AfterValidator(_ordered), AfterValidator(_not_negative)
+]
+PositiveIntInterval = Annotated[
+    tuple[int, int], AfterValidator(_ordered), AfterValidator(_positive)
 ]
 
 

@@ -1,4 +1,4 @@
-"""Sensor noise: random (Gaussian, shot, salt and pepper) and stripe noise.
+"""Sensor noise: random (Gaussian, shot, salt and pepper), plain Gaussian, and stripe noise.
 
 Convention: H×W×C float32 in [0, 1]; strengths in 8-bit levels; the field is regenerated from the
 `seed` in the parameters, so a record reproduces the pixels.  Legend: H W pixels, C channels.
@@ -55,6 +55,23 @@ class RandomNoiseParams(BaseModel):
     seed: int = Field(ge=0)
 
 
+class GaussianNoiseRanges(BaseModel):
+    """DRFusion spec 7: white Gaussian of 14 levels in both cameras; no shot noise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sigma_range_level: NonNegativeInterval = (14.0, 14.0)
+
+
+class GaussianNoiseParams(BaseModel):
+    """White noise of std `sigma_level`, independent in every pixel and channel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sigma_level: float = Field(ge=0, allow_inf_nan=False)
+    seed: int = Field(ge=0)
+
+
 class StripeNoiseRanges(BaseModel):
     """Spec 3.5, IR SN, last column: Gaussian std U(5, 10) and column std U(5, 8.5)."""
 
@@ -88,6 +105,15 @@ def draw_random_noise(
     )
 
 
+def draw_gaussian_noise(
+    ranges: GaussianNoiseRanges, rng: np.random.Generator
+) -> GaussianNoiseParams:
+    """Draw the strength and the seed of the field."""
+    return GaussianNoiseParams(
+        sigma_level=draw_uniform(ranges.sigma_range_level, rng), seed=draw_seed(rng)
+    )
+
+
 def draw_stripe_noise(ranges: StripeNoiseRanges, rng: np.random.Generator) -> StripeNoiseParams:
     """Draw both strengths and the seed of the field."""
     return StripeNoiseParams(
@@ -110,6 +136,13 @@ def apply_random_noise(image: np.ndarray, params: RandomNoiseParams) -> np.ndarr
     if params.pepper_fraction > 0:
         levels[rng.random(image.shape[:2]) < params.pepper_fraction] = 0
     return levels / np.float32(255)
+
+
+def apply_gaussian_noise(image: np.ndarray, params: GaussianNoiseParams) -> np.ndarray:
+    """DRFusion spec 5, noise: y = x + n, clipped as a sensor does; the mean stays elsewhere."""
+    rng = _field_generator(params.seed)
+    field = _gaussian(image.shape, params.sigma_level, rng)  # H W C
+    return np.clip(image + field / np.float32(255), 0, 1)
 
 
 def apply_stripe_noise(image: np.ndarray, params: StripeNoiseParams) -> np.ndarray:

@@ -76,9 +76,9 @@ def publish_version(
     """Write the manifest, last and whole. An equal version that exists already is returned as it is."""
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
     index_digest = digest_of(sorted(scene.digest for scene in scenes))
-    digest = digest_of(
-        [config.model_dump(mode="json"), index_digest, [shard.sha256 for shard in ordered]]
-    )
+    # As in a shard's address, ranges that nothing uses do not make another version.
+    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
+    digest = digest_of([recipe, index_digest, [shard.sha256 for shard in ordered]])
     version = DatasetVersion(
         digest=digest,
         config=config,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from degradations.blur import BlurParams, BlurRanges, apply_blur, draw_blur
+from degradations.blur import BlurParams, BlurRanges, GaussianBlurRanges, apply_blur, draw_blur
 
 PARAMS = BlurParams(size_px=21, sigma_px=2.0)
 
@@ -67,6 +67,18 @@ def test_draw_stays_in_the_ranges():
     sigmas = [draw_blur(BlurRanges(), rng).sigma_px for _ in range(200)]
     assert 0.2 <= min(sigmas) < 0.6
     assert 3.6 < max(sigmas) <= 4.0
+
+
+def test_the_blur_of_drfusion_is_the_whole_gaussian():
+    # DRFusion spec 5: the transfer function is that of sigma 2.0, which a cut kernel would miss.
+    params = draw_blur(GaussianBlurRanges(), np.random.default_rng(0))
+    assert params.sigma_px == 2.0
+    dot = np.zeros((64, 64, 1), dtype=np.float32)
+    dot[32, 32] = 1
+    transfer = np.abs(np.fft.fft2(apply_blur(dot, params)[..., 0]))
+    frequency = np.fft.fftfreq(64)
+    squared = frequency[:, None] ** 2 + frequency[None] ** 2
+    np.testing.assert_allclose(transfer, np.exp(-2 * (np.pi * 2.0) ** 2 * squared), atol=1e-4)
 
 
 @pytest.mark.parametrize(

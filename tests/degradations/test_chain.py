@@ -9,6 +9,7 @@ import pytest
 from degradations.blur import BlurRanges
 from degradations.catalogue import IrRanges, ViRanges, names
 from degradations.chain import Applied, DegradationRecord, apply_chain, draw_chain
+from degradations.noise import GaussianNoiseRanges
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +21,12 @@ def picture(modality: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("modality", "name"),
-    [("vi", name) for name in names("vi")] + [("ir", name) for name in names("ir")],
+    [
+        (modality, name)
+        for modality in ("vi", "ir")
+        for suite in ("dspfusion", "drfusion")
+        for name in names(modality, suite=suite)
+    ],
 )
 def test_every_degradation_runs_through_a_chain(modality, name):
     image = picture(modality)
@@ -42,6 +48,16 @@ def test_a_chain_applies_in_order():
     both = apply_chain(image, "vi", [dark, noisy])
     np.testing.assert_array_equal(both, apply_chain(step, "vi", [noisy]))
     assert not np.array_equal(both, apply_chain(image, "vi", [noisy, dark]))
+
+
+def test_the_mixed_chain_of_drfusion_matches_its_measured_residual():
+    # DRFusion spec 7: block means of (blurred + noise of 8.07) leave a noise of 2.06 levels.
+    ranges = IrRanges(gaussian_noise=GaussianNoiseRanges(sigma_range_level=(8.07, 8.07)))
+    mixed = ["gaussian_blur", "gaussian_noise", "low_resolution"]
+    chain = draw_chain("ir", mixed, np.random.default_rng(0), ranges=ranges)
+    flat = np.full((256, 256, 1), 0.5, np.float32)
+    coarse = apply_chain(flat, "ir", chain)[::4, ::4] * 255
+    assert coarse.std() == pytest.approx(8.07 / 4, rel=0.03)
 
 
 def test_an_empty_chain_is_a_copy():

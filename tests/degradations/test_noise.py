@@ -2,13 +2,17 @@ import numpy as np
 import pytest
 
 from degradations.noise import (
+    GaussianNoiseParams,
+    GaussianNoiseRanges,
     IrRandomNoiseRanges,
     RandomNoiseParams,
     StripeNoiseParams,
     StripeNoiseRanges,
     ViRandomNoiseRanges,
+    apply_gaussian_noise,
     apply_random_noise,
     apply_stripe_noise,
+    draw_gaussian_noise,
     draw_random_noise,
     draw_stripe_noise,
 )
@@ -17,7 +21,9 @@ RANDOM = RandomNoiseParams(
     sigma_level=14.0, peak=80, salt_fraction=0.01, pepper_fraction=0.01, seed=7
 )
 STRIPE = StripeNoiseParams(sigma_level=8.0, column_sigma_level=7.0, seed=7)
+GAUSSIAN = GaussianNoiseParams(sigma_level=14.0, seed=7)
 KERNELS = [
+    pytest.param(apply_gaussian_noise, GAUSSIAN, id="gaussian_noise"),
     pytest.param(apply_random_noise, RANDOM, id="random_noise"),
     pytest.param(apply_stripe_noise, STRIPE, id="stripe_noise"),
 ]
@@ -70,6 +76,19 @@ def test_known_values_salt_and_pepper():
     assert (noisy == 0).mean() == pytest.approx(0.05, abs=0.004)
 
 
+def test_known_values_gaussian_noise():
+    residual = apply_gaussian_noise(flat(128, channels=3), GAUSSIAN) * 255 - 128
+    assert residual.std() == pytest.approx(14.0, rel=0.01)
+    assert residual.mean() == pytest.approx(0, abs=0.15)
+    # White: neighbours and channels know nothing of each other.
+    products = (
+        residual[:, 1:] * residual[:, :-1],
+        residual[1:] * residual[:-1],
+        residual[..., 1:] * residual[..., :-1],
+    )
+    assert all(abs(product.mean()) < 0.02 * 14.0**2 for product in products)
+
+
 def test_known_values_stripe_noise():
     residual = (apply_stripe_noise(flat(128), STRIPE) * 255 - 128)[..., 0]
     columns = residual.mean(axis=0)
@@ -93,6 +112,9 @@ def test_deterministic(apply, params):
     ("apply", "params"),
     [
         pytest.param(apply_random_noise, random_noise(), id="random_noise"),
+        pytest.param(
+            apply_gaussian_noise, GaussianNoiseParams(sigma_level=0, seed=7), id="gaussian_noise"
+        ),
         pytest.param(
             apply_stripe_noise,
             StripeNoiseParams(sigma_level=0, column_sigma_level=0, seed=7),
@@ -121,6 +143,9 @@ def test_draws_stay_in_the_ranges():
     assert {draw.peak for draw in draws} == set(range(70, 91))
     assert {draw.sigma_level for draw in draws} == {10.0}
     assert len({draw.seed for draw in draws}) == 300
+    white = [draw_gaussian_noise(GaussianNoiseRanges(), rng) for _ in range(20)]
+    assert {draw.sigma_level for draw in white} == {14.0}
+    assert len({draw.seed for draw in white}) == 20
     stripes = [draw_stripe_noise(StripeNoiseRanges(), rng) for _ in range(200)]
     assert all(5 <= stripe.sigma_level <= 10 for stripe in stripes)
     assert all(5 <= stripe.column_sigma_level <= 8.5 for stripe in stripes)

@@ -4,6 +4,7 @@ from pydantic import ValidationError
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
 from degradations.weather import HazeRanges
+from jobs.recipes.datasets import paper, small
 from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.scenes import Scene
 
@@ -62,6 +63,15 @@ def test_moving_the_files_changes_nothing(big: DatasetConfig) -> None:
     scenes = [scene(index) for index in range(40)]
     moved = [item.model_copy(update={"vi_uri": "/elsewhere"}) for item in scenes]
     assert names(big, scenes) == names(big, moved)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "address"),
+    [(paper(), "0f35a1e8ac61d0431f1b6666"), (small(), "2496871bf578b232cc887719")],
+)
+def test_the_address_of_a_recipe_is_what_it_always_was(recipe: DatasetConfig, address: str) -> None:
+    """A new degradation or setting must not rebuild the shards that do not use it."""
+    assert names(recipe, [scene(index) for index in range(12)]) == {address}
 
 
 def test_ranges_count_where_they_are_used(config: DatasetConfig) -> None:
