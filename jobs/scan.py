@@ -1,16 +1,20 @@
 """python -m jobs.scan FOLDER [--name NAME]: index registered IR/VI pairs.
 
-Writes `<work>/scenes/<name>.parquet`; the other commands take it by that name.
+Writes `<work>/scenes/<name>.parquet`, which the other commands take by that name, and beside it
+`<name>.report.json`: every file that was refused and why, and scenes that leak between splits.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
+from pipelines.duplicates import Leak, find_leaks
+from pipelines.files import write_whole
 from pipelines.scenes import (
     ScanResult,
     check_refused_share,
@@ -37,15 +41,36 @@ def scan_folder(
             split=split,
             on_progress=lambda done, total: advance(done, total=total),
         )
-    check_refused_share(result, max_share=max_refused_share)
     path = index_path(settings, name)
+    leaks = find_leaks(result.scenes)
+    # Before anything can fail: a scan that refuses too much is the one whose report is read.
+    report = path.with_suffix(".report.json")
+    write_whole(report, _report(result, leaks))
+    check_refused_share(result, max_share=max_refused_share)
     write_scenes(result, path)
     per_split = Counter(scene.split for scene in result.scenes)
     shown = {split: f"{count} scenes" for split, count in sorted(per_split.items())}
     if result.refused:
         shown["refused"] = describe_refused(result.refused)
-    facts({**shown, "index": str(path)})
+    if leaks:
+        shown["leaks"] = _describe_leaks(leaks)
+    facts({**shown, "index": str(path), "report": str(report)})
     return result
+
+
+def _report(result: ScanResult, leaks: list[Leak]) -> bytes:
+    parts = {
+        "num_scenes": len(result.scenes),
+        "refused": [item.model_dump() for item in result.refused],
+        "leaks": [leak.model_dump() for leak in leaks],
+    }
+    return json.dumps(parts, indent=1).encode()
+
+
+def _describe_leaks(leaks: list[Leak], *, most: int = 3) -> str:
+    shown = ", ".join(f"{leak.first} and {leak.second}" for leak in leaks[:most])
+    more = f", and {len(leaks) - most} more" if len(leaks) > most else ""
+    return f"{len(leaks)} pairs of scenes look the same in two splits: {shown}{more}"
 
 
 def index_path(settings: Settings, name: str) -> Path:
@@ -76,7 +101,11 @@ def _main(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m jobs.scan", description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds vi/ and ir/, or split folders that do")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="holds vi/ and ir/, split folders that do, or another known layout",
+    )
     parser.add_argument("--name", help="name of the index (default: the folder's)")
     parser.add_argument("--split", default="train", help="split of a folder without split folders")
     parser.add_argument("--max-refused-share", type=float, default=0.01)

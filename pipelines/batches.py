@@ -141,8 +141,8 @@ def load_sample(
     sources: dict[str, Callable[[], Tensor]] = {
         "vi_lq": lambda: cut(scene, f"vi_{group.vi}", window),
         "ir_lq": lambda: cut(scene, f"ir_{group.ir}", window),
-        "vi_gt": lambda: cut(scene, "vi_clean", window),
-        "ir_gt": lambda: cut(scene, "ir_clean", window),
+        "vi_gt": lambda: cut(scene, "vi_gt", window),
+        "ir_gt": lambda: cut(scene, "ir_gt", window),
         "vi_pos": lambda: torch.stack(  # K 3 H W
             [
                 cut(other, f"vi_{group.vi}", at)

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.files import write_whole
+from pipelines.layouts import Refused
 from pipelines.plan import DatasetConfig, ShardSpec
-from pipelines.scenes import Refused, Scene
+from pipelines.scenes import Scene
 from pipelines.seeding import digest_of
 from pipelines.shards import ShardInfo, find_shard
 

@@ -13,15 +13,23 @@ from torch import Tensor
 
 def decode_vi(data: bytes, name: str) -> np.ndarray:
     """Decode a visible picture to uint8 H×W×3 RGB; grey is replicated, EXIF rotation applied."""
-    image = _decode(data, name)
+    return as_vi(decode(data, name))
+
+
+def decode_ir(data: bytes, name: str) -> np.ndarray:
+    """Decode an infrared picture to uint8 H×W×1; equal channels are one, colour is refused."""
+    return as_ir(decode(data, name), name)
+
+
+def as_vi(image: np.ndarray) -> np.ndarray:
+    """Turn what `decode` returns into H×W×3 RGB."""
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
-def decode_ir(data: bytes, name: str) -> np.ndarray:
-    """Decode an infrared picture to uint8 H×W×1; equal channels are one, colour is refused."""
-    image = _decode(data, name)
+def as_ir(image: np.ndarray, name: str) -> np.ndarray:
+    """Turn what `decode` returns into H×W×1."""
     if image.ndim == 2:
         return image[:, :, None]
     # JPEG and palettes leave equal-channel grey off by a level or two; false colour is far off.
@@ -30,14 +38,32 @@ def decode_ir(data: bytes, name: str) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, 1:2])
 
 
-def _decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Decode a picture by its bytes, whatever its extension: uint8 H×W or H×W×3 BGR.
+
+    Palettes become colours, alpha goes, EXIF rotation is applied.  A truncated file is refused, and
+    so is 16 bits a channel: the way to 8 bits (a fixed radiometric window, not one picture's own
+    range) is known to the owner of the camera, and a guess here would change every contrast.
+    """
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
-        raise ValueError(f"{name}: not an image that can be decoded")
+        raise ValueError(f"{name}: not an image that can be decoded, or cut short")
     if image.dtype != np.uint8:
-        raise ValueError(f"{name}: {image.dtype} picture; convert it to 8 bits a channel first")
+        raise ValueError(
+            f"{name}: {image.dtype} picture; convert it to 8 bits a channel first, "
+            "with one window for all pictures of the camera"
+        )
     return image
+
+
+def perceptual_hash(image: np.ndarray) -> str:
+    """Hash a picture (as `decode` returns it) so that near copies differ in few of 64 bits."""
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    lowest = cv2.dct(small)[:8, :8].ravel()
+    signs = lowest > np.median(lowest)
+    return np.packbits(signs).tobytes().hex()
 
 
 def encode_png(image: np.ndarray) -> bytes:

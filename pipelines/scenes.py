@@ -6,7 +6,6 @@ A scene is one registered pair. Its split is decided here, by scene, never by va
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,16 +16,27 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.files import whole_file
-from pipelines.images import decode_ir, decode_vi
+from pipelines.images import as_ir, as_vi, decode, decode_ir, decode_vi, perceptual_hash
+from pipelines.layouts import Refused, SourcePair, find_pairs, normalise, pair_by_stem
 from pipelines.seeding import digest_of
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-VI_FOLDERS = ("vi", "vis", "visible")
-IR_FOLDERS = ("ir", "inf", "infrared")
+
+class Native(BaseModel):
+    """A degraded variant that exists as a file: `member` is "vi_blur", "ir_stripe_noise", …"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    member: str
+    uri: str
+    sha256: str
 
 
 class Scene(BaseModel):
-    """One registered pair. Sizes in pixels; URIs are absolute paths."""
+    """One registered pair. Sizes in pixels; URIs are absolute paths.
+
+    `natives` go into shards as they are; then the pair itself is the enhanced target.  Channels are
+    the decoded file's (a palette counts as colour); an empty hash is one that was never made.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,20 +50,19 @@ class Scene(BaseModel):
     height: int = Field(gt=0)
     vi_sha256: str
     ir_sha256: str
+    vi_channels: int = 3
+    ir_channels: int = 1
+    vi_phash: str = ""
+    ir_phash: str = ""
+    natives: tuple[Native, ...] = ()
 
     @property
     def digest(self) -> str:
         """Digest of name and contents; where the files lie does not matter."""
-        return digest_of([self.id, self.vi_sha256, self.ir_sha256])
-
-
-class Refused(BaseModel):
-    """A file that is not part of a usable pair, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    reason: str
+        contents: list[object] = [self.id, self.vi_sha256, self.ir_sha256]
+        if self.natives:
+            contents.append([[native.member, native.sha256] for native in self.natives])
+        return digest_of(contents)
 
 
 class ScanResult(BaseModel):
@@ -72,29 +81,21 @@ def scan(
     split: str = "train",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScanResult:
-    """Index the pairs below `root`, which holds `vi/` and `ir/`, or split folders that hold them.
+    """Index the pairs below `root`, in any of the layouts of `pipelines.layouts`.
 
-    `split` names the split of a root without split folders. Pairs share their file stem.
-    Raises ValueError when the folder is missing or holds no such folders.
+    `split` names the split of a root without split folders.
+    Raises ValueError when the folder is missing or fits no layout.
     """
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; give the folder that holds vi/ and ir/")
-    dataset = dataset or _normalise(root.name)
+    dataset = dataset or normalise(root.name)
     scenes: list[Scene] = []
-    refused: list[Refused] = []
-    jobs = []
-    for name, vi_folder, ir_folder in _split_folders(root, split):
-        pairs, unpaired = _pair_by_stem(vi_folder, ir_folder)
-        refused += unpaired
-        jobs += [(dataset, name, vi, ir) for vi, ir in pairs]
+    pairs, refused = find_pairs(root, split=split)
     with ThreadPoolExecutor() as pool:
-        for done, outcome in enumerate(pool.map(lambda job: _check_pair(*job), jobs), start=1):
-            if isinstance(outcome, Scene):
-                scenes.append(outcome)
-            else:
-                refused.append(outcome)
+        checked = pool.map(lambda pair: _check_pair(dataset, pair), pairs)
+        for done, (scene, bad) in enumerate(checked, start=1):
+            scenes += [scene] if scene else []
+            refused += bad
             if on_progress:
-                on_progress(done, len(jobs))
+                on_progress(done, len(pairs))
     unique, clashes = _without_clashes(scenes)
     return ScanResult(scenes=tuple(unique), refused=tuple(refused + clashes))
 
@@ -165,11 +166,7 @@ def read_pair(vi_path: Path, ir_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read two files as a pair of equal size (as `load_pair`, without checksums)."""
     vi = decode_vi(_read_bytes(vi_path), str(vi_path))
     ir = decode_ir(_read_bytes(ir_path), str(ir_path))
-    if vi.shape[:2] != ir.shape[:2]:
-        raise ValueError(
-            f"{vi_path}: VI is {vi.shape[1]}x{vi.shape[0]} but IR is {ir.shape[1]}x{ir.shape[0]}; "
-            "register the pair to one size first"
-        )
+    _check_sizes(vi, ir, vi_path)
     return vi, ir
 
 
@@ -178,7 +175,15 @@ def pair_folders(vi_folder: Path, ir_folder: Path) -> tuple[list[tuple[Path, Pat
     for folder in (vi_folder, ir_folder):
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-    return _pair_by_stem(vi_folder, ir_folder)
+    pairs, refused = pair_by_stem(vi_folder, ir_folder)
+    return [(pair.vi, pair.ir) for pair in pairs], refused
+
+
+def load_native(scene: Scene, member: str) -> np.ndarray:
+    """Read a native variant as it was scanned: uint8 H×W×3 RGB (VI) or H×W×1 (IR)."""
+    native = next(native for native in scene.natives if native.member == member)
+    data = _read_checked(native.uri, native.sha256)
+    return decode_vi(data, native.uri) if member.startswith("vi") else decode_ir(data, native.uri)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -194,81 +199,66 @@ def _read_checked(uri: str, sha256: str) -> bytes:
     return data
 
 
-def _split_folders(root: Path, split: str) -> list[tuple[str, Path, Path]]:
-    here = _modality_folders(root)
-    if here:
-        return [(split, *here)]
-    below = [
-        (_normalise(folder.name), *found)
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and (found := _modality_folders(folder))
-    ]
-    if not below:
-        raise ValueError(
-            f"{root}: holds neither vi/ and ir/ nor split folders (train/, val/) with them"
-        )
-    return below
-
-
-def _modality_folders(folder: Path) -> tuple[Path, Path] | None:
-    children = {child.name.lower(): child for child in folder.iterdir() if child.is_dir()}
-    vi = next((children[name] for name in VI_FOLDERS if name in children), None)
-    ir = next((children[name] for name in IR_FOLDERS if name in children), None)
-    if (vi is None) != (ir is None):
-        present = vi or ir
-        raise ValueError(
-            f"{folder}: has {present.name if present else ''}/ but not its partner folder"
-        )
-    return (vi, ir) if vi and ir else None
-
-
-def _pair_by_stem(
-    vi_folder: Path, ir_folder: Path
-) -> tuple[list[tuple[Path, Path]], list[Refused]]:
-    vi_files, refused_vi = _images_by_stem(vi_folder)
-    ir_files, refused_ir = _images_by_stem(ir_folder)
-    refused = refused_vi + refused_ir
-    for stem in sorted(vi_files.keys() ^ ir_files.keys()):
-        path = vi_files.get(stem) or ir_files[stem]
-        missing = "IR" if stem in vi_files else "VI"
-        refused.append(Refused(path=str(path), reason=f"has no {missing} picture of the same name"))
-    both = sorted(vi_files.keys() & ir_files.keys())
-    return [(vi_files[stem], ir_files[stem]) for stem in both], refused
-
-
-def _images_by_stem(folder: Path) -> tuple[dict[str, Path], list[Refused]]:
-    found: dict[str, Path] = {}
-    refused = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_dir():
-            continue
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            refused.append(Refused(path=str(path), reason="not an image file (by its extension)"))
-        elif path.stem in found:
-            reason = f"second file of the stem {path.stem!r} beside {found[path.stem].name}"
-            refused.append(Refused(path=str(path), reason=reason))
-        else:
-            found[path.stem] = path
-    return found, refused
-
-
-def _check_pair(dataset: str, split: str, vi_path: Path, ir_path: Path) -> Scene | Refused:
+def _check_pair(dataset: str, pair: SourcePair) -> tuple[Scene | None, list[Refused]]:
+    """Decode both files and every native; a bad file is refused by name, with its reason."""
     try:
-        vi, _ = read_pair(vi_path, ir_path)
+        vi_data, ir_data = _read_bytes(pair.vi), _read_bytes(pair.ir)
+        vi, ir = decode(vi_data, str(pair.vi)), decode(ir_data, str(pair.ir))
+        _check_sizes(as_vi(vi), as_ir(ir, str(pair.ir)), pair.vi)
     except ValueError as error:
-        path, _, reason = str(error).partition(": ")
-        return Refused(path=path, reason=reason)
-    return Scene(
-        id=_normalise(f"{dataset}-{split}-{vi_path.stem}"),
+        return None, [_refusal(error)]
+    natives, refused = _check_natives(pair, vi.shape[:2])
+    scene = Scene(
+        id=normalise(f"{dataset}-{pair.split}-{pair.stem}"),
         dataset=dataset,
-        split=split,
-        vi_uri=str(vi_path.resolve()),
-        ir_uri=str(ir_path.resolve()),
+        split=pair.split,
+        vi_uri=str(pair.vi.resolve()),
+        ir_uri=str(pair.ir.resolve()),
         width=vi.shape[1],
         height=vi.shape[0],
-        vi_sha256=hashlib.sha256(vi_path.read_bytes()).hexdigest(),
-        ir_sha256=hashlib.sha256(ir_path.read_bytes()).hexdigest(),
+        vi_sha256=hashlib.sha256(vi_data).hexdigest(),
+        ir_sha256=hashlib.sha256(ir_data).hexdigest(),
+        vi_channels=_num_channels(vi),
+        ir_channels=_num_channels(ir),
+        vi_phash=perceptual_hash(vi),
+        ir_phash=perceptual_hash(ir),
+        natives=tuple(natives),
     )
+    return scene, refused
+
+
+def _check_natives(pair: SourcePair, size: tuple[int, ...]) -> tuple[list[Native], list[Refused]]:
+    natives, refused = [], []
+    for member, path in pair.natives:
+        try:
+            data = _read_bytes(path)
+            image = decode(data, str(path))
+            image = as_vi(image) if member.startswith("vi") else as_ir(image, str(path))
+            if image.shape[:2] != size:
+                raise ValueError(f"{path}: {image.shape[1]}x{image.shape[0]}, unlike its target")
+        except ValueError as error:
+            refused.append(_refusal(error))
+        else:
+            sha256 = hashlib.sha256(data).hexdigest()
+            natives.append(Native(member=member, uri=str(path.resolve()), sha256=sha256))
+    return natives, refused
+
+
+def _check_sizes(vi: np.ndarray, ir: np.ndarray, vi_path: Path) -> None:
+    if vi.shape[:2] != ir.shape[:2]:
+        raise ValueError(
+            f"{vi_path}: VI is {vi.shape[1]}x{vi.shape[0]} but IR is {ir.shape[1]}x{ir.shape[0]}; "
+            "register the pair to one size first"
+        )
+
+
+def _refusal(error: ValueError) -> Refused:
+    path, _, reason = str(error).partition(": ")
+    return Refused(path=path, reason=reason)
+
+
+def _num_channels(image: np.ndarray) -> int:
+    return 1 if image.ndim == 2 else image.shape[2]
 
 
 def _without_clashes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Refused]]:
@@ -282,13 +272,13 @@ def _without_clashes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Refused
     return list(unique.values()), clashes
 
 
-def _normalise(name: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "scene"
+_NATIVES = pa.list_(pa.struct([(name, pa.string()) for name in Native.model_fields]))
 
 
-_SCHEMA = pa.schema(
-    [
-        (name, pa.int32() if field.annotation is int else pa.string())
-        for name, field in Scene.model_fields.items()
-    ]
-)
+def _column(name: str, annotation: object) -> tuple[str, pa.DataType]:
+    if name == "natives":
+        return name, _NATIVES
+    return name, pa.int32() if annotation is int else pa.string()
+
+
+_SCHEMA = pa.schema([_column(name, field.annotation) for name, field in Scene.model_fields.items()])

@@ -4,6 +4,7 @@ A scene is the sample `<id>`:
 
     <id>.vi_gt.png         <id>.ir_gt.png               the clean pair, PNG
     <id>.vi_blur.npy.zst   <id>.ir_stripe_noise.npy.zst each variant, uint8 H×W×C (or .png)
+    <id>.vi_clean.npy.zst  <id>.ir_clean.npy.zst        a native undegraded input, unlike its target
     <id>.json              SampleMeta: sizes, degradation records, contrastive groups
 
 Beside `<name>.tar` stands its marker `<name>.json`, written last: its presence means the shard is
@@ -15,7 +16,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -24,17 +25,22 @@ import pyarrow as pa
 import webdataset as wds
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from degradations.catalogue import Modality
 from degradations.chain import Applied, apply_chain, draw_chain
 from pipelines.files import sha256_of_file, whole_file, write_whole
-from pipelines.groups import Group, draw_groups
+from pipelines.groups import Group, draw_groups, members_of
 from pipelines.images import decode_ir, decode_vi, encode_png
 from pipelines.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
-from pipelines.scenes import Scene, load_pair
+from pipelines.scenes import Scene, load_native, load_pair
 from pipelines.seeding import rng_at
 
 
 class SampleMeta(BaseModel):
-    """The `<id>.json` of a sample. `variants` maps a member ("vi_blur") to its record."""
+    """The `<id>.json` of a sample. `variants` maps a member ("vi_blur") to its record.
+
+    `natives` maps the members that were files already to their sha256; without any it is left out,
+    so that the samples of other sources keep their bytes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +54,7 @@ class SampleMeta(BaseModel):
     ir_sha256: str
     variants: dict[str, tuple[Applied, ...]]
     groups: tuple[Group, ...]
+    natives: dict[str, str] = {}
 
 
 class ShardInfo(BaseModel):
@@ -78,7 +85,7 @@ def write_shard(spec: ShardSpec, folder: Path) -> ShardInfo:
             sample, meta = make_sample(scene, spec)
             tar.write(sample)
             num_groups += len(meta.groups)
-            num_images += 2 + len(meta.variants)
+            num_images += 2 + len(meta.variants) + len(meta.natives)
     info = ShardInfo(
         name=spec.name,
         sha256=sha256_of_file(path),
@@ -112,36 +119,45 @@ def make_sample(scene: Scene, spec: ShardSpec) -> tuple[dict[str, str | bytes], 
     config = spec.config
     vi, ir = load_pair(scene)
     sample: dict[str, str | bytes] = {"vi_gt.png": encode_png(vi), "ir_gt.png": encode_png(ir)}
+    suffix, encode = _CODECS[config.image_codec]
     variants: dict[str, tuple[Applied, ...]] = {}
-    for member, picture, chain in _degraded(scene, vi, ir, config):
-        suffix = "png" if config.image_codec == "png" else "npy.zst"
-        encode = encode_png if config.image_codec == "png" else _encode_zst
+    natives = {native.member: native.sha256 for native in scene.natives}
+    taken: dict[str, str] = {}
+    for member in members_of(config):
+        clean = vi if member.startswith("vi") else ir
+        if member in natives:
+            picture = load_native(scene, member)
+            # A "clean" input is mostly the target itself, which is stored.
+            if member.endswith(f"_{CLEAN}") and np.array_equal(picture, clean):
+                continue
+            taken[member] = natives[member]
+        elif member.endswith(f"_{CLEAN}"):
+            continue
+        else:
+            picture, variants[member] = _degrade(scene, member, clean, config)
         sample[f"{member}.{suffix}"] = encode(picture)
-        variants[member] = chain
     meta = SampleMeta(
         **scene.model_dump(include={"id", "dataset", "split", "width", "height"}),
         vi_sha256=scene.vi_sha256,
         ir_sha256=scene.ir_sha256,
         variants=variants,
         groups=tuple(draw_groups(scene, spec.scenes, config)),
+        natives=taken,
     )
+    text = meta.model_dump_json(exclude=None if taken else {"natives"})
     # WebDataset appends fields in sorted order; `__key__` is the prefix of every member.
-    return {"__key__": scene.id, **sample, "json": meta.model_dump_json().encode()}, meta
+    return {"__key__": scene.id, **sample, "json": text.encode()}, meta
 
 
-def _degraded(
-    scene: Scene, vi: np.ndarray, ir: np.ndarray, config: ShardConfig
-) -> list[tuple[str, np.ndarray, tuple[Applied, ...]]]:
-    made = []
-    for name in config.vi:
-        rng = rng_at(config.seed, scene.digest, f"vi_{name}")
-        chain = draw_chain("vi", [name], rng, ranges=config.vi_ranges)
-        made.append((f"vi_{name}", _to_uint8(apply_chain(_to_float(vi), "vi", chain)), chain))
-    for name in config.ir:
-        rng = rng_at(config.seed, scene.digest, f"ir_{name}")
-        chain = draw_chain("ir", [name], rng, ranges=config.ir_ranges)
-        made.append((f"ir_{name}", _to_uint8(apply_chain(_to_float(ir), "ir", chain)), chain))
-    return made
+def _degrade(
+    scene: Scene, member: str, clean: np.ndarray, config: ShardConfig
+) -> tuple[np.ndarray, tuple[Applied, ...]]:
+    modality: Modality = "vi" if member.startswith("vi") else "ir"
+    name = member.removeprefix(f"{modality}_")
+    ranges = config.vi_ranges if modality == "vi" else config.ir_ranges
+    rng = rng_at(config.seed, scene.digest, member)
+    chain = draw_chain(modality, [name], rng, ranges=ranges)
+    return _to_uint8(apply_chain(_to_float(clean), modality, chain)), chain
 
 
 def _to_float(image: np.ndarray) -> np.ndarray:
@@ -156,6 +172,12 @@ def _encode_zst(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, image, allow_pickle=False)
     return pa.Codec("zstd", compression_level=1).compress(stream.getvalue(), asbytes=True)
+
+
+_CODECS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+    "png": ("png", encode_png),
+    "zstd": ("npy.zst", _encode_zst),
+}
 
 
 def _decode(data: bytes, field: str) -> np.ndarray:
@@ -188,13 +210,14 @@ class ShardReader:
             raise ValueError(f"{path}: not a readable shard ({error})") from error
 
     def image(self, scene: str, member: str) -> np.ndarray:
-        """Return a member ("vi_blur", "ir_clean", …) as uint8 H×W×C."""
+        """Return a member ("vi_blur", "ir_clean", "vi_gt", …) as uint8 H×W×C."""
         modality, _, name = member.partition("_")
-        stem = f"{modality}_gt" if name == CLEAN else member
-        for suffix in ("npy.zst", "png"):
-            field = f"{stem}.{suffix}"
-            if field in self._index[scene]:
-                return _decode(self._read(scene, field), field)
+        # The undegraded input is the target, but where a source brought an input of its own.
+        for stem in (member, f"{modality}_gt") if name == CLEAN else (member,):
+            for suffix, _ in _CODECS.values():
+                field = f"{stem}.{suffix}"
+                if field in self._index[scene]:
+                    return _decode(self._read(scene, field), field)
         raise ValueError(f"sample {scene!r} has no picture {member!r}")
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,8 @@ import webdataset as wds
 
 from degradations.chain import apply_chain
 from pipelines.plan import DatasetConfig, ShardSpec, plan_shards
-from pipelines.scenes import Scene, load_pair
+from pipelines.scenes import Scene, load_native, load_pair, scan
+from pipelines.seeding import digest_of
 from pipelines.shards import ShardReader, find_shard, verify_shard, write_shard
 
 
@@ -135,3 +137,70 @@ def test_not_a_tar(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match="not a readable shard"):
         ShardReader.open(tmp_path / "x.png")
+
+
+def hybrid_scenes(folder: Path) -> list[Scene]:
+    """Four scenes; the first brings rain and an undegraded input that is not its target."""
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        for sub, shape in (("VI_enhanced", (16, 20, 3)), ("IR_enhanced", (16, 20))):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / sub / f"{name}.png"), rng.integers(0, 256, shape, np.uint8))
+    for sub, name, shape in (
+        ("VI", "a_Blur", (16, 20, 3)),
+        ("VI", "a_Norm", (16, 20, 3)),
+        ("IR", "a_LC", (16, 20)),
+    ):
+        (folder / sub).mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / sub / f"{name}.png"), rng.integers(0, 256, shape, np.uint8))
+    for camera in ("VI", "IR"):
+        target = (folder / f"{camera}_enhanced" / "b.png").read_bytes()
+        (folder / camera / "b_Norm.png").write_bytes(target)
+    return list(scan(folder, dataset="hybrid").scenes)
+
+
+def test_native_variants_go_in_as_they_are(config: DatasetConfig, tmp_path: Path) -> None:
+    scenes = hybrid_scenes(tmp_path / "sources")
+    [spec] = plan_shards(config, scenes)
+    write_shard(spec, tmp_path)
+    reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
+    first, second = scenes[0], scenes[1]
+    vi, _ = load_pair(first)
+    meta = reader.metas[first.id]
+    assert meta.natives == {native.member: native.sha256 for native in first.natives}
+    assert set(meta.natives) == {"vi_blur", "vi_clean", "ir_low_contrast"}
+    for member in meta.natives:
+        assert np.array_equal(reader.image(first.id, member), load_native(first, member))
+        assert member not in meta.variants
+    assert np.array_equal(reader.image(first.id, "vi_gt"), vi)
+    assert not np.array_equal(reader.image(first.id, "vi_clean"), vi)
+    # Equal to its target: stored once, as the target.
+    assert reader.metas[second.id].natives == {}
+    assert np.array_equal(reader.image(second.id, "ir_clean"), reader.image(second.id, "ir_gt"))
+    # What is not native is made.
+    assert set(meta.variants) == {
+        "vi_random_noise", "vi_low_light", "ir_random_noise", "ir_stripe_noise",
+    }  # fmt: skip
+    sample = next(iter(wds.WebDataset(str(tmp_path / f"{spec.name}.tar"), shardshuffle=False)))
+    assert "vi_blur.npy.zst" in sample
+
+
+def test_a_changed_native_changes_the_shard(config: DatasetConfig, tmp_path: Path) -> None:
+    before = plan_shards(config, hybrid_scenes(tmp_path))
+    cv2.imwrite(str(tmp_path / "VI" / "a_Blur.png"), np.zeros((16, 20, 3), np.uint8))
+    after = plan_shards(config, list(scan(tmp_path, dataset="hybrid").scenes))
+    assert before[0].name != after[0].name
+
+
+def test_scenes_without_natives_are_what_they_were(spec: ShardSpec, tmp_path: Path) -> None:
+    scene = Scene(
+        id="s", dataset="d", split="train", vi_uri="v", ir_uri="i", width=8, height=8,
+        vi_sha256="a", ir_sha256="b",
+    )  # fmt: skip
+    assert scene.digest == digest_of(["s", "a", "b"])
+    write_shard(spec, tmp_path)
+    samples = wds.WebDataset(str(tmp_path / f"{spec.name}.tar"), shardshuffle=False)
+    assert list(json.loads(next(iter(samples))["json"])) == [
+        "schema_version", "id", "dataset", "split", "width", "height",
+        "vi_sha256", "ir_sha256", "variants", "groups",
+    ]  # fmt: skip

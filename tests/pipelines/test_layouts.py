@@ -1,0 +1,165 @@
+"""Published layouts, with real pictures where ../shared/data has them, under their published names."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.layouts import find_pairs
+from pipelines.scenes import Scene, load_native, load_pair, scan
+from tests.conftest import SHARED_DATA, needs_data
+
+IVIF = SHARED_DATA / "ivif"
+
+
+def place(sources: Path, vi_to: Path, ir_to: Path, *, count: int = 3) -> None:
+    """Copy real pairs of a set into folders of other names."""
+    for vi in sorted((sources / "vi").iterdir())[:count]:
+        ir = next((sources / "ir").glob(f"{vi.stem}.*"))
+        for path, folder in ((vi, vi_to), (ir, ir_to)):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / path.name)
+
+
+def by_split(root: Path) -> dict[str, int]:
+    result = scan(root, dataset="set")
+    assert not result.refused
+    for scene in result.scenes:
+        vi, ir = load_pair(scene)
+        assert vi.shape == (scene.height, scene.width, 3)
+        assert ir.shape == (scene.height, scene.width, 1)
+    splits = [scene.split for scene in result.scenes]
+    return {split: splits.count(split) for split in splits}
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("msrs", {"train": 21, "val": 7}),
+        ("tno", {"train": 6, "val": 2, "test": 25}),
+        ("llvip", {"train": 14, "val": 7}),
+        ("kaist", {"train": 2}),
+    ],
+)
+def test_plain_sets(name: str, expected: dict[str, int]) -> None:
+    assert by_split(IVIF / name) == expected
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("source", "vi", "ir"),
+    [
+        ("roadscene/val", "crop_HR_visible", "cropinfrared"),
+        ("m3svd/val", "Vis", "Ir"),
+        ("msrs/val", "VI", "IR"),
+        ("msrs/val", "visible", "infrared"),
+        ("tno/val", "VIS", "inf"),
+    ],
+)
+def test_folder_names(source: str, vi: str, ir: str, tmp_path: Path) -> None:
+    place(IVIF / source, tmp_path / vi, tmp_path / ir, count=2)
+    assert by_split(tmp_path) == {"train": 2}
+
+
+@needs_data
+def test_llvip_keeps_its_splits_below_the_cameras(tmp_path: Path) -> None:
+    for split, source in (("train", "train"), ("test", "val")):
+        place(IVIF / "llvip" / source, tmp_path / "visible" / split, tmp_path / "infrared" / split)
+    assert by_split(tmp_path) == {"train": 3, "test": 3}
+
+
+@needs_data
+def test_tno_as_first_published(tmp_path: Path) -> None:
+    for name in ("01", "02"):
+        folder = tmp_path / "Athena_images" / f"scene {name}"
+        folder.mkdir(parents=True)
+        shutil.copy(IVIF / "tno" / "test" / "vi" / f"{name}.png", folder / f"VIS_{name}_r.png")
+        shutil.copy(IVIF / "tno" / "test" / "ir" / f"{name}.png", folder / f"IR_{name}_g.png")
+    assert by_split(tmp_path) == {"train": 2}
+    assert scan(tmp_path, dataset="tno").scenes[0].id == "tno-train-athena_images-scene-01"
+    shutil.copy(folder / "IR_02_g.png", folder / "IR_03_g.png")
+    [refused] = scan(tmp_path, dataset="tno").refused
+    assert "1 VIS and 2 IR" in refused.reason
+
+
+@needs_data
+def test_the_authors_hybrid_set() -> None:
+    result = scan(IVIF / "degraded_real", dataset="hybrid")
+    assert not result.refused
+    assert len(result.scenes) == 25
+    assert sum(len(scene.natives) for scene in result.scenes) == 225
+    [scene] = [scene for scene in result.scenes if scene.id == "hybrid-val-06307"]
+    assert [native.member for native in scene.natives] == [
+        "ir_clean", "ir_low_contrast", "ir_random_noise", "ir_stripe_noise",
+        "vi_blur", "vi_clean", "vi_haze", "vi_over_exposure", "vi_rain", "vi_random_noise",
+    ]  # fmt: skip
+    # The pair is the target, and these two are PNG inside .jpg (data/README.md).
+    assert scene.vi_uri.endswith("VI_enhanced/06307.jpg")
+    assert np.array_equal(load_native(scene, "vi_clean"), load_pair(scene)[0])
+    assert not np.array_equal(load_native(scene, "vi_blur"), load_pair(scene)[0])
+
+
+@needs_data
+def test_palette_pictures_are_colours_and_not_indices() -> None:
+    scenes = {scene.id: scene for scene in scan(IVIF / "degraded_real", dataset="h").scenes}
+    scene = scenes["h-train-00002d"]
+    data = Path(next(n.uri for n in scene.natives if n.member == "vi_clean")).read_bytes()
+    assert data[25] == 3, "PNG colour type 3 is a palette"
+    # The palette costs a little (39.9 dB to the captured picture), no more.
+    captured = cv2.imread(str(IVIF / "msrs" / "train" / "vi" / "00002D.png"))[:, :, ::-1]
+    error = load_native(scene, "vi_clean").astype(float) - captured
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 38
+
+
+def picture(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def hybrid(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        picture(root / "VI_enhanced" / f"{name}.png", rng.integers(0, 256, (16, 20, 3), np.uint8))
+        picture(root / "IR_enhanced" / f"{name}.png", rng.integers(0, 256, (16, 20), np.uint8))
+    picture(root / "VI" / "a_Rain.png", np.zeros((16, 20, 3), np.uint8))
+    picture(root / "IR" / "a_SN.png", np.zeros((16, 20), np.uint8))
+
+
+def test_bad_natives_are_refused_by_name_and_the_scene_stays(tmp_path: Path) -> None:
+    hybrid(tmp_path)
+    picture(tmp_path / "VI" / "a_Fog.png", np.zeros((16, 20, 3), np.uint8))
+    picture(tmp_path / "VI" / "c_Rain.png", np.zeros((16, 20, 3), np.uint8))
+    picture(tmp_path / "VI" / "b_Rain.png", np.zeros((8, 20, 3), np.uint8))
+    (tmp_path / "IR" / "b_SN.png").write_bytes((tmp_path / "IR" / "a_SN.png").read_bytes()[:50])
+    result = scan(tmp_path, dataset="h")
+    reasons = {Path(item.path).name: item.reason for item in result.refused}
+    assert {name: len(scene) for name, scene in natives(result.scenes).items()} == {"a": 2, "b": 0}
+    assert set(reasons) == {"a_Fog.png", "c_Rain.png", "b_Rain.png", "b_SN.png"}
+    assert "suffixes blur, norm, rain" in reasons["a_Fog.png"]
+    assert "no pair of targets named 'c'" in reasons["c_Rain.png"]
+    assert "20x8, unlike its target" in reasons["b_Rain.png"]
+    assert "cut short" in reasons["b_SN.png"]
+
+
+def natives(scenes: tuple[Scene, ...]) -> dict[str, list[str]]:
+    return {scene.id[-1]: [native.member for native in scene.natives] for scene in scenes}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["vi", "visible", "ir"], "has vi/ and visible/"),
+        (["VI_enhanced", "VI", "IR"], "VI_enhanced|partner"),
+        (["vi"], "partner"),
+        (["visible/train", "infrared/train", "visible/val"], "the other camera has no such folder"),
+        (["pictures"], "holds neither"),
+    ],
+)
+def test_folders_that_fit_no_layout(folders: list[str], message: str, tmp_path: Path) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=message):
+        find_pairs(tmp_path, split="train")
