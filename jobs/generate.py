@@ -1,9 +1,16 @@
-"""python -m jobs.generate RECIPE --scenes INDEX: make a dataset version, rebuilding only what changed."""
+"""python -m jobs.generate RECIPE --scenes INDEX: make a dataset version, rebuilding only what changed.
+
+python -m jobs.generate verify VERSION            read every byte of it and say what is wrong
+python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
+python -m jobs.generate gc [--delete]             shards of no version, files of dead writers
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,14 +21,19 @@ from jobs.recipes import DATASETS
 from jobs.scan import load_index
 from pipelines.dataset import (
     DatasetVersion,
+    delete_garbage,
+    find_garbage,
+    find_version,
     manifest_path,
     publish_version,
     shard_folder,
     split_reuse,
 )
+from pipelines.gallery import write_gallery
 from pipelines.plan import DatasetConfig, plan_shards
 from pipelines.scenes import Scene, check_refused_share, scenes_of_split
 from pipelines.shards import write_shard
+from pipelines.verify import verify_version
 
 _SMOKE_SCENES = 8
 
@@ -105,15 +117,109 @@ def _main(arguments: argparse.Namespace) -> None:
         say(f"next: python -m jobs.train dspfusion_stage1_small --set dataset={config.name}")
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.generate", description=__doc__)
+def verify(name: str, settings: Settings) -> None:
+    """Check the version called `name`. Raises ValueError that counts and names what is wrong."""
+    version = find_version(settings.datasets, name)
+    with progress("shards", len(version.shards)) as advance:
+        problems = verify_version(
+            version, settings.datasets, on_progress=lambda done, _: advance(done, "")
+        )
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise ValueError(f"{version.name} is not whole: {len(problems)} problems, listed above")
+    facts(
+        {
+            "whole": version.name,
+            "holds": f"{version.num_scenes} scenes, {version.num_groups} groups, "
+            f"{version.num_bytes / 2**20:.1f} MiB in {len(version.shards)} shards",
+        }
+    )
+
+
+def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
+    """Say what no version needs, and with `delete` delete it."""
+    garbage = find_garbage(settings.datasets, now_s=time.time(), min_age_s=min_age_h * 3600)
+    for path in (*garbage.shards, *garbage.temporary):
+        say(f"  {path.relative_to(settings.datasets)}")
+    size = f"{garbage.num_bytes / 2**20:.1f} MiB"
+    count = (
+        f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.temporary)} temporary"
+    )
+    if delete:
+        delete_garbage(garbage)
+    facts({"deleted" if delete else "would delete": f"{count}, {size}"})
+    if not delete and garbage.num_bytes:
+        say("next: python -m jobs.generate gc --delete")
+
+
+def _main_verify(arguments: argparse.Namespace) -> None:
+    verify(arguments.version, read_settings(work=arguments.work))
+
+
+def _main_inspect(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    version = find_version(settings.datasets, arguments.version)
+    out = arguments.out or settings.work / "reports" / f"{version.name}.html"
+    write_gallery(version, settings.datasets, out)
+    facts({"version": version.name, "page": str(out)})
+
+
+def _main_gc(arguments: argparse.Namespace) -> None:
+    collect_garbage(
+        read_settings(work=arguments.work),
+        delete=arguments.delete,
+        min_age_h=arguments.min_age_h,
+    )
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", help="name of a version, or of a recipe for its newest")
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    _add_version(parser)
+    parser.add_argument("--out", type=Path, help="the page (default: WORK/reports/VERSION.html)")
+
+
+def _add_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="delete what is listed")
+    parser.add_argument(
+        "--min-age-h", type=float, default=24.0, help="leave what is younger (default: 24 h)"
+    )
+
+
+_Add = Callable[[argparse.ArgumentParser], None]
+_Run = Callable[[argparse.Namespace], None]
+# Recognised before the names of recipes.
+_VERBS: dict[str, tuple[_Add, _Run]] = {
+    "verify": (_add_version, _main_verify),
+    "inspect": (_add_inspect, _main_inspect),
+    "gc": (_add_gc, _main_gc),
+}
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, DATASETS)
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
+
+
+def main() -> None:
+    """Run the command: a verb when the first word is one, else a recipe."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    add, run = _VERBS.get(verb, (_add_recipe, _main))
+    if verb in _VERBS:
+        parser.add_argument("verb", choices=[verb])
+    add(parser)
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
+    run_command(run, parser)
 
 
 if __name__ == "__main__":

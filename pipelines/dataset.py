@@ -74,7 +74,13 @@ def publish_version(
     commit: str,
     created: str,
 ) -> DatasetVersion:
-    """Write the manifest, last and whole. An equal version that exists already is returned as it is."""
+    """Write the manifest, last and whole. An equal version that exists already is returned as it is.
+
+    Raises ValueError when a shard is no longer there: a manifest speaks of whole shards only.
+    """
+    gone = [shard.name for shard in shards if find_shard(shard_folder(root), shard.name) != shard]
+    if gone:
+        raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
     index_digest = digest_of(sorted(scene.digest for scene in scenes))
     # As in a shard's address, ranges that nothing uses do not make another version.
@@ -117,6 +123,48 @@ def find_version(root: Path, name: str) -> DatasetVersion:
         )
         raise ValueError(f"no dataset version {name!r} in {root}; there is: {known}")
     return max(of_recipe, key=lambda version: version.created)
+
+
+class Garbage(BaseModel):
+    """Files that no version needs: shards without a manifest, temporary files of dead writers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: tuple[Path, ...]
+    temporary: tuple[Path, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that deleting them frees."""
+        return sum(path.stat().st_size for path in (*self.shards, *self.temporary))
+
+
+def find_garbage(root: Path, *, now_s: float, min_age_s: float) -> Garbage:
+    """Find what no manifest refers to and nobody touched for `min_age_s`.
+
+    The age is what keeps a running generation safe: its shards have no manifest yet.
+    Raises ValueError when a manifest cannot be read, whose shards would look unreferenced.
+    """
+
+    def old(path: Path) -> bool:
+        return now_s - path.stat().st_mtime >= min_age_s
+
+    manifests = sorted((root / "versions").glob("*.json"))
+    referenced = {shard.name for path in manifests for shard in read_version(path).shards}
+    stored = sorted(shard_folder(root).glob("[!.]*"))
+    # Markers first: a crash in the middle of deleting must not leave a marker without its shard.
+    unreferenced = sorted(
+        (path for path in stored if path.stem not in referenced and old(path)),
+        key=lambda path: (path.suffix != ".json", path.name),
+    )
+    temporary = [path for path in sorted(root.glob("*/.tmp-*")) if old(path)]
+    return Garbage(shards=tuple(unreferenced), temporary=tuple(temporary))
+
+
+def delete_garbage(garbage: Garbage) -> None:
+    """Delete the files; one that is gone already is no error."""
+    for path in (*garbage.shards, *garbage.temporary):
+        path.unlink(missing_ok=True)
 
 
 def read_version(path: Path) -> DatasetVersion:

@@ -211,14 +211,33 @@ class ShardReader:
 
     def image(self, scene: str, member: str) -> np.ndarray:
         """Return a member ("vi_blur", "ir_clean", "vi_gt", …) as uint8 H×W×C."""
+        field = self._field(scene, member)
+        if field is None:
+            raise ValueError(f"sample {scene!r} has no picture {member!r}")
+        return _decode(self._read(scene, field), field)
+
+    def has_image(self, scene: str, member: str) -> bool:
+        """Whether `image` would find something to decode."""
+        return self._field(scene, member) is not None
+
+    def bytes_by_member(self) -> dict[str, int]:
+        """Bytes that the pictures of each member take in this shard, over all scenes."""
+        totals: dict[str, int] = {}
+        for fields in self._index.values():
+            for field, (_, size) in fields.items():
+                if field != "json":
+                    member = field.partition(".")[0]
+                    totals[member] = totals.get(member, 0) + size
+        return totals
+
+    def _field(self, scene: str, member: str) -> str | None:
         modality, _, name = member.partition("_")
         # The undegraded input is the target, but where a source brought an input of its own.
         for stem in (member, f"{modality}_gt") if name == CLEAN else (member,):
             for suffix, _ in _CODECS.values():
-                field = f"{stem}.{suffix}"
-                if field in self._index[scene]:
-                    return _decode(self._read(scene, field), field)
-        raise ValueError(f"sample {scene!r} has no picture {member!r}")
+                if f"{stem}.{suffix}" in self._index[scene]:
+                    return f"{stem}.{suffix}"
+        return None
 
     def close(self) -> None:
         """Give the file back."""

@@ -4,14 +4,19 @@ import pytest
 
 from pipelines.dataset import (
     DatasetVersion,
+    delete_garbage,
+    find_garbage,
     find_version,
     manifest_path,
+    publish_version,
     read_version,
     shard_folder,
     split_reuse,
 )
 from pipelines.plan import DatasetConfig, plan_shards
 from pipelines.scenes import Scene
+from pipelines.shards import write_shard
+from pipelines.verify import verify_version
 from tests.conftest import make_version
 
 Published = tuple[DatasetVersion, Path]
@@ -67,3 +72,43 @@ def test_a_recipe_name_finds_the_newest(
     (root / "versions" / "broken.json").write_text("{}")
     with pytest.raises(ValueError, match="not a dataset manifest"):
         find_version(root, "broken")
+
+
+def test_garbage_is_what_no_version_needs(
+    version_root: Published, config: DatasetConfig, scenes: list[Scene]
+) -> None:
+    version, root = version_root
+    folder = shard_folder(root)
+    orphan = write_shard(plan_shards(config, scenes[:5])[0], folder)
+    assert orphan.name not in {shard.name for shard in version.shards}
+    for stale in (folder / ".tmp-x.tar-123", root / "versions" / ".tmp-v.json-9"):
+        stale.write_bytes(b"half")
+    now_s = (folder / f"{orphan.name}.tar").stat().st_mtime
+    # A running generation has shards without a manifest: young files stay.
+    assert find_garbage(root, now_s=now_s, min_age_s=3600).num_bytes == 0
+    garbage = find_garbage(root, now_s=now_s + 3601, min_age_s=3600)
+    assert [path.name for path in garbage.shards] == [f"{orphan.name}.json", f"{orphan.name}.tar"]
+    assert [path.name for path in garbage.temporary] == [".tmp-x.tar-123", ".tmp-v.json-9"]
+    assert garbage.num_bytes > orphan.num_bytes
+    delete_garbage(garbage)
+    delete_garbage(garbage)
+    assert find_garbage(root, now_s=now_s + 3601, min_age_s=3600).num_bytes == 0
+    assert verify_version(version, root) == []
+
+
+def test_an_unreadable_manifest_stops_the_collection(version_root: Published) -> None:
+    _, root = version_root
+    (root / "versions" / "broken.json").write_text("{}")
+    with pytest.raises(ValueError, match="not a dataset manifest"):
+        find_garbage(root, now_s=0, min_age_s=0)
+
+
+def test_a_shard_that_vanished_is_not_published(
+    version_root: Published, config: DatasetConfig, scenes: list[Scene]
+) -> None:
+    version, root = version_root
+    (shard_folder(root) / f"{version.shards[0].name}.tar").unlink()
+    with pytest.raises(ValueError, match="1 shards vanished"):
+        publish_version(
+            root, config, scenes, version.shards, refused=[], commit="", created="2026-01-02"
+        )
