@@ -1,0 +1,159 @@
+"""Datasets survive real kills: of a Ray worker, and of the driver, both in the middle of a write."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from infra import cluster
+from infra.settings import Settings
+from jobs.config import find_recipe
+from jobs.generate import generate, named
+from jobs.recipes import DATASETS
+from jobs.scan import load_index, scan_folder
+from pipelines.dataset import DatasetVersion, find_garbage, shard_folder
+from pipelines.files import sha256_of_file
+from pipelines.plan import DatasetConfig, plan_shards
+from pipelines.scenes import Scene, scenes_of_split
+from pipelines.shards import find_shard, verify_shard, write_shard
+from pipelines.verify import verify_version
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).resolve().parents[2]
+_RECIPE = named(find_recipe(DATASETS, "small"), "kill").model_copy(update={"scenes_per_shard": 6})
+
+
+@pytest.fixture(scope="module")
+def settings(ray_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A work folder with the index `kill`: 24 pairs large enough that a shard takes a while."""
+    folder = tmp_path_factory.mktemp("kill")
+    rng = np.random.default_rng(0)
+    for index in range(24):
+        for camera, shape in (("vi", (256, 320, 3)), ("ir", (256, 320))):
+            path = folder / "sources" / "train" / camera / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 256, shape, np.uint8))
+    settings = ray_settings.model_copy(update={"work": folder / "work"})
+    scan_folder(folder / "sources", settings, name="kill")
+    return settings
+
+
+@pytest.fixture(scope="module")
+def expected(settings: Settings) -> DatasetVersion:
+    """The dataset that nobody disturbed, by two workers."""
+    return generate(_RECIPE, settings, scenes="kill")
+
+
+@pytest.fixture
+def elsewhere(settings: Settings, tmp_path: Path) -> Settings:
+    """The same index in a work folder without shards."""
+    (tmp_path / "scenes").symlink_to(settings.work / "scenes")
+    return settings.model_copy(update={"work": tmp_path})
+
+
+def digests(settings: Settings) -> dict[str, str]:
+    return {path.name: sha256_of_file(path) for path in shard_folder(settings.datasets).glob("*")}
+
+
+def check_identical(settings: Settings, undisturbed: Settings, version: DatasetVersion) -> None:
+    assert verify_version(version, settings.datasets) == []
+    assert [path.name for path in (settings.datasets / "versions").iterdir()] == [
+        f"{version.name}.json"
+    ]
+    whole = digests(undisturbed)
+    assert {name: digest for name, digest in digests(settings).items() if name in whole} == whole
+    left = digests(settings).keys() - whole.keys()
+    assert all(name.startswith(".tmp-") for name in left)
+
+
+def writers(folder: Path) -> Iterator[int]:
+    """Processes in the middle of a shard: a temporary file is named after its writer."""
+    for path in folder.glob(".tmp-*.tar-*"):
+        yield int(path.name.rpartition("-")[2])
+
+
+def check_nothing_half(folder: Path, config: DatasetConfig, scenes: list[Scene]) -> int:
+    """Every shard that is visible is whole; how many there are."""
+    found = [find_shard(folder, spec.name) for spec in plan_shards(config, scenes)]
+    for info in filter(None, found):
+        verify_shard(folder, info)
+    return sum(info is not None for info in found)
+
+
+def chosen(settings: Settings) -> list[Scene]:
+    return scenes_of_split(load_index(settings, "kill").scenes, "train")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_worker_in_any_order_makes_the_bytes_of_two(
+    settings: Settings, expected: DatasetVersion, tmp_path: Path, order: int
+) -> None:
+    specs = plan_shards(_RECIPE, chosen(settings))[::order]
+    assert len(specs) >= 3
+    infos = list(cluster.map_tasks(write_shard, specs, tmp_path, max_in_flight=1))
+    assert sorted(infos, key=lambda info: info.name) == list(expected.shards)
+    assert {path.name: sha256_of_file(path) for path in tmp_path.iterdir()} == digests(settings)
+
+
+def test_a_worker_killed_in_the_middle(
+    settings: Settings, expected: DatasetVersion, elsewhere: Settings
+) -> None:
+    folder = shard_folder(elsewhere.datasets)
+    killed: set[int] = set()
+    over = threading.Event()
+
+    def kill_two() -> None:
+        while len(killed) < 2 and not over.wait(0.001):
+            for pid in set(writers(folder)) - killed - {os.getpid()}:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+                break
+
+    killer = threading.Thread(target=kill_two)
+    killer.start()
+    try:
+        version = generate(_RECIPE, elsewhere, scenes="kill")
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 2
+    assert version.digest == expected.digest
+    check_identical(elsewhere, settings, version)
+    # What the dead left is garbage by name, and nothing else is.
+    later_s = time.time() + 60
+    garbage = find_garbage(elsewhere.datasets, now_s=later_s, min_age_s=30)
+    assert garbage.shards == ()
+    assert {int(path.name.rpartition("-")[2]) for path in garbage.temporary} <= killed
+
+
+def test_the_driver_killed_in_the_middle(
+    settings: Settings, expected: DatasetVersion, elsewhere: Settings
+) -> None:
+    folder = shard_folder(elsewhere.datasets)
+    command = [sys.executable, "-m", "jobs.generate", "small", "--scenes", "kill"]
+    command += ["--set", "scenes_per_shard=6", "--work", str(elsewhere.work)]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    patience_s = time.monotonic() + 90
+    while not (list(folder.glob("*.json")) and list(writers(folder))):
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < patience_s
+        time.sleep(0.001)
+    driver.kill()
+    driver.wait()
+    assert not (elsewhere.datasets / "versions").exists()
+    # Its workers die with it; until then they finish whole shards or leave temporary files.
+    scenes = chosen(elsewhere)
+    whole = check_nothing_half(folder, _RECIPE, scenes)
+    assert whole >= 1
+    version = generate(_RECIPE, elsewhere, scenes="kill")
+    assert version.digest == expected.digest
+    check_identical(elsewhere, settings, version)
