@@ -135,7 +135,9 @@ def load_sample(
     turn = int(rng.integers(8))
 
     def cut(of_scene: str, member: str, at: tuple[int, int]) -> Tensor:
-        return _to_tensor(_crop(reader.image(of_scene, member), at, crop_px), turn)
+        top, left = at
+        rows = reader.image(of_scene, member, rows=(top, top + crop_px))
+        return _to_tensor(_crop(rows, (0, left), crop_px), turn)
 
     num_vi = len(group.vi_positives)
     sources: dict[str, Callable[[], Tensor]] = {

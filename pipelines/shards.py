@@ -33,6 +33,7 @@ from pipelines.images import decode_ir, decode_vi, encode_png
 from pipelines.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.scenes import Scene, load_native, load_pair
 from pipelines.seeding import rng_at
+from pipelines.strips import decode_rows, encode_strips
 
 
 class SampleMeta(BaseModel):
@@ -118,8 +119,12 @@ def make_sample(scene: Scene, spec: ShardSpec) -> tuple[dict[str, str | bytes], 
     """Degrade one scene in every way its spec names; return the WebDataset sample and its meta."""
     config = spec.config
     vi, ir = load_pair(scene)
-    sample: dict[str, str | bytes] = {"vi_gt.png": encode_png(vi), "ir_gt.png": encode_png(ir)}
     suffix, encode = _CODECS[config.image_codec]
+    gt_suffix, encode_gt = _CODECS["strips" if config.image_codec == "strips" else "png"]
+    sample: dict[str, str | bytes] = {
+        f"vi_gt.{gt_suffix}": encode_gt(vi),
+        f"ir_gt.{gt_suffix}": encode_gt(ir),
+    }
     variants: dict[str, tuple[Applied, ...]] = {}
     natives = {native.member: native.sha256 for native in scene.natives}
     taken: dict[str, str] = {}
@@ -177,6 +182,7 @@ def _encode_zst(image: np.ndarray) -> bytes:
 _CODECS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "png": ("png", encode_png),
     "zstd": ("npy.zst", _encode_zst),
+    "strips": ("npy.zst", encode_strips),
 }
 
 
@@ -209,12 +215,23 @@ class ShardReader:
         except (OSError, tarfile.TarError, KeyError, ValidationError) as error:
             raise ValueError(f"{path}: not a readable shard ({error})") from error
 
-    def image(self, scene: str, member: str) -> np.ndarray:
-        """Return a member ("vi_blur", "ir_clean", "vi_gt", …) as uint8 H×W×C."""
+    def image(self, scene: str, member: str, *, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Return a member ("vi_blur", "ir_clean", "vi_gt", …) as uint8 H×W×C.
+
+        `rows` [first, end) cuts it, and spares the other rows where the codec is "strips".
+        """
         field = self._field(scene, member)
         if field is None:
             raise ValueError(f"sample {scene!r} has no picture {member!r}")
-        return _decode(self._read(scene, field), field)
+        if rows and field.endswith(".npy.zst"):
+            offset, size = self._index[scene][field]
+            part = decode_rows(
+                lambda at, count: os.pread(self._file, min(count, size - at), offset + at), rows
+            )
+            if part is not None:
+                return part
+        whole = _decode(self._read(scene, field), field)
+        return whole[slice(*rows)] if rows else whole
 
     def has_image(self, scene: str, member: str) -> bool:
         """Whether `image` would find something to decode."""
@@ -234,7 +251,7 @@ class ShardReader:
         modality, _, name = member.partition("_")
         # The undegraded input is the target, but where a source brought an input of its own.
         for stem in (member, f"{modality}_gt") if name == CLEAN else (member,):
-            for suffix, _ in _CODECS.values():
+            for suffix in ("npy.zst", "png"):
                 if f"{stem}.{suffix}" in self._index[scene]:
                     return f"{stem}.{suffix}"
         return None

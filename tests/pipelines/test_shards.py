@@ -69,6 +69,23 @@ def test_png_codec_holds_the_same_pixels(spec: ShardSpec, tmp_path: Path) -> Non
         assert np.array_equal(first, second)
 
 
+def test_strips_hold_the_same_pixels_and_give_rows(spec: ShardSpec, tmp_path: Path) -> None:
+    codec = {"image_codec": "strips"}
+    strips = spec.model_copy(update={"config": spec.config.model_copy(update=codec)})
+    assert strips.name != spec.name
+    write_shard(spec, tmp_path)
+    write_shard(strips, tmp_path)
+    whole, cut = (ShardReader.open(tmp_path / f"{one.name}.tar") for one in (spec, strips))
+    scene = spec.scenes[0].id
+    for member in ("vi_gt", "ir_clean", "vi_blur", "ir_stripe_noise"):
+        image = whole.image(scene, member)
+        assert np.array_equal(cut.image(scene, member), image)
+        for rows in ((0, 64), (0, 1), (31, 33), (40, 64), (10, 90)):
+            for reader in (whole, cut):
+                part = reader.image(scene, member, rows=rows)
+                assert np.array_equal(part, image[slice(*rows)])
+
+
 def test_groups_hold_together(spec: ShardSpec, tmp_path: Path) -> None:
     write_shard(spec, tmp_path)
     reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
