@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -20,7 +21,7 @@ _NUM_SCENES = 3
 _NUM_GROUPS = 2
 # Histograms and sizes come from that many shards at most, spread over the version.
 _MOST_SHARDS = 64
-_NUM_BINS = 24
+_MOST_BINS = 24
 _MIB = 2**20
 
 
@@ -181,8 +182,10 @@ _W, _H, _BASE = 340, 110, 90
 
 
 def _histogram(name: str, values: Sequence[float]) -> str:
-    counts, edges = np.histogram(values, bins=_NUM_BINS)
-    width = _W / _NUM_BINS
+    # Few values in many bins are a comb and not a shape.
+    num_bins = int(np.clip(2 * math.sqrt(len(values)), 6, _MOST_BINS))
+    counts, edges = np.histogram(values, bins=num_bins)
+    width = _W / num_bins
     bars = "".join(
         f'<rect x="{index * width + 0.5:.1f}" width="{width - 1:.1f}" '
         f'y="{_BASE - height:.1f}" height="{height:.1f}"/>'
