@@ -43,8 +43,11 @@ def generate(
 ) -> DatasetVersion:
     """Make the version that `config` describes over the index called `scenes`.
 
-    Shards that exist are reused; the manifest is published last. Raises ValueError on bad sources.
+    Shards that exist are reused; the manifest is published last. A try-out (`smoke`) has a name of
+    its own. Raises ValueError on bad sources.
     """
+    if smoke:
+        config = config.model_copy(update={"name": f"{config.name}-smoke"})
     index = load_index(settings, scenes)
     check_refused_share(index, max_share=config.max_refused_share)
     chosen = _choose(config, index.scenes, smoke=smoke)
@@ -111,10 +114,11 @@ def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     config = override(find_recipe(DATASETS, arguments.recipe), arguments.overrides)
     config = named(config, arguments.scenes)
-    run = dry_run if arguments.dry_run else generate
-    run(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
-    if not arguments.dry_run:
-        say(f"next: python -m jobs.train dspfusion_stage1_small --set dataset={config.name}")
+    if arguments.dry_run:
+        dry_run(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
+        return
+    version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
+    say(f"next: python -m jobs.train dspfusion_stage1_small --set dataset={version.config.name}")
 
 
 def verify(name: str, settings: Settings) -> None:
@@ -122,7 +126,7 @@ def verify(name: str, settings: Settings) -> None:
     version = find_version(settings.datasets, name)
     with progress("shards", len(version.shards)) as advance:
         problems = verify_version(
-            version, settings.datasets, on_progress=lambda done, _: advance(done, "")
+            version, settings.datasets, on_progress=lambda done, _: advance(done)
         )
     for problem in problems:
         say(problem)

@@ -97,8 +97,10 @@ def publish_version(
     )
     path = manifest_path(root, version.name)
     if path.is_file():
-        return read_version(path)
-    write_whole(path, version.model_dump_json(indent=1).encode())
+        version = read_version(path)
+    else:
+        write_whole(path, version.model_dump_json(indent=1).encode())
+    write_whole(_newest_path(root, config.name), version.name.encode())
     return version
 
 
@@ -107,22 +109,26 @@ def manifest_path(root: Path, name: str) -> Path:
     return root / "versions" / f"{name}.json"
 
 
+def _newest_path(root: Path, recipe: str) -> Path:
+    # A pointer, not the time in the manifests: going back to an old recipe publishes an old version
+    # again, and that is then what the recipe's name means.
+    return root / "versions" / f"{recipe}.newest"
+
+
 def find_version(root: Path, name: str) -> DatasetVersion:
-    """Find a version by its full name, or the newest one of a recipe by the recipe's name.
+    """Find a version by its full name, or the one that a recipe published last by the recipe's name.
 
     Raises ValueError that lists what there is.
     """
     exact = manifest_path(root, name)
     if exact.is_file():
         return read_version(exact)
-    versions = [read_version(path) for path in sorted((root / "versions").glob("*.json"))]
-    of_recipe = [version for version in versions if version.config.name == name]
-    if not of_recipe:
-        known = (
-            ", ".join(version.name for version in versions) or "none yet; run jobs.generate first"
-        )
-        raise ValueError(f"no dataset version {name!r} in {root}; there is: {known}")
-    return max(of_recipe, key=lambda version: version.created)
+    newest = _newest_path(root, name)
+    if newest.is_file():
+        return read_version(manifest_path(root, newest.read_text()))
+    known = sorted(path.stem for path in (root / "versions").glob("*.json"))
+    shown = ", ".join(known) or "none yet; run jobs.generate first"
+    raise ValueError(f"no dataset version {name!r} in {root}; there is: {shown}")
 
 
 class Garbage(BaseModel):

@@ -20,6 +20,9 @@ from pipelines.images import as_ir, as_vi, decode, decode_ir, decode_vi, percept
 from pipelines.layouts import Refused, SourcePair, find_pairs, normalise, pair_by_stem
 from pipelines.seeding import digest_of
 
+# The smallest picture that a network takes; smaller ones would fail long after the scan.
+MIN_SIDE_PX = 16
+
 
 class Native(BaseModel):
     """A degraded variant that exists as a file: `member` is "vi_blur", "ir_stripe_noise", …"""
@@ -205,6 +208,9 @@ def _check_pair(dataset: str, pair: SourcePair) -> tuple[Scene | None, list[Refu
         vi_data, ir_data = _read_bytes(pair.vi), _read_bytes(pair.ir)
         vi, ir = decode(vi_data, str(pair.vi)), decode(ir_data, str(pair.ir))
         _check_sizes(as_vi(vi), as_ir(ir, str(pair.ir)), pair.vi)
+        if min(vi.shape[:2]) < MIN_SIDE_PX:
+            size = f"{vi.shape[1]}x{vi.shape[0]}"
+            raise ValueError(f"{pair.vi}: {size} px is too small; {MIN_SIDE_PX} a side is the least")
     except ValueError as error:
         return None, [_refusal(error)]
     natives, refused = _check_natives(pair, vi.shape[:2])

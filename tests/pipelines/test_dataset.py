@@ -62,10 +62,15 @@ def test_old_versions_stay(
     assert find_version(root, other.name) == other
 
 
-def test_a_recipe_name_finds_the_newest(
+def test_a_recipe_name_finds_what_was_published_last(
     version_root: Published, config: DatasetConfig, scenes: list[Scene]
 ) -> None:
     version, root = version_root
+    assert find_version(root, "rendered") == version
+    other = make_version(root, config, scenes[:12])
+    assert find_version(root, "rendered") == other
+    # Going back publishes the old version again, and the name means it again.
+    make_version(root, config, scenes)
     assert find_version(root, "rendered") == version
     with pytest.raises(ValueError, match=version.name):
         find_version(root, "rendred")
