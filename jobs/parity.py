@@ -1,0 +1,52 @@
+"""python -m jobs.parity DIR: compare our DSPFusion with a folder of golden vectors.
+
+Prints a line per tensor; exit status 1 when one is above its tolerance, 2 when the folder is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from jobs.console import run_command, say
+from pipelines.parity import Comparison, open_folder
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    # Here, because the models take a second to import and --help need not wait for them.
+    from pipelines.parity_cases import check_folder
+
+    folder = open_folder(arguments.folder)
+    started = time.perf_counter()
+    say(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
+    failed = num_tensors = 0
+    for comparison in check_folder(folder):
+        num_tensors += 1
+        failed += not comparison.passed
+        say(line(comparison))
+    seconds = time.perf_counter() - started
+    say(f"{num_tensors} tensors, {failed} above tolerance ({seconds:.0f} s)")
+    if failed:
+        sys.exit(1)
+
+
+def line(comparison: Comparison) -> str:
+    """One tensor as a line; the tolerance says which of the two errors it binds."""
+    bound = f"{comparison.tolerance:.1e} {'rel' if comparison.relative else 'abs'}"
+    return (
+        f"{comparison.case:<30} {comparison.tensor:<52} {comparison.max_absolute:9.2e} "
+        f"{comparison.max_relative:9.2e} {bound:>13}  {'ok' if comparison.passed else 'ABOVE'}"
+    )
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder laid out like shared/parity")
+    run_command(_main, parser)
+
+
+if __name__ == "__main__":
+    main()

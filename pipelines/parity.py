@@ -1,0 +1,247 @@
+"""A folder of golden vectors: its index, its fill rule, its inputs, and the comparison with it.
+
+The folder holds arrays of the published networks, all of whose weights and inputs come from a
+pseudo-random rule, so that nothing but the index's constants and sizes has to be known (spec 5).
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from torch import Tensor
+
+_PREFIX = "dspfusion_"
+Arrays = Mapping[str, np.ndarray]
+
+
+class Wave(BaseModel):
+    """A test image: a plane wave with texture (spec 5.3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: float
+    amp: float
+    tex: float
+    fy: float
+    fx: float
+    cph: float
+    ph: float
+
+
+class Constants(BaseModel):
+    """The constants of the fill rule and of the images (spec 5.2, 5.3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0, lt=2**32)
+    gain: float
+    out_gain: float
+    temp_base: float
+    temp_amp: float
+    time_base: float
+    time_amp: float
+    bias_amp: float
+    norm_amp: float
+    img: dict[str, Wave]
+
+
+class Case(BaseModel):
+    """Sizes of one case. What else the index tells of it (shapes, deviations) the arrays tell too."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    B: PositiveInt = 1
+    H: PositiveInt
+    W: PositiveInt
+
+
+class Index(BaseModel):
+    """`dspfusion_index.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    constants: Constants
+    cases: dict[str, Case]
+
+
+@dataclass(frozen=True)
+class GoldenFolder:
+    """A folder that was read: its path and index. `names` are its arrays' files, short."""
+
+    path: Path
+    index: Index
+
+    @property
+    def names(self) -> list[str]:
+        """Files of arrays: "case_a_64x64", "losses", … in order."""
+        return sorted(file.stem.removeprefix(_PREFIX) for file in self.path.glob(f"{_PREFIX}*.npz"))
+
+    def load(self, name: str) -> dict[str, np.ndarray]:
+        """Read one file. Raises ValueError when it is absent or no archive."""
+        path = self.path / f"{_PREFIX}{name}.npz"
+        try:
+            with np.load(path) as arrays:
+                return dict(arrays)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}: no such file, but the index names it") from error
+        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            raise ValueError(f"{path}: not an .npz of arrays ({error})") from error
+
+    def listing(self) -> dict[str, dict[str, tuple[int, ...]]] | None:
+        """Keys and shapes of the official files, in their order; None when there is no list."""
+        path = self.path / f"{_PREFIX}official_state_dict.json"
+        if not path.is_file():
+            return None
+        files = json.loads(path.read_text())
+        return {
+            file: {key: tuple(entry["shape"]) for key, entry in content["state_dict"].items()}
+            for file, content in files.items()
+            if not file.startswith("_")
+        }
+
+    def case_files(self) -> dict[str, Case | None]:
+        """Files of the cases with the index's sizes; None for one that the index does not hold.
+
+        Raises ValueError for a case of the index without its file.
+        """
+        files: dict[str, Case | None] = {n: None for n in self.names if n.startswith("case_")}
+        for name, case in self.index.cases.items():
+            found = [file for file in files if file == name or file.startswith(f"{name}_")]
+            if len(found) != 1:
+                raise ValueError(
+                    f"{self.path}: the index names the case {name!r}, which "
+                    f"{len(found) or 'no'} files {_PREFIX}{name}*.npz hold"
+                )
+            files[found[0]] = case
+        return files
+
+
+def open_folder(path: Path) -> GoldenFolder:
+    """Read a folder's index. Raises ValueError naming what is missing or unknown in it."""
+    file = path / f"{_PREFIX}index.json"
+    if not file.is_file():
+        raise ValueError(f"{path}: no {file.name} in it; give a folder laid out like shared/parity")
+    try:
+        index = Index.model_validate_json(file.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{file}: {where}: {first['msg']}") from error
+    return GoldenFolder(path, index)
+
+
+def uniform(key: str, count: int, *, seed: int) -> np.ndarray:
+    """v(key, 0..count-1), float64 in (-1, 1) (spec 5.1)."""
+    mask = np.uint64(0xFFFFFFFF)
+    crc = np.uint64(zlib.crc32(key.encode()) ^ seed)
+    x = (np.arange(count, dtype=np.uint64) * np.uint64(2654435769) + crc) & mask
+    x = (x ^ (x >> np.uint64(16))) * np.uint64(0x7FEB352D) & mask
+    x = (x ^ (x >> np.uint64(15))) * np.uint64(0x846CA68B) & mask
+    x = x ^ (x >> np.uint64(16))
+    return 2 * (x.astype(np.float64) + 0.5) / 2**32 - 1
+
+
+def fill(key: str, shape: tuple[int, ...], constants: Constants) -> Tensor:
+    """A weight of the official name `key` (spec 5.2: the first matching line wins)."""
+    c = constants
+    v = uniform(key, int(np.prod(shape)), seed=c.seed).reshape(shape)
+    if key.endswith("temperature"):
+        value = c.temp_base + c.temp_amp * v
+    elif key == "time_mlp":
+        value = c.time_base + c.time_amp * v
+    elif len(shape) >= 2:
+        gain = c.gain * (c.out_gain if key.endswith("output.weight") else 1)
+        value = v * gain * np.sqrt(3 / np.prod(shape[1:]))
+    elif key.endswith(".bias"):
+        value = c.bias_amp * v
+    else:
+        value = 1 + c.norm_amp * v
+    return torch.from_numpy(value.astype(np.float32))
+
+
+def image(name: str, shape: tuple[int, int, int, int], constants: Constants) -> Tensor:
+    """A test image B×C×H×W in [0, 1] (spec 5.3)."""
+    waves = constants.img
+    if name not in waves and "default" not in waves:
+        raise ValueError(f"constants.img has neither {name!r} nor 'default'")
+    w = waves.get(name) or waves["default"]
+    b, c, y, x = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in shape), indexing="ij")
+    phase = 2 * np.pi * (w.fy * y / shape[2] + w.fx * x / shape[3])
+    value = w.base + w.amp * np.sin(phase + w.cph * c + 1.3 * b + w.ph)
+    value += w.tex * uniform(f"input:{name}", value.size, seed=constants.seed).reshape(shape)
+    return torch.from_numpy(value.clip(0, 1).astype(np.float32))
+
+
+def noise(name: str, shape: tuple[int, ...], constants: Constants) -> Tensor:
+    """Test noise of variance 1 (spec 5.3)."""
+    count = int(np.prod(shape))
+    draws = np.stack([uniform(f"{name}:{k}", count, seed=constants.seed) for k in range(12)])
+    # The draws are added one after the other: the golden noise was, and order is rounding.
+    total = functools.reduce(np.add, draws)
+    return torch.from_numpy((0.5 * total).reshape(shape).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor against its golden one.
+
+    `max_relative` is the largest error over the largest golden magnitude, except for values that
+    stand for themselves (losses, norms), where each is divided by its own. The tolerance binds
+    the one that `relative` says.
+    """
+
+    case: str
+    tensor: str
+    max_absolute: float
+    max_relative: float
+    tolerance: float
+    relative: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within tolerance; an error that is not a number is not."""
+        return (self.max_relative if self.relative else self.max_absolute) <= self.tolerance
+
+
+def compare_tensor(
+    case: str, tensor: str, ours: Tensor, golden: np.ndarray, tolerance: float
+) -> Comparison:
+    """Compare as a whole, within an absolute tolerance."""
+    expected = golden.astype(np.float64)
+    found = ours.detach().double().numpy()
+    _check_shape(case, tensor, found, expected)
+    error = float(np.abs(found - expected).max(initial=0))
+    largest = float(np.abs(expected).max(initial=0))
+    return Comparison(case, tensor, error, error / (largest or 1), tolerance, relative=False)
+
+
+def compare_values(
+    case: str, tensor: str, ours: object, golden: np.ndarray, tolerance: float, *, floor: float = 0
+) -> Comparison:
+    """Compare numbers one by one within a relative tolerance; none counts as below `floor`."""
+    expected = np.asarray(golden, np.float64)
+    found = np.asarray(ours, np.float64)
+    _check_shape(case, tensor, found, expected)
+    error = np.abs(found - expected)
+    scale = np.maximum(np.abs(expected), floor or np.finfo(np.float64).tiny)
+    return Comparison(
+        case, tensor, float(error.max()), float((error / scale).max()), tolerance, relative=True
+    )
+
+
+def _check_shape(case: str, tensor: str, ours: np.ndarray, golden: np.ndarray) -> None:
+    if ours.shape != golden.shape:
+        raise ValueError(
+            f"{case}: {tensor} is {golden.shape} in the folder, but {ours.shape} by its index"
+        )
