@@ -28,6 +28,7 @@ class DSPFusionFuser(nn.Module):
 
     def __init__(self, config: DSPFusionConfig) -> None:
         super().__init__()
+        self.config = config
         self.fusion = FusionNetwork(config)
         self.degradation = DegradationEncoder(config)
         self.semantic = SemanticEncoder(config)

@@ -1,0 +1,89 @@
+"""python -m jobs.import_released DIR [--name NAME]: register the authors' released weights.
+
+DIR holds net_g.pth, net_dp.pth, net_sp.pth and net_dm.pth as the authors publish them. The same
+files again are found to be registered already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from infra.settings import Settings, code_commit, read_settings
+from jobs.console import facts, run_command, say
+from jobs.train import REQUIREMENTS
+from pipelines.export import write_bundle
+from pipelines.released import digests, read_released
+from pipelines.seeding import digest_of
+
+DEFAULT_NAME = "dspfusion-released"
+
+
+def import_files(folder: Path, settings: Settings, *, name: str) -> str:
+    """Register the four files of `folder` as a version of `name`; return its models:/ URI.
+
+    Raises ValueError naming the file or key that is missing, unexpected or of another shape.
+    """
+    from infra import registry, tracking
+
+    fuser = read_released(folder)
+    client = tracking.connect(settings)
+    tags = origin_tags(folder, name)
+    done = tracking.find_run(client, tags["config_digest"])
+    if done and done.info.status == "FINISHED":
+        say("  these files are registered under this name already")
+        return str(done.data.tags["registered_model"])
+    config = {"model": fuser.config.model_dump(mode="json")}
+    run = tracking.open_run(client, name="import_released", config=config, tags=tags)
+    origin = {**tags, "run_id": run.info.run_id}
+    try:
+        with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+            bundle = Path(scratch) / "bundle"
+            write_bundle(bundle, fuser.config, fuser, origin=origin)
+            version = registry.register_bundle(
+                client,
+                name,
+                bundle,
+                run_id=run.info.run_id,
+                tags=origin,
+                requirements=REQUIREMENTS,
+            )
+    except BaseException as error:
+        tracking.fail_run(client, run.info.run_id, str(error) or type(error).__name__)
+        raise
+    model = f"models:/{version.name}/{version.version}"
+    tracking.finish_run(client, run.info.run_id, tags={"registered_model": model})
+    return model
+
+
+def origin_tags(folder: Path, name: str) -> dict[str, str]:
+    """Where the weights come from: that they are the authors', and which files they were."""
+    files = {f"sha256_{file}": digest for file, digest in digests(folder).items()}
+    return {
+        "origin": "released",
+        "system": "dspfusion",
+        "config_digest": digest_of(["import_released", name, files]),
+        "git_commit": code_commit(),
+        **files,
+    }
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    model = import_files(arguments.folder, settings, name=arguments.name)
+    facts({"model": model, "origin": "released"})
+    say(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.import_released", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of the four .pth files")
+    parser.add_argument("--name", default=DEFAULT_NAME, help="registered model (%(default)s)")
+    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    run_command(_main, parser)
+
+
+if __name__ == "__main__":
+    main()
