@@ -3,9 +3,13 @@
 Shapes: B batch, C channels, H W pixels, N tokens, D token width, h heads, c = C / h.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.strips import can_use_strips, context_strips, pixels_first, pixels_last, row_strips
 
 # Below this length a query or key counts as zero (the guard of F.normalize).
 _MIN_NORM = 1e-12
@@ -21,9 +25,11 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each pixel over its channels."""
-        x = x.permute(0, 2, 3, 1)  # B H W C
-        x = F.layer_norm(x, self.weight.shape, self.weight, self.bias)
-        return x.permute(0, 3, 1, 2)  # B C H W
+        return self.last_axis(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # B C H W
+
+    def last_axis(self, x: Tensor) -> Tensor:
+        """Normalise …×C over its last axis."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
 
 
 class TokenMixer(nn.Module):
@@ -50,23 +56,63 @@ def _mlp(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
+class ChannelGram:
+    """q kᵀ of each head and the lengths of q's and k's rows, summed over the pixels of one image.
+
+    Attention between channels needs q and k in no other form, so their maps need not be whole.
+    """
+
+    def __init__(self, channels: int, num_heads: int, like: Tensor) -> None:
+        self.gram = like.new_zeros(num_heads, channels // num_heads, channels // num_heads)
+        self.squares = like.new_zeros(2, channels)
+
+    def add(self, q: Tensor, k: Tensor) -> None:
+        """Add the pixels q and k, n×C each."""
+        num_heads = len(self.gram)
+        for gram, q_head, k_head in zip(
+            self.gram, q.chunk(num_heads, 1), k.chunk(num_heads, 1), strict=True
+        ):
+            gram.addmm_(q_head.t(), k_head)  # c c
+        self.squares[0] += q.square().sum(0)
+        self.squares[1] += k.square().sum(0)
+
+    def weights(self, temperature: Tensor) -> Tensor:
+        """Return the attention matrices h×c×c."""
+        q, k = self.squares.sqrt().clamp_min(_MIN_NORM).unflatten(1, self.gram.shape[:2])
+        lengths = q.unsqueeze(2) * k.unsqueeze(1)  # h c c
+        return (temperature * (self.gram / lengths)).softmax(dim=-1)
+
+
+def channel_weights(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
     """Attention between channels instead of pixels (spec 1.3, MDTA; Restormer, Eq. 1).
 
-    q, k, v and the result are B×C×H×W; `temperature` is h×1×1. q and k have unit length over the
-    pixels; we divide the small Gram matrix by the lengths instead of the pixel-long rows.
+    q and k are B×C×H×W, `temperature` is h×1×1, the result is B×h×c×c. q and k have unit length
+    over the pixels; we divide the small Gram matrix by the lengths instead of the long rows.
     """
     num_heads = temperature.shape[0]
-    height, width = v.shape[-2:]
-    q, k, v = (x.flatten(2).unflatten(1, (num_heads, -1)) for x in (q, k, v))  # B h c HW
+    q, k = (x.flatten(2).unflatten(1, (num_heads, -1)) for x in (q, k))  # B h c HW
     lengths = _row_lengths(q) * _row_lengths(k).transpose(-2, -1)  # B h c c
     gram = q @ k.transpose(-2, -1) / lengths  # B h c c
-    attention = (temperature * gram).softmax(dim=-1)
-    return (attention @ v).flatten(1, 2).unflatten(2, (height, width))  # B C H W
+    return (temperature * gram).softmax(dim=-1)
 
 
 def _row_lengths(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_MIN_NORM)  # B h c 1
+
+
+def fold_projection(project: Tensor, weights: Tensor) -> Tensor:
+    """Join the output projection C×C×1×1 with attention matrices …×h×c×c to …×C×C.
+
+    project · (A v) = (project · A) v: one product with C×C per pixel instead of two.
+    """
+    heads = project.flatten(1).unflatten(1, (weights.shape[-3], -1)).transpose(0, 1)  # h C c
+    return (heads @ weights).transpose(-3, -2).flatten(-2)  # … C C
+
+
+def attend(v: Tensor, weights: Tensor, project: Tensor) -> Tensor:
+    """Apply attention B×h×c×c and the output projection to v B×C×H×W."""
+    folded = fold_projection(project, weights)  # B C C
+    return (folded @ v.flatten(2)).unflatten(2, v.shape[-2:])  # B C H W
 
 
 class SelfAttention(nn.Module):
@@ -79,10 +125,38 @@ class SelfAttention(nn.Module):
         self.qkv_context = depthwise3x3(3 * channels)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend; the residual is the caller's."""
-        q, k, v = self.qkv_context(self.qkv(x)).chunk(3, dim=1)  # B C H W each
-        return self.project_out(channel_attention(q, k, v, self.temperature))
+    def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Attend over the normalised x; the residual is the caller's."""
+        if can_use_strips(x):
+            return map_images(x, lambda image: self._in_strips(image, norm))
+        q, k, v = self.qkv_context(self.qkv(norm(x))).chunk(3, dim=1)  # B C H W each
+        return attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
+
+    def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
+        """Attend in one image H×W×C: sum up the Gram matrix, keep v, then apply both."""
+        channels = image.shape[-1]
+        gram = ChannelGram(channels, len(self.temperature), image)
+        values = torch.empty_like(image)
+        branch = (self.qkv.weight, self.qkv_context.weight)
+        for rows, (qkv,) in context_strips(image, norm.last_axis, [branch]):
+            q, k, v = qkv.chunk(3, dim=1)  # n C each
+            gram.add(q, k)
+            values[rows] = v.view_as(values[rows])
+        return project_values(values, gram.weights(self.temperature), self.project_out.weight)
+
+
+def project_values(values: Tensor, weights: Tensor, project: Tensor) -> Tensor:
+    """Apply attention h×c×c and the output projection to an image's v H×W×C, in place."""
+    folded = fold_projection(project, weights).t()  # C C
+    for rows in row_strips(values, values.shape[-1]):
+        values[rows] = values[rows] @ folded
+    return values
+
+
+def map_images(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change each image of B×C×H×W on its own, as H×W×C."""
+    images = [change(image) for image in pixels_last(x)]
+    return pixels_first(images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images))
 
 
 class GatedFeedForward(nn.Module):
@@ -95,10 +169,22 @@ class GatedFeedForward(nn.Module):
         self.context = depthwise3x3(2 * hidden)
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate; the residual is the caller's."""
-        gate, value = self.context(self.project_in(x)).chunk(2, dim=1)
+    def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Gate the normalised x; the residual is the caller's."""
+        if can_use_strips(x):
+            return map_images(x, lambda image: self._in_strips(image, norm))
+        gate, value = self.context(self.project_in(norm(x))).chunk(2, dim=1)
         return self.project_out(F.gelu(gate) * value)
+
+    def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
+        """Gate one image H×W×C; gate and value are apart, so that each lies without gaps."""
+        project, context = self.project_in.weight.chunk(2), self.context.weight.chunk(2)
+        branches = list(zip(project, context, strict=True))
+        out = torch.empty_like(image)
+        project_out = self.project_out.weight.flatten(1).t()
+        for rows, (gate, value) in context_strips(image, norm.last_axis, branches):
+            torch.mm(F.gelu(gate).mul_(value), project_out, out=out[rows].flatten(0, 1))
+        return out
 
 
 class TransformerBlock(nn.Module):
@@ -113,8 +199,13 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the refined features."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = add_residual(self.attention(x, self.attention_norm), x)
+        return add_residual(self.feed_forward(x, self.feed_forward_norm), x)
+
+
+def add_residual(change: Tensor, x: Tensor) -> Tensor:
+    """Return x + change, in the memory of `change` when nobody differentiates."""
+    return change + x if torch.is_grad_enabled() else change.add_(x)
 
 
 class Downsample(nn.Module):

@@ -277,7 +277,8 @@ def _record_outputs(network: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
             continue  # A container that the official network does not have.
 
         def keep(_module: nn.Module, _inputs: Any, output: Any, *, official: str) -> None:
-            outputs[official] = output
+            # A copy: without gradients the residual is added in the output's memory.
+            outputs[official] = output.clone() if isinstance(output, Tensor) else output
 
         handles.append(module.register_forward_hook(partial(keep, official=official)))
     return outputs, handles

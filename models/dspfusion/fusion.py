@@ -13,13 +13,24 @@ from torch.nn import functional as F
 
 from models.dspfusion.config import DSPFusionConfig
 from models.layers import (
+    ChannelGram,
     ChannelNorm,
     Downsample,
     TransformerBlock,
     Upsample,
-    channel_attention,
+    attend,
+    channel_weights,
     depthwise3x3,
+    project_values,
     split_pair,
+)
+from models.strips import (
+    can_use_strips,
+    context_strips,
+    pixels_first,
+    pixels_last,
+    row_strips,
+    strip_rows,
 )
 
 _NUM_LEVELS = 4
@@ -42,17 +53,45 @@ class SemanticIntegration(nn.Module):
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         """Return the features with the scene's content added."""
-        height, width = x.shape[-2:]
-        pixels = self.pixel_norm(x).flatten(2).transpose(1, 2)  # B HW C
-        key, value = self.key_value(self.prior_norm(prior)).chunk(2, dim=-1)  # B N C each
-        q, k, v = (self._split(t) for t in (self.query(pixels), key, value))  # B h . c
-        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5  # B h HW N
-        mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # B HW C
-        content = self.project_out(mixed).transpose(1, 2)  # B C HW
-        return x + content.unflatten(2, (height, width))
+        keys, contents = self._fold(prior)  # B hN C, B hN C
+        if can_use_strips(x):
+            images = zip(pixels_last(x), keys, contents, strict=True)
+            return pixels_first(torch.stack([self._in_strips(*image) for image in images]))
+        pixels = self.pixel_norm(x).flatten(2)  # B C HW
+        weights = self._softmax(keys @ pixels)  # B hN HW
+        content = contents.transpose(1, 2) @ weights + self.project_out.bias.unsqueeze(1)
+        return x + content.unflatten(2, x.shape[-2:])  # B C H W
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # B h . c
+    def _fold(self, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry the tokens' keys and values to the pixels' side of both projections.
+
+        (x Wqᵀ) Kᵀ = x (K Wq)ᵀ and (S V) Wprojᵀ = S (V Wprojᵀ): a pixel then meets N tokens in C
+        channels instead of two C×C projections. The fixed scale 1/sqrt(c) goes into the keys.
+        """
+        key, value = self.key_value(self.prior_norm(prior)).chunk(2, dim=-1)  # B N C each
+        query, project = self.query.weight, self.project_out.weight.t()  # C C each
+        keys, contents = (
+            (
+                x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # B h N c
+                @ weight.unflatten(0, (self.num_heads, -1))  # h c C
+            ).flatten(1, 2)  # B hN C
+            for x, weight in ((key, query), (value, project))
+        )
+        return keys * (key.shape[-1] // self.num_heads) ** -0.5, contents
+
+    def _softmax(self, scores: Tensor) -> Tensor:
+        """Softmax over each head's tokens of …×hN×n."""
+        return scores.unflatten(-2, (self.num_heads, -1)).softmax(dim=-2).flatten(-3, -2)
+
+    def _in_strips(self, image: Tensor, keys: Tensor, contents: Tensor) -> Tensor:
+        """Add the content to one image H×W×C, for keys and contents hN×C."""
+        out = torch.empty_like(image)
+        for rows in row_strips(image, image.shape[-1]):
+            pixels = self.pixel_norm.last_axis(image[rows]).flatten(0, 1)  # n C
+            weights = self._softmax(keys @ pixels.t())  # hN n
+            content = torch.addmm(self.project_out.bias, weights.t(), contents)  # n C
+            torch.add(image[rows], content.view_as(image[rows]), out=out[rows])
+        return out
 
 
 class DegradationModulation(nn.Module):
@@ -94,9 +133,29 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Return x with what it found in `other`."""
+        if can_use_strips(x, other):
+            pairs = zip(pixels_last(x), pixels_last(other), strict=True)
+            return pixels_first(torch.stack([self._in_strips(*pair) for pair in pairs]))
         q = self.query_context(self.query(self.norm(x)))
         k, v = self.key_value_context(self.key_value(self.norm(other))).chunk(2, dim=1)
-        return x + self.project_out(channel_attention(q, k, v, self.temperature))
+        return x + attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
+
+    def _in_strips(self, image: Tensor, other: Tensor) -> Tensor:
+        """Attend from one image to another, H×W×C both."""
+        channels = image.shape[-1]
+        gram = ChannelGram(channels, len(self.temperature), image)
+        values = torch.empty_like(image)
+        q_branch = (self.query.weight, self.query_context.weight)
+        kv_branch = (self.key_value.weight, self.key_value_context.weight)
+        rows_px = strip_rows(image, 3 * channels)
+        queries = context_strips(image, self.norm.last_axis, [q_branch], rows_px)
+        others = context_strips(other, self.norm.last_axis, [kv_branch], rows_px)
+        for (rows, (q,)), (_, (kv,)) in zip(queries, others, strict=True):
+            k, v = kv.chunk(2, dim=1)  # n C each
+            gram.add(q, k)
+            values[rows] = v.view_as(values[rows])
+        weights = gram.weights(self.temperature)
+        return project_values(values, weights, self.project_out.weight).add_(image)
 
 
 class EncoderLayer(nn.Module):
@@ -310,7 +369,8 @@ class FusionNetwork(nn.Module):
     ) -> Tensor:
         semantic = self.semantic_pyramid(semantic_prior)  # 4 x B N D
         degradation = self.degradation_pyramid(degradation_prior)  # 4 x 2B N D
-        fused = self._encode(torch.cat([ir, vi]), semantic, degradation)
+        pair = torch.cat([ir, vi]).contiguous(memory_format=torch.channels_last)  # 2B 3 H W
+        fused = self._encode(pair, semantic, degradation)
         x = fused[-1]  # B 8C H/8 W/8
         for level in reversed(range(_NUM_LEVELS - 1)):
             x = torch.cat([self.ups[level](x), fused[level]], dim=1)

@@ -9,7 +9,8 @@ from models.layers import (
     TokenMixer,
     TransformerBlock,
     Upsample,
-    channel_attention,
+    attend,
+    channel_weights,
     split_pair,
 )
 
@@ -29,16 +30,18 @@ def test_channel_attention_equals_normalised_rows(num_heads):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 3, 5).unbind(0)
     temperature = torch.rand(num_heads, 1, 1) + 1
-    ours = channel_attention(q, k, v, temperature)
+    project = torch.randn(4, 4, 1, 1)
+    ours = attend(v, channel_weights(q, k, temperature), project)
     rows = [x.reshape(2, num_heads, 4 // num_heads, 15) for x in (q, k, v)]
     weights = temperature * F.normalize(rows[0], dim=-1) @ F.normalize(rows[1], dim=-1).mT
     plain = (weights.softmax(-1) @ rows[2]).reshape(2, 4, 3, 5)
-    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(ours, F.conv2d(plain, project))
 
 
 def test_channel_attention_of_black_features_is_finite():
     zero = torch.zeros(1, 4, 4, 4, requires_grad=True)
-    out = channel_attention(zero, zero, zero, torch.ones(1, 1, 1))
+    weights = channel_weights(zero, zero, torch.ones(1, 1, 1))
+    out = attend(zero, weights, torch.ones(4, 4, 1, 1))
     out.sum().backward()
     assert torch.isfinite(out).all()
     assert torch.isfinite(zero.grad).all()

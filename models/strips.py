@@ -1,0 +1,94 @@
+"""The wide layers of restoration transformers, row by row: the same maths in a bounded memory.
+
+A 1×1 projection to many channels and the 3×3 depthwise convolution after it need no more than
+three rows at once. At inference we send strips of rows through both and what follows, so that the
+wide maps stay in the processor's cache and are never whole. Nothing is computed twice: a strip
+hands its last two rows to the next.
+
+Shapes: H W pixels of one image, C channels, P channels of a projection, n pixels of a strip.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Numbers of all projections of a strip together: 4 MB, about what stays near one core.
+_STRIP_NUMBERS = 1 << 20
+
+# A 1×1 projection P×C×1×1 without bias, and the depthwise kernel P×1×3×3 after it.
+Branch = tuple[Tensor, Tensor]
+
+
+def can_use_strips(*maps: Tensor) -> bool:
+    """Whether to go by strips: on a CPU, and when nobody needs gradients or a graph.
+
+    An accelerator prefers few large kernels, and a loop over rows cannot be exported with a free
+    height.
+    """
+    if torch.compiler.is_compiling() or any(x.device.type != "cpu" for x in maps):
+        return False
+    return not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+
+
+def pixels_last(x: Tensor) -> Tensor:
+    """Return B×C×H×W as B×H×W×C without gaps; a view of a channels-last map."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def pixels_first(x: Tensor) -> Tensor:
+    """Return B×H×W×C as a channels-last B×C×H×W, without a copy."""
+    return x.permute(0, 3, 1, 2)
+
+
+def strip_rows(image: Tensor, channels: int) -> int:
+    """Rows of a strip of an image H×W×C that is to have `channels` channels."""
+    height, width, _ = image.shape
+    return min(height, max(2, _STRIP_NUMBERS // (width * channels)))
+
+
+def row_strips(image: Tensor, channels: int) -> Iterator[slice]:
+    """Cut an image's rows into strips."""
+    step = strip_rows(image, channels)
+    for start in range(0, image.shape[0], step):
+        yield slice(start, min(start + step, image.shape[0]))
+
+
+def context_strips(
+    image: Tensor,
+    norm: Callable[[Tensor], Tensor],
+    branches: Sequence[Branch],
+    rows: int | None = None,
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Normalise, project and convolve an image H×W×C, strip by strip of `rows` rows.
+
+    `norm` normalises the last axis. Yields the strip's rows and, for each branch, its n×P values.
+    """
+    height, width, _ = image.shape
+    rows = rows or strip_rows(image, sum(len(project) for project, _ in branches))
+    # A window holds a strip's projections with the row above and the row below.
+    windows = [image.new_zeros(rows + 2, width, len(project)) for project, _ in branches]
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        # The row above and the strip's first are there already, but for the first strip.
+        known = 2 if start else 1
+        new = image[start - 1 + known : stop + 1]
+        normed = norm(new).flatten(0, 1)  # n C
+        outputs = []
+        for window, (project, kernel) in zip(windows, branches, strict=True):
+            if start:
+                window[:2] = window[rows:]
+            end = known + len(new)
+            torch.mm(normed, project.flatten(1).t(), out=window[known:end].flatten(0, 1))
+            window[end:] = 0  # Below the image.
+            outputs.append(_convolve(window[: stop - start + 2], kernel))
+        yield slice(start, stop), outputs
+
+
+def _convolve(window: Tensor, kernel: Tensor) -> Tensor:
+    """3×3 depthwise convolution of (rows+2)×W×P, zeros at the sides only: n×P."""
+    # Not `unsqueeze`: with its stride torch does not see a channels-last map, and copies it.
+    x = pixels_first(window.view(1, *window.shape))  # 1 P rows+2 W
+    x = F.conv2d(x, kernel, padding=(0, 1), groups=len(kernel))
+    return pixels_last(x).flatten(0, 2)  # n P
