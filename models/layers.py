@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.strips import can_use_strips, context_strips, pixels_first, pixels_last, row_strips
+from models.strips import (
+    Branch,
+    can_use_strips,
+    checkpoint_strips,
+    context_strips,
+    pixels_first,
+    pixels_last,
+    row_strips,
+    should_checkpoint,
+)
 
 # Below this length a query or key counts as zero (the guard of F.normalize).
 _MIN_NORM = 1e-12
@@ -97,7 +106,8 @@ def channel_weights(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
 
 
 def _row_lengths(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_MIN_NORM)  # B h c 1
+    # The guard stands below the root: a row of zeros has no gradient above it.
+    return x.square().sum(dim=-1, keepdim=True).clamp_min(_MIN_NORM**2).sqrt()  # B h c 1
 
 
 def fold_projection(project: Tensor, weights: Tensor) -> Tensor:
@@ -112,7 +122,18 @@ def fold_projection(project: Tensor, weights: Tensor) -> Tensor:
 def attend(v: Tensor, weights: Tensor, project: Tensor) -> Tensor:
     """Apply attention B×h×c×c and the output projection to v B×C×H×W."""
     folded = fold_projection(project, weights)  # B C C
-    return (folded @ v.flatten(2)).unflatten(2, v.shape[-2:])  # B C H W
+    pixels = v.permute(0, 2, 3, 1).flatten(1, 2) @ folded.transpose(1, 2)  # B HW C
+    return pixels_first(pixels.unflatten(1, v.shape[-2:]))  # B C H W
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """A 1×1 convolution without bias, as the matrix product that it is for channels-last maps."""
+    return pixels_first(F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)))
+
+
+def depthwise(x: Tensor, kernel: Tensor) -> Tensor:
+    """The 3×3 depthwise convolution of a P×1×3×3 kernel."""
+    return F.conv2d(x, kernel, padding=1, groups=len(kernel))
 
 
 class SelfAttention(nn.Module):
@@ -129,7 +150,8 @@ class SelfAttention(nn.Module):
         """Attend over the normalised x; the residual is the caller's."""
         if can_use_strips(x):
             return map_images(x, lambda image: self._in_strips(image, norm))
-        q, k, v = self.qkv_context(self.qkv(norm(x))).chunk(3, dim=1)  # B C H W each
+        projected = pointwise(norm(x), self.qkv.weight)  # B 3C H W
+        q, k, v = self.qkv_context(projected).chunk(3, dim=1)  # B C H W each
         return attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
 
     def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
@@ -173,16 +195,35 @@ class GatedFeedForward(nn.Module):
         """Gate the normalised x; the residual is the caller's."""
         if can_use_strips(x):
             return map_images(x, lambda image: self._in_strips(image, norm))
-        gate, value = self.context(self.project_in(norm(x))).chunk(2, dim=1)
-        return self.project_out(F.gelu(gate) * value)
+        if should_checkpoint(x, len(self.context.weight)):
+            return self._in_checkpoints(x, norm)
+        return self._gate(x, norm)
+
+    def _gate(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        normed = norm(x)
+        gate, value = (depthwise(pointwise(normed, w), k) for w, k in self._branches())
+        return pointwise(F.gelu(gate) * value, self.project_out.weight)
+
+    def _in_checkpoints(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Gate strips whose hidden maps are made again in the backward pass: none is kept."""
+
+        def gate(above: Tensor, strip: Tensor, below: Tensor) -> Tensor:
+            window = torch.cat([above, strip, below])  # rows+2 W C, fewer at the border
+            out = pixels_last(self._gate(pixels_first(window.unsqueeze(0)), norm))[0]
+            return out[len(above) : len(above) + len(strip)]
+
+        return map_images(x, lambda image: checkpoint_strips(image, gate, len(self.context.weight)))
+
+    def _branches(self) -> list[Branch]:
+        """Gate and value apart, so that each of their maps lies without gaps."""
+        project, context = self.project_in.weight.chunk(2), self.context.weight.chunk(2)
+        return list(zip(project, context, strict=True))
 
     def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
-        """Gate one image H×W×C; gate and value are apart, so that each lies without gaps."""
-        project, context = self.project_in.weight.chunk(2), self.context.weight.chunk(2)
-        branches = list(zip(project, context, strict=True))
+        """Gate one image H×W×C."""
         out = torch.empty_like(image)
         project_out = self.project_out.weight.flatten(1).t()
-        for rows, (gate, value) in context_strips(image, norm.last_axis, branches):
+        for rows, (gate, value) in context_strips(image, norm.last_axis, self._branches()):
             torch.mm(F.gelu(gate).mul_(value), project_out, out=out[rows].flatten(0, 1))
         return out
 

@@ -21,6 +21,7 @@ from models.layers import (
     attend,
     channel_weights,
     depthwise3x3,
+    pointwise,
     project_values,
     split_pair,
 )
@@ -57,10 +58,10 @@ class SemanticIntegration(nn.Module):
         if can_use_strips(x):
             images = zip(pixels_last(x), keys, contents, strict=True)
             return pixels_first(torch.stack([self._in_strips(*image) for image in images]))
-        pixels = self.pixel_norm(x).flatten(2)  # B C HW
-        weights = self._softmax(keys @ pixels)  # B hN HW
-        content = contents.transpose(1, 2) @ weights + self.project_out.bias.unsqueeze(1)
-        return x + content.unflatten(2, x.shape[-2:])  # B C H W
+        pixels = self.pixel_norm.last_axis(x.permute(0, 2, 3, 1)).flatten(1, 2)  # B HW C
+        weights = self._softmax(keys @ pixels.transpose(1, 2))  # B hN HW
+        content = weights.transpose(1, 2) @ contents + self.project_out.bias  # B HW C
+        return x + pixels_first(content.unflatten(1, x.shape[-2:]))  # B C H W
 
     def _fold(self, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Carry the tokens' keys and values to the pixels' side of both projections.
@@ -136,8 +137,9 @@ class CrossAttention(nn.Module):
         if can_use_strips(x, other):
             pairs = zip(pixels_last(x), pixels_last(other), strict=True)
             return pixels_first(torch.stack([self._in_strips(*pair) for pair in pairs]))
-        q = self.query_context(self.query(self.norm(x)))
-        k, v = self.key_value_context(self.key_value(self.norm(other))).chunk(2, dim=1)
+        q = self.query_context(pointwise(self.norm(x), self.query.weight))
+        kv = self.key_value_context(pointwise(self.norm(other), self.key_value.weight))
+        k, v = kv.chunk(2, dim=1)
         return x + attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
 
     def _in_strips(self, image: Tensor, other: Tensor) -> Tensor:
