@@ -1,32 +1,48 @@
-"""python -m jobs.bench data: measure the speed that is promised, as ratios taken in one run."""
+"""python -m jobs.bench data|model: measure the speed that is promised, as ratios taken in one run."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from infra.settings import read_settings
-from jobs.bench_data import bench_data
 from jobs.console import run_command
 
 
 def _data(arguments: argparse.Namespace) -> None:
+    from jobs.bench_data import bench_data
+
     bench_data(read_settings(work=arguments.work), smoke=arguments.smoke)
 
 
-_BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {"data": _data}
+def _model(arguments: argparse.Namespace) -> None:
+    # The plain build lies with the tests that hold it; nothing but this bench needs it.
+    from jobs.bench_model import Part, bench_model, say_own_peak
+
+    if arguments.peak:
+        part, side = arguments.peak
+        say_own_peak(part, side, crop_px=arguments.crop)
+        return
+    parts = arguments.parts or get_args(Part)
+    bench_model(parts, repeats=arguments.repeats, crop_px=arguments.crop)
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
-    parser.add_argument("bench", choices=list(_BENCHES))
-    parser.add_argument("--smoke", action="store_true", help="the same code on a few small scenes")
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    bench = sys.argv[1] if len(sys.argv) > 1 else ""
-    run_command(_BENCHES.get(bench, _data), parser)
+    benches = parser.add_subparsers(dest="bench", required=True)
+    data = benches.add_parser("data", help="shards: generation, reuse, size, batches")
+    data.add_argument("--smoke", action="store_true", help="the same code on a few small scenes")
+    data.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    data.set_defaults(run=_data)
+    model = benches.add_parser("model", help="networks against a plain build of the same maths")
+    model.add_argument("--parts", nargs="+", choices=["inference", "stage1", "stage2"])
+    model.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    model.add_argument("--crop", type=int, default=224, help="px of a training crop (%(default)s)")
+    model.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    model.set_defaults(run=_model)
+    run_command(lambda arguments: arguments.run(arguments), parser)
 
 
 if __name__ == "__main__":

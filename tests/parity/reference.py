@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H W pixels, N prior tokens, D prior width, h heads,
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -457,12 +458,16 @@ def fusion_losses(f: Tensor, r: Tensor, v: Tensor) -> dict[str, Tensor]:
     chroma = zip(_chroma(v), _chroma(f), strict=True)
     terms = {
         "loss_intensity_max": 15 * (target - f).abs().mean(),
-        "loss_color": 20 * sum((a - b).abs().mean() for a, b in chroma),
-        "loss_grad": 10 * sum((ef - torch.maximum(ev, er)).abs().mean() for ef, er, ev in edges),
+        "loss_color": 20 * _total((a - b).abs().mean() for a, b in chroma),
+        "loss_grad": 10 * _total((e - torch.maximum(ev, er)).abs().mean() for e, er, ev in edges),
         "loss_intensity_consist": consistency,
         "loss_ssim": 2 * (1 - ssim(v, f) + 1 - ssim(gr, gf)),
     }
-    return {**terms, "loss_fusion": sum(terms.values())}
+    return {**terms, "loss_fusion": torch.stack(list(terms.values())).sum()}
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
 
 
 def _chroma(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -483,9 +488,9 @@ def contrastive_loss(
 ) -> Tensor:
     """L_cl of spec 2.1; `positives` are those of IR and those of VI."""
     ir, vi = anchors
-    return sum(nce(ir, p, [*negatives, vi]) for p in positives[0]) + sum(
-        nce(vi, p, [*negatives, ir]) for p in positives[1]
-    )
+    terms = [nce(ir, p, [*negatives, vi]) for p in positives[0]]
+    terms += [nce(vi, p, [*negatives, ir]) for p in positives[1]]
+    return torch.stack(terms).sum()
 
 
 def stage1_losses(model: Reference, batch: dict[str, Tensor]) -> dict[str, Tensor]:
