@@ -10,28 +10,38 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command
+from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.export import load_bundle
 from pipelines.files import whole_folder, write_whole
 from pipelines.images import encode_png, to_tensor, to_uint8
 from pipelines.scenes import describe_refused, pair_folders, read_pair
 
 
-def fuse_files(fuser: nn.Module, vi_path: Path, ir_path: Path, out: Path) -> None:
-    """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file."""
-    vi, ir = read_pair(vi_path, ir_path)
+def fuse_files(
+    fuser: DSPFusionFuser, vi_path: Path, ir_path: Path, out: Path, *, tile_px: int | None = None
+) -> None:
+    """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file.
+
+    With `tile_px` a pair is fused in tiles of that side, which bounds the memory.
+    """
+    vi, ir = (to_tensor(image) for image in read_pair(vi_path, ir_path))
     try:
         with torch.inference_mode():
-            fused = fuser(to_tensor(vi), to_tensor(ir))  # 1 3 H W
+            if tile_px is None:
+                fused = fuser(vi, ir)  # 1 3 H W
+            else:
+                fused = fuser.fuse_tiled(vi, ir, tile_px=tile_px)
     except ValueError as error:
         raise ValueError(f"{vi_path}: {error}") from error
     write_whole(out, encode_png(to_uint8(fused)))
 
 
-def fuse_paths(fuser: nn.Module, vi: Path, ir: Path, out: Path) -> list[Path]:
+def fuse_paths(
+    fuser: DSPFusionFuser, vi: Path, ir: Path, out: Path, *, tile_px: int | None = None
+) -> list[Path]:
     """Fuse two files, or two folders paired by stem; return the pictures written.
 
     `out` is a file for two files if it ends in .png, else a folder.
@@ -43,7 +53,7 @@ def fuse_paths(fuser: nn.Module, vi: Path, ir: Path, out: Path) -> list[Path]:
         raise ValueError(f"{vi} and {ir}: give two files or two folders")
     if vi.is_file():
         target = out if out.suffix.lower() == ".png" else out / f"{vi.stem}.png"
-        fuse_files(fuser, vi, ir, target)
+        fuse_files(fuser, vi, ir, target, tile_px=tile_px)
         return [target]
     pairs, refused = pair_folders(vi, ir)
     if refused:
@@ -54,7 +64,7 @@ def fuse_paths(fuser: nn.Module, vi: Path, ir: Path, out: Path) -> list[Path]:
     with progress("pairs", len(pairs)) as advance:
         for vi_path, ir_path in pairs:
             target = out / f"{vi_path.stem}.png"
-            fuse_files(fuser, vi_path, ir_path, target)
+            fuse_files(fuser, vi_path, ir_path, target, tile_px=tile_px)
             written.append(target)
             advance(len(written), vi_path.stem)
     return written
@@ -96,7 +106,8 @@ def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
     model = resolve_model(arguments.model, settings)
     fuser = load_bundle(bundle_of(model, settings))
-    written = fuse_paths(fuser, arguments.vi, arguments.ir, arguments.out)
+    paths = arguments.vi, arguments.ir, arguments.out
+    written = fuse_paths(fuser, *paths, tile_px=arguments.tile)
     where = written[0] if len(written) == 1 else f"{len(written)} pictures in {written[0].parent}"
     facts({"model": model, "fused": str(where)})
 
@@ -111,6 +122,12 @@ def main() -> None:
     parser.add_argument("--ir", type=Path, required=True, help="infrared picture, or folder")
     parser.add_argument(
         "--out", type=Path, required=True, help="PNG to write (for two files), or folder"
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
     )
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)

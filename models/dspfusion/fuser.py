@@ -12,8 +12,10 @@ from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig
 from models.dspfusion.denoiser import Denoiser, join_condition, prior_schedule, restore_prior
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
+from models.tiles import fuse_tiles
 
 MIN_SIZE_PX = 16
+MIN_TILE_PX = 64
 
 
 class DSPFusionFuser(nn.Module):
@@ -39,14 +41,41 @@ class DSPFusionFuser(nn.Module):
     def forward(self, vi: Tensor, ir: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one."""
         _check_pair(vi, ir)
+        height, width = vi.shape[-2:]
+        noise = self._noise_of(vi.shape[0], noise)
+        fused = self.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), noise)
+        return fused[..., :height, :width]
+
+    def fuse_tiled(
+        self, vi: Tensor, ir: Tensor, *, tile_px: int, noise: Tensor | None = None
+    ) -> Tensor:
+        """Return what `forward` does, nearly, in the memory of one tile of `tile_px` a side.
+
+        The priors are those of the whole pair; what a tile does not see of the rest are the means
+        over all pixels in DPMM and in channel attention (README, Tiles). `tile_px` is a multiple of
+        8 and at least 64; a quarter of it overlaps.
+        """
+        _check_pair(vi, ir)
+        if tile_px % SIZE_MULTIPLE_PX or tile_px < MIN_TILE_PX:
+            raise ValueError(
+                f"tile_px is {tile_px}; it must be a multiple of {SIZE_MULTIPLE_PX} and at least "
+                f"{MIN_TILE_PX}"
+            )
+        height, width = vi.shape[-2:]
+        vi, ir = pad_to_multiple(vi), to_rgb(pad_to_multiple(ir))
+        degradation, semantic = self.priors(vi, ir, self._noise_of(vi.shape[0], noise))
+
+        def fuse(vi: Tensor, ir: Tensor) -> Tensor:
+            return self.fusion(ir, vi, degradation, semantic)
+
+        overlap_px = tile_px // 4
+        fused = fuse_tiles(vi, ir, fuse, tile_px=tile_px, overlap_px=overlap_px)
+        return fused[..., :height, :width]
+
+    def _noise_of(self, size: int, noise: Tensor | None) -> Tensor:
         if noise is not None and self.denoiser is None:
             raise ValueError("noise is given, but this fuser has prior='low_quality' and uses none")
-        noise = self.noise if noise is None else noise
-        height, width = vi.shape[-2:]
-        fused = self.fuse_padded(
-            pad_to_multiple(vi), pad_to_multiple(ir), noise.expand(vi.shape[0], -1, -1)
-        )
-        return fused[..., :height, :width]
+        return (self.noise if noise is None else noise).expand(size, -1, -1)
 
     def fuse_padded(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
         """Fuse a pair whose H and W are multiples of 8, with noise B×N×D.
@@ -57,12 +86,17 @@ class DSPFusionFuser(nn.Module):
 
     def fuse_three_channel(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
         """Return what `fuse_padded` does, for an infrared image that has three channels already."""
+        degradation_prior, semantic_prior = self.priors(vi, ir, noise)
+        return self.fusion(ir, vi, degradation_prior, semantic_prior)
+
+    def priors(self, vi: Tensor, ir: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the dual prior of three-channel images: degradation 2B×N×., semantic B×N×D."""
         degradation_prior = self.degradation(torch.cat([ir, vi]))  # 2B N .
         semantic_prior = self.semantic(torch.cat([ir, vi], dim=1))  # B N D
         if self.denoiser is not None:
             condition = join_condition(semantic_prior, degradation_prior)
             semantic_prior = restore_prior(self.denoiser, noise, condition, schedule=self.schedule)
-        return self.fusion(ir, vi, degradation_prior, semantic_prior)
+        return degradation_prior, semantic_prior
 
 
 class PaddedFuser(nn.Module):
