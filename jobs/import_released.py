@@ -50,7 +50,7 @@ def import_files(folder: Path, settings: Settings, *, name: str) -> str:
                 requirements=REQUIREMENTS,
             )
     except BaseException as error:
-        tracking.fail_run(client, run.info.run_id, str(error) or type(error).__name__)
+        tracking.fail_run(client, run.info.run_id, error)
         raise
     model = f"models:/{version.name}/{version.version}"
     tracking.finish_run(client, run.info.run_id, tags={"registered_model": model})

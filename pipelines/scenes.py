@@ -210,7 +210,9 @@ def _check_pair(dataset: str, pair: SourcePair) -> tuple[Scene | None, list[Refu
         _check_sizes(as_vi(vi), as_ir(ir, str(pair.ir)), pair.vi)
         if min(vi.shape[:2]) < MIN_SIDE_PX:
             size = f"{vi.shape[1]}x{vi.shape[0]}"
-            raise ValueError(f"{pair.vi}: {size} px is too small; {MIN_SIDE_PX} a side is the least")
+            raise ValueError(
+                f"{pair.vi}: {size} px is too small; {MIN_SIDE_PX} a side is the least"
+            )
     except ValueError as error:
         return None, [_refusal(error)]
     natives, refused = _check_natives(pair, vi.shape[:2])

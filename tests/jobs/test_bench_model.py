@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jobs.bench import Part, make_work, peak_mib
+from jobs.bench_model import Part, make_work, peak_mib
 
 
 @pytest.mark.parametrize("part", ["stage1", "stage2"])
