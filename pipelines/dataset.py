@@ -100,7 +100,9 @@ def publish_version(
         version = read_version(path)
     else:
         write_whole(path, version.model_dump_json(indent=1).encode())
-    write_whole(_newest_path(root, config.name), version.name.encode())
+    newest = _newest_path(root, config.name)
+    if not newest.is_file() or newest.read_text() != version.name:
+        write_whole(newest, version.name.encode())
     return version
 
 

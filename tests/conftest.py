@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from infra.settings import Settings
+from models import build_fuser
+from models.dspfusion.config import tiny
+from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.dataset import DatasetVersion, publish_version, shard_folder
+from pipelines.export import write_bundle
 from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.scenes import Scene, scan
 from pipelines.shards import write_shard
@@ -79,3 +84,18 @@ def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
     )
     with cluster.connected(settings):
         yield settings
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of an untrained tiny fuser; exporting one takes a quarter of a minute."""
+    folder = tmp_path_factory.mktemp("bundle")
+    write_bundle(folder, tiny(), tiny_fuser(), origin={"run_id": "r"})
+    return folder
+
+
+def tiny_fuser() -> DSPFusionFuser:
+    """The fuser of `tiny_bundle`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_fuser(tiny()).eval()

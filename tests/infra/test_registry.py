@@ -9,9 +9,7 @@ from mlflow import MlflowClient
 
 from infra import registry, tracking
 from infra.settings import REPOSITORY, Settings
-from models import build_fuser
-from models.dspfusion.config import tiny
-from pipelines.export import load_bundle, write_bundle
+from pipelines.export import load_bundle
 
 NAME = "fuser-under-test"
 
@@ -40,19 +38,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def client(settings: Settings) -> MlflowClient:
+def client(settings: Settings, tiny_bundle: Path) -> MlflowClient:
     """A registry with two versions of one model."""
     client = tracking.connect(settings)
-    bundle = settings.work / "bundle"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        write_bundle(bundle, tiny(), build_fuser(tiny()).eval(), origin={})
     for number in ("1", "2"):
         run_id = tracking.open_run(client, name="train", config={}, tags={}).info.run_id
         version = registry.register_bundle(
             client,
             NAME,
-            bundle,
+            tiny_bundle,
             run_id=run_id,
             tags={"dataset_digest": "d"},
             requirements=["torch"],
@@ -70,7 +64,7 @@ def test_a_new_version_is_the_challenger_with_its_tags(client: MlflowClient) -> 
 
 @pytest.mark.slow
 def test_it_loads_where_this_repository_is_unknown(
-    client: MlflowClient, settings: Settings, tmp_path: Path
+    client: MlflowClient, settings: Settings, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     vi = rng.random((2, 3, 37, 50), np.float32)
@@ -90,16 +84,14 @@ def test_it_loads_where_this_repository_is_unknown(
     assert done.returncode == 0, done.stderr
     assert not tmp_path.is_relative_to(REPOSITORY)
     with torch.inference_mode():
-        ours = load_bundle(settings.work / "bundle")(torch.from_numpy(vi), torch.from_numpy(ir))
+        ours = load_bundle(tiny_bundle)(torch.from_numpy(vi), torch.from_numpy(ir))
     np.testing.assert_allclose(np.load(tmp_path / "fused.npy"), ours.numpy(), atol=1e-4)
 
 
-def test_a_bundle_comes_back_whole(
-    client: MlflowClient, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_bundle_comes_back_whole(client: MlflowClient, tiny_bundle: Path, tmp_path: Path) -> None:
     version = registry.find_model(client, f"models:/{NAME}/2")
     bundle = registry.fetch_bundle(client, version, tmp_path)
-    for file in (settings.work / "bundle").iterdir():
+    for file in tiny_bundle.iterdir():
         assert (bundle / file.name).read_bytes() == file.read_bytes()
 
 

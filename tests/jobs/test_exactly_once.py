@@ -66,7 +66,7 @@ def digests(settings: Settings) -> dict[str, str]:
 
 def check_identical(settings: Settings, undisturbed: Settings, version: DatasetVersion) -> None:
     assert verify_version(version, settings.datasets) == []
-    assert [path.name for path in (settings.datasets / "versions").iterdir()] == [
+    assert [path.name for path in (settings.datasets / "versions").glob("*.json")] == [
         f"{version.name}.json"
     ]
     whole = digests(undisturbed)

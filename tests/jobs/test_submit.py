@@ -21,7 +21,7 @@ def test_entrypoint_quotes_and_knows_the_commands() -> None:
     line = entrypoint_of(["--", "generate", "small", "--set", 'shard.vi=["blur"]'])
     assert line == "python -m jobs.generate small --set 'shard.vi=[\"blur\"]'"
     for wrong in ([], ["--", "rm"], ["--", "config"], ["--", "submit"]):
-        with pytest.raises(ValueError, match="there are: demo, evaluate"):
+        with pytest.raises(ValueError, match="there are: bench, demo, evaluate"):
             entrypoint_of(wrong)
 
 
