@@ -89,7 +89,9 @@ def fetch_bundle(client: MlflowClient, version: ModelVersion, target: Path) -> P
 
 def bundle_in(downloaded: Path) -> Path:
     """Where the bundle lies in a downloaded version."""
-    return downloaded / "artifacts" / "bundle"
+    # MLflow keeps the name that the folder had when it was logged; it is the only artifact.
+    [bundle] = (downloaded / "artifacts").iterdir()
+    return bundle
 
 
 def promote(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
