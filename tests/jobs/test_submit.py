@@ -1,6 +1,7 @@
 """Jobs on a real Ray head with its dashboard."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         head.terminate()
         head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for(url: str, *, timeout_s: float) -> None:
