@@ -54,10 +54,14 @@ _SCENES_A_TASK = 2
 
 
 class Evaluated(BaseModel):
-    """A finished evaluation: its run, its folder (rows and report), the overall means by method."""
+    """A finished evaluation: of which version or bundle, its run, its folder, means by method.
+
+    An alias is pinned when the evaluation starts, so `model` is what was measured.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model: str
     run_id: str
     folder: Path
     means: dict[str, dict[str, float]]
@@ -131,7 +135,7 @@ def evaluate(
     if tag:
         # Also where the numbers were there already: a second version may hold the same weights.
         _tag_version(client, model, run_id)
-    return _evaluated(run_id, folder)
+    return _evaluated(model, run_id, folder)
 
 
 def _measure(subject: _Subject, settings: Settings) -> list[Row]:
@@ -176,11 +180,11 @@ def _report(client: Any, subject: _Subject, folder: Path, run_id: str) -> None:
     tracking.finish_run(client, run_id)
 
 
-def _evaluated(run_id: str, folder: Path) -> Evaluated:
+def _evaluated(model: str, run_id: str, folder: Path) -> Evaluated:
     rows = read_rows(folder / ROWS)
     for line in format_table(summarise(rows), model=MODEL, baseline=BASELINE):
         say(f"  {line}")
-    return Evaluated(run_id=run_id, folder=folder, means=_overall_means(rows))
+    return Evaluated(model=model, run_id=run_id, folder=folder, means=_overall_means(rows))
 
 
 def _overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -253,7 +257,7 @@ def _main(arguments: argparse.Namespace) -> None:
     )
     facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:
-        name, _, number = resolve_model(arguments.model, settings)[8:].partition("/")
+        name, _, number = evaluated.model.removeprefix("models:/").partition("/")
         say(f"next: python -m jobs.promote {name} --version {number}")
 
 

@@ -87,8 +87,8 @@ def resolve_model(model: str, settings: Settings) -> str:
 
 def bundle_of(model: str, settings: Settings) -> Path:
     """The folder of a model's bundle; a registered one is fetched into the work folder's cache."""
-    if not resolve_model(model, settings).startswith("models:/"):
-        return Path(model)
+    if not model.startswith("models:/"):
+        return Path(resolve_model(model, settings))
     from infra import registry, tracking
 
     client = tracking.connect(settings)
