@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,7 +84,7 @@ def num_cpus() -> int:
 
 def map_tasks(
     function: Callable[..., _Out],
-    items: Sequence[_In],
+    items: Iterable[_In],
     *arguments: Any,
     max_in_flight: int | None = None,
 ) -> Iterator[_Out]:

@@ -3,6 +3,8 @@
 | variable | meaning | default |
 |---|---|---|
 | FUSION_WORK | folder for datasets, runs, reports | ./work |
+| FUSION_DATASETS | root of the datasets: a folder, or s3://bucket/prefix | datasets/ under FUSION_WORK |
+| AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
 | FUSION_COMMIT | commit of the code (set by jobs.submit) | asked of git |
@@ -27,6 +29,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     work: Path
+    datasets_uri: str | None = None
+    s3_endpoint_url: str | None = None
     tracking_uri: str
     artifact_root: str | None
     ray_address: str | None
@@ -34,9 +38,9 @@ class Settings(BaseModel):
     in_ray_job: bool = False
 
     @property
-    def datasets(self) -> Path:
-        """Root of the dataset versions and their shards."""
-        return self.work / "datasets"
+    def datasets(self) -> str:
+        """Root of the dataset versions and their shards: a path or s3://bucket/prefix."""
+        return self.datasets_uri or str(self.work / "datasets")
 
     @property
     def runs(self) -> Path:
@@ -51,6 +55,8 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
     server = os.environ.get("MLFLOW_TRACKING_URI")
     return Settings(
         work=folder,
+        datasets_uri=os.environ.get("FUSION_DATASETS"),
+        s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         tracking_uri=server or f"sqlite:///{folder}/mlflow.db",
         # With a server, artifacts go where the server says; a sqlite file needs a folder beside it,
         # or MLflow would put them below whatever folder the process stands in.
@@ -70,7 +76,7 @@ def declared_environment() -> dict[str, str]:
 
     Ray shows a job's variables in clear to everyone who can see the job.
     """
-    declared = ("FUSION_WORK", "MLFLOW_TRACKING_URI")
+    declared = ("FUSION_WORK", "FUSION_DATASETS", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
     found = {name: os.environ[name] for name in declared if name in os.environ}
     return found | {_COMMIT: code_commit()}
 

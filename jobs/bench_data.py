@@ -31,13 +31,14 @@ from jobs.generate import generate
 from jobs.recipes import DATASETS
 from jobs.scan import index_path
 from pipelines.batches import ShardBatches
-from pipelines.dataset import DatasetVersion, publish_version, shard_folder
+from pipelines.dataset import DatasetVersion, publish_version
 from pipelines.files import write_whole
+from pipelines.folders import Folder, LocalFolder
 from pipelines.groups import Group
 from pipelines.images import encode_png
 from pipelines.plan import DatasetConfig, ShardSpec, plan_shards
-from pipelines.scenes import ScanResult, Scene, scan, scenes_of_split, write_scenes
-from pipelines.shards import ShardReader, make_sample, write_shard
+from pipelines.scenes import ScanResult, Scene, SceneTable, scan, write_scenes
+from pipelines.shards import ShardReader, make_sample, open_shard, write_shard
 from pipelines.synthetic import write_scenes as render_scenes
 
 FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg")
@@ -89,7 +90,7 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     """Measure every line, print them, and write `<work>/bench/data.json`."""
     sizes = SMOKE if smoke else Sizes()
     work = settings.work / "bench" / ("smoke" if smoke else "data")
-    settings = settings.model_copy(update={"work": work})
+    settings = settings.model_copy(update={"work": work, "datasets_uri": None})
     section("Render scenes (once)")
     scenes = _scenes(work / "sources", "bench", sizes.num_scenes, sizes.height, sizes.width)
     many = _scenes(
@@ -110,8 +111,9 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
         )
         versions = [version, _second_run(strips, scenes, settings, run)[1]]
     for made in versions:
-        lines.append(_bytes_per_group(made, settings.datasets))
-        lines.append(_batches(made, settings.datasets, work / "png", sizes))
+        root = LocalFolder(Path(settings.datasets))
+        lines.append(_bytes_per_group(made, root))
+        lines.append(_batches(made, root, work / "png", sizes))
     lines.append(_growth(config, many, work / "growth" / run, sizes.growth))
     for line in lines:
         word = "holds" if line.holds else "MISSED"
@@ -131,7 +133,7 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
 def _scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
     if len(list(folder.glob("train/ir/*.png"))) != count:
         render_scenes(folder, split_counts={"train": count}, seed=0, height=height, width=width)
-    return scenes_of_split(scan(folder, dataset=name).scenes, "train")
+    return list(scan(folder, dataset=name).scenes.of_split("train"))
 
 
 def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
@@ -145,7 +147,7 @@ def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
     halves = [scenes[start::_NUM_PROCESSES] for start in range(_NUM_PROCESSES)]
     with ProcessPoolExecutor(_NUM_PROCESSES, mp_context=get_context("spawn")) as pool:
         list(pool.map(bare_loop, [half[:1] for half in halves]))
-        list(cluster.map_tasks(write_shard, specs[:_NUM_PROCESSES], folder / "warm"))
+        list(cluster.map_tasks(write_shard, specs[:_NUM_PROCESSES], LocalFolder(folder / "warm")))
         for index in range(rounds):
             target = folder / str(index)
             ours.append(_clock(partial(_generate_shards, specs, target)))
@@ -157,7 +159,7 @@ def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
 
 
 def _generate_shards(specs: Sequence[ShardSpec], folder: Path) -> None:
-    for _ in cluster.map_tasks(write_shard, specs, folder):
+    for _ in cluster.map_tasks(write_shard, specs, LocalFolder(folder)):
         pass
 
 
@@ -171,7 +173,7 @@ def _second_run(
 ) -> tuple[Line, DatasetVersion]:
     """The whole command twice, over one index, in a cluster that is up."""
     name = f"bench-{run}"
-    write_scenes(ScanResult(scenes=tuple(scenes), refused=()), index_path(settings, name))
+    write_scenes(ScanResult(scenes=SceneTable.of(scenes), refused=()), index_path(settings, name))
     # A seed of its own: the first run finds no shard of an earlier bench.
     shard = config.shard.model_copy(update={"seed": int(run, 16) % 2**31})
     config = config.model_copy(update={"name": name, "shard": shard})
@@ -188,7 +190,7 @@ def _second_run(
     ), versions[0]
 
 
-def _bytes_per_group(version: DatasetVersion, root: Path) -> Line:
+def _bytes_per_group(version: DatasetVersion, root: Folder) -> Line:
     """Against every group as a sample of its own, with its 16 pictures as PNG."""
     sizes: dict[tuple[str, str], int] = {}
     apart = 0
@@ -242,7 +244,7 @@ def _read_png(path: Path) -> np.ndarray:
     return image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _batches(version: DatasetVersion, root: Path, folder: Path, sizes: Sizes) -> Line:
+def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: Sizes) -> Line:
     """Batches a CPU second, ours and the baseline's, over the same number of samples."""
     ours = ShardBatches(
         version, root, fields=FIELDS, batch_size=sizes.batch_size, crop_px=sizes.crop_px, seed=0
@@ -288,7 +290,7 @@ def _growth(
     make_sample(scenes[0], plan_shards(config, scenes[: counts[0]])[0])
     per_scene = []
     for count in counts:
-        spent = _cpu(partial(_publish, config, scenes[:count], folder / str(count)))
+        spent = _cpu(partial(_publish, config, scenes[:count], LocalFolder(folder / str(count))))
         per_scene.append(spent / count)
     shown = ", ".join(
         f"{spent * 1000:.1f} ms at {count}" for count, spent in zip(counts, per_scene, strict=True)
@@ -297,14 +299,14 @@ def _growth(
     return Line("cost a scene, largest over smallest", spread, 1.15, False, shown)
 
 
-def _publish(config: DatasetConfig, scenes: Sequence[Scene], root: Path) -> None:
-    shards = [write_shard(spec, shard_folder(root)) for spec in plan_shards(config, scenes)]
+def _publish(config: DatasetConfig, scenes: Sequence[Scene], root: Folder) -> None:
+    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
     publish_version(root, config, scenes, shards, refused=[], commit="bench", created="")
 
 
-def _groups(version: DatasetVersion, root: Path) -> Iterator[tuple[ShardReader, str, Group]]:
+def _groups(version: DatasetVersion, root: Folder) -> Iterator[tuple[ShardReader, str, Group]]:
     for shard in version.shards:
-        with closing(ShardReader.open(shard_folder(root) / f"{shard.name}.tar")) as reader:
+        with closing(open_shard(root, shard)) as reader:
             for scene, meta in reader.metas.items():
                 for group in meta.groups:
                     yield reader, scene, group

@@ -25,7 +25,7 @@ from pipelines.export import load_bundle
 from pipelines.files import write_whole
 from pipelines.images import encode_png
 from pipelines.scenarios import degrade, find_scenario
-from pipelines.scenes import load_pair, scenes_of_split
+from pipelines.scenes import load_pair
 from pipelines.synthetic import write_scenes
 
 NAME = "demo"
@@ -107,7 +107,7 @@ def _train(
 
 def _fuse_one(settings: Settings, model: str) -> Path:
     """Degrade a held-out pair, write it as files, and fuse those as `jobs.fuse` does."""
-    scene = scenes_of_split(load_index(settings, NAME).scenes, "val")[0]
+    scene = load_index(settings, NAME).scenes.of_split("val")[0]
     vi, ir = degrade(
         *load_pair(scene), find_scenario("low_light+stripe_noise"), seed=1, scene_key=scene.digest
     )

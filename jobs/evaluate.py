@@ -46,7 +46,7 @@ from pipelines.evaluation import (
 from pipelines.files import sha256_of_file
 from pipelines.report import write_report
 from pipelines.scenarios import find_scenario
-from pipelines.scenes import Scene, scenes_of_split
+from pipelines.scenes import Scene
 from pipelines.seeding import digest_of
 
 ROWS, REPORT = "rows.parquet", "report.html"
@@ -110,7 +110,7 @@ def evaluate(
 
     client = tracking.connect(settings)
     model = resolve_model(model, settings)
-    chosen = scenes_of_split(load_index(settings, scenes).scenes, split)[: recipe.num_scenes]
+    chosen = load_index(settings, scenes).scenes.of_split(split)[: recipe.num_scenes]
     where = f"{Path(scenes).stem}-{split}"
     subject = _Subject(recipe, model, bundle_of(model, settings), where, tuple(chosen))
     tags = subject.tags

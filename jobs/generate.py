@@ -19,20 +19,21 @@ from jobs.config import add_recipe_arguments, find_recipe, override
 from jobs.console import facts, progress, run_command, say
 from jobs.recipes import DATASETS
 from jobs.scan import load_index
+from jobs.storage import find_manifest, open_datasets, source_reader
 from pipelines.dataset import (
     DatasetVersion,
     delete_garbage,
     find_garbage,
     find_version,
-    manifest_path,
+    manifest_of,
     publish_version,
-    shard_folder,
     split_reuse,
 )
+from pipelines.folders import Folder
 from pipelines.gallery import write_gallery
-from pipelines.plan import DatasetConfig, plan_shards
-from pipelines.scenes import Scene, check_refused_share, scenes_of_split
-from pipelines.shards import write_shard
+from pipelines.plan import DatasetConfig, ShardPlan, plan_shards
+from pipelines.scenes import SceneTable, check_refused_share
+from pipelines.shards import ShardInfo, make_sample, write_shard
 from pipelines.verify import verify_version
 
 _SMOKE_SCENES = 8
@@ -51,25 +52,14 @@ def generate(
     index = load_index(settings, scenes)
     check_refused_share(index, max_share=config.max_refused_share)
     chosen = _choose(config, index.scenes, smoke=smoke)
-    specs = plan_shards(config, chosen)
-    reused, to_build = split_reuse(specs, settings.datasets)
+    root = open_datasets(settings)
+    reused, to_build = split_reuse(plan_shards(config, chosen), root)
     facts(
         {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
     )
-    built = []
-    if to_build:
-        # Ray is only needed where there is something to do.
-        from infra.cluster import connected, map_tasks
-
-        with connected(settings), progress("shards", len(to_build)) as advance:
-            started = time.monotonic()
-            for info in map_tasks(write_shard, to_build, shard_folder(settings.datasets)):
-                built.append(info)
-                images = sum(shard.num_images for shard in built)
-                rate = images / (time.monotonic() - started)
-                advance(len(built), f"{images} images, {rate:.0f}/s")
+    built = _build(to_build, root, settings) if to_build else []
     version = publish_version(
-        settings.datasets,
+        root,
         config,
         chosen,
         [*reused, *built],
@@ -80,12 +70,35 @@ def generate(
     facts(
         {
             "version": version.name,
-            "holds": f"{version.num_scenes} scenes, {version.num_groups} groups, "
-            f"{version.num_bytes / 2**20:.1f} MiB in {len(version.shards)} shards",
-            "manifest": str(manifest_path(settings.datasets, version.name)),
+            "holds": _holds(version),
+            "manifest": f"{root.uri}/{manifest_of(version.name)}",
         }
     )
     return version
+
+
+def _build(specs: ShardPlan, root: Folder, settings: Settings) -> list[ShardInfo]:
+    """Make the shards as Ray tasks, a bounded number at a time."""
+    # Ray is only needed where there is something to do.
+    from infra.cluster import connected, map_tasks
+
+    built: list[ShardInfo] = []
+    images = num_bytes = 0
+    with connected(settings), progress("shards", len(specs)) as advance:
+        started = time.monotonic()
+        for info in map_tasks(write_shard, specs, root, source_reader(settings)):
+            built.append(info)
+            images += info.num_images
+            num_bytes += info.num_bytes
+            spent_s = time.monotonic() - started
+            rates = f"{len(built) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
+            advance(len(built), f"{rates}  {num_bytes / 2**20:.1f} MiB")
+    return built
+
+
+def _holds(version: DatasetVersion) -> str:
+    size = f"{version.num_bytes / 2**20:.1f} MiB in {len(version.shards)} shards"
+    return f"{version.num_scenes} scenes, {version.num_groups} groups, {size}"
 
 
 def named(config: DatasetConfig, scenes: str) -> DatasetConfig:
@@ -93,21 +106,27 @@ def named(config: DatasetConfig, scenes: str) -> DatasetConfig:
     return config.model_copy(update={"name": f"{Path(scenes).stem}-{config.name}"})
 
 
-def _choose(config: DatasetConfig, scenes: tuple[Scene, ...], *, smoke: bool) -> list[Scene]:
-    chosen = scenes_of_split(scenes, config.split)
+def _choose(config: DatasetConfig, scenes: SceneTable, *, smoke: bool) -> SceneTable:
+    chosen = scenes.of_split(config.split)
     return chosen[:_SMOKE_SCENES] if smoke else chosen
 
 
 def dry_run(config: DatasetConfig, settings: Settings, *, scenes: str, smoke: bool = False) -> None:
-    """Say what `generate` would do."""
+    """Say what `generate` would do; bytes and time are measured on one scene, made and dropped."""
     chosen = _choose(config, load_index(settings, scenes).scenes, smoke=smoke)
-    reused, to_build = split_reuse(plan_shards(config, chosen), settings.datasets)
-    facts(
-        {
-            "reuse": f"{len(reused)} shards, {sum(shard.num_bytes for shard in reused) / 2**20:.1f} MiB",
-            "build": f"{len(to_build)} shards of {sum(len(spec.scenes) for spec in to_build)} scenes",
-        }
-    )
+    reused, to_build = split_reuse(plan_shards(config, chosen), open_datasets(settings))
+    rows = {
+        "reuse": f"{len(reused)} shards, {sum(shard.num_bytes for shard in reused) / 2**20:.1f} MiB",
+        "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
+    }
+    if to_build:
+        spec = to_build[0]
+        started_s = time.process_time()
+        sample, _ = make_sample(spec.scenes[0], spec, source_reader(settings))
+        core_s = (time.process_time() - started_s) * to_build.num_scenes
+        num_bytes = sum(map(len, sample.values())) * to_build.num_scenes
+        rows["about"] = f"{num_bytes / 2**20:.1f} MiB, {core_s:.0f} s of one core"
+    facts(rows)
 
 
 def _main(arguments: argparse.Namespace) -> None:
@@ -121,39 +140,34 @@ def _main(arguments: argparse.Namespace) -> None:
     say(f"next: python -m jobs.train dspfusion_stage1_small --set dataset={version.config.name}")
 
 
-def verify(name: str, settings: Settings) -> None:
-    """Check the version called `name`. Raises ValueError that counts and names what is wrong."""
-    version = find_version(settings.datasets, name)
+def verify(version_or_uri: str, settings: Settings) -> None:
+    """Check a version. Raises ValueError that counts and names what is wrong."""
+    # What the cache holds was checked when it was fetched; what the store holds is asked here.
+    root, name = find_manifest(version_or_uri, settings, cached=False)
+    version = find_version(root, name)
     with progress("shards", len(version.shards)) as advance:
-        problems = verify_version(
-            version, settings.datasets, on_progress=lambda done, _: advance(done)
-        )
+        problems = verify_version(version, root, on_progress=lambda done, _: advance(done))
     for problem in problems:
         say(problem)
     if problems:
         raise ValueError(f"{version.name} is not whole: {len(problems)} problems, listed above")
-    facts(
-        {
-            "whole": version.name,
-            "holds": f"{version.num_scenes} scenes, {version.num_groups} groups, "
-            f"{version.num_bytes / 2**20:.1f} MiB in {len(version.shards)} shards",
-        }
-    )
+    facts({"whole": version.name, "holds": _holds(version)})
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
     """Say what no version needs, and with `delete` delete it."""
-    garbage = find_garbage(settings.datasets, now_s=time.time(), min_age_s=min_age_h * 3600)
-    for path in (*garbage.shards, *garbage.temporary):
-        say(f"  {path.relative_to(settings.datasets)}")
+    root = open_datasets(settings)
+    garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
+    for entry in (*garbage.shards, *garbage.unfinished):
+        say(f"  {entry.name}")
     size = f"{garbage.num_bytes / 2**20:.1f} MiB"
     count = (
-        f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.temporary)} temporary"
+        f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.unfinished)} unfinished"
     )
     if delete:
-        delete_garbage(garbage)
+        delete_garbage(root, garbage)
     facts({"deleted" if delete else "would delete": f"{count}, {size}"})
-    if not delete and garbage.num_bytes:
+    if not delete and (garbage.shards or garbage.unfinished):
         say("next: python -m jobs.generate gc --delete")
 
 
@@ -163,9 +177,10 @@ def _main_verify(arguments: argparse.Namespace) -> None:
 
 def _main_inspect(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
-    version = find_version(settings.datasets, arguments.version)
+    root, name = find_manifest(arguments.version, settings)
+    version = find_version(root, name)
     out = arguments.out or settings.work / "reports" / f"{version.name}.html"
-    write_gallery(version, settings.datasets, out)
+    write_gallery(version, root, out)
     facts({"version": version.name, "page": str(out)})
 
 
@@ -178,7 +193,9 @@ def _main_gc(arguments: argparse.Namespace) -> None:
 
 
 def _add_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", help="name of a version, or of a recipe for its newest")
+    parser.add_argument(
+        "version", help="name of a version, of a recipe for its newest, or a manifest's path or URI"
+    )
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from jobs.config import (
 )
 from jobs.console import facts, progress, run_command, say
 from jobs.recipes import TRAINING
+from jobs.storage import open_datasets
 from pipelines.checkpoints import read_config
-from pipelines.dataset import DatasetVersion, find_version, manifest_path
+from pipelines.dataset import DatasetVersion, find_version, manifest_of
 from pipelines.export import fuser_of_checkpoint, write_bundle
 from pipelines.files import sha256_of_file, whole_folder
 from pipelines.seeding import digest_of
@@ -52,7 +54,8 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     from infra import cluster, tracking
 
     client = tracking.connect(settings)
-    version = find_version(settings.datasets, _dataset_of(recipe))
+    datasets = open_datasets(settings)
+    version = find_version(datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
     digest = config_digest(recipe, version, config)
     before = tracking.find_run(client, digest)
@@ -67,14 +70,16 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
         config=recipe.model_dump(mode="json"),
         tags=tags,
         dataset=tracking.DatasetRef(
-            name=version.name, digest=version.digest[:36], uri=config.dataset
+            name=version.name,
+            digest=version.digest[:36],
+            uri=f"{datasets.uri}/{manifest_of(version.name)}",
         ),
     ).info.run_id
     facts({"run": run_id + (" (resumed)" if before else ""), "dataset": version.name})
     try:
         with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
             checkpoint = cluster.run_ddp(
-                run_training,
+                partial(run_training, datasets=datasets),
                 config.model_dump(mode="json"),
                 # Ray Train resumes by name: the same run, and no other.
                 name=f"{name}-{digest[:12]}-{run_id[:8]}",
@@ -109,11 +114,11 @@ def _dataset_of(recipe: TrainRecipe) -> str:
 def training_config(
     recipe: TrainRecipe, version: DatasetVersion, settings: Settings
 ) -> TrainingConfig:
-    """Resolve names to files: the manifest, and Stage I's checkpoint, fetched if it is `runs:/ID`."""
+    """Resolve names: the dataset version, and Stage I's checkpoint, fetched if it is `runs:/ID`."""
     return TrainingConfig(
         objective=recipe.objective,
         optim=recipe.optim,
-        dataset=str(manifest_path(settings.datasets, version.name)),
+        dataset=version.name,
         stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
     )
 
@@ -137,7 +142,8 @@ def run_tags(
 
 def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
     """Train in this process, without Ray and MLflow; return the last checkpoint's folder."""
-    version = find_version(settings.datasets, _dataset_of(recipe))
+    datasets = open_datasets(settings)
+    version = find_version(datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
     folder = settings.runs / f"{name}-{config_digest(recipe, version, config)[:12]}-local"
     with progress("steps", recipe.optim.num_steps) as advance:
@@ -154,6 +160,7 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
         before = _local_checkpoints(folder)
         run_training(
             config.model_dump(mode="json"),
+            datasets=datasets,
             rank=0,
             world_size=1,
             device="cuda" if torch.cuda.is_available() else "cpu",

@@ -13,17 +13,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.dataset import DatasetVersion, shard_folder
+from pipelines.dataset import DatasetVersion
+from pipelines.folders import Folder
 from pipelines.groups import Group
 from pipelines.seeding import rng_at
-from pipelines.shards import ShardReader, verify_shard
+from pipelines.shards import ShardReader, open_shard
 
 Batch = dict[str, Tensor]
 _T = TypeVar("_T")
@@ -44,7 +44,7 @@ class ShardBatches:
     def __init__(
         self,
         version: DatasetVersion,
-        root: Path,
+        root: Folder,
         *,
         fields: Sequence[str],
         batch_size: int,
@@ -62,8 +62,7 @@ class ShardBatches:
         self._samples: list[Sample] = []
         self._cached_order = (-1, np.empty(0, np.int64))
         for info in version.shards:
-            verify_shard(shard_folder(root), info)
-            reader = ShardReader.open(shard_folder(root) / f"{info.name}.tar")
+            reader = open_shard(root, info)
             self._samples += [
                 Sample(reader, scene, group)
                 for scene, meta in sorted(reader.metas.items())

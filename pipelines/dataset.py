@@ -6,17 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.files import write_whole
+from pipelines.folders import Entry, Folder
 from pipelines.layouts import Refused
-from pipelines.plan import DatasetConfig, ShardSpec
+from pipelines.plan import DatasetConfig, ShardPlan
 from pipelines.scenes import Scene
 from pipelines.seeding import digest_of
-from pipelines.shards import ShardInfo, find_shard
+from pipelines.shards import SHARDS, ShardInfo, find_shards
+
+VERSIONS = "versions/"
 
 
 class DatasetVersion(BaseModel):
@@ -53,21 +56,18 @@ class DatasetVersion(BaseModel):
         return sum(shard.num_bytes for shard in self.shards)
 
 
-def shard_folder(root: Path) -> Path:
-    """Where the shards of a dataset root lie."""
-    return root / "shards"
-
-
-def split_reuse(specs: Sequence[ShardSpec], root: Path) -> tuple[list[ShardInfo], list[ShardSpec]]:
+def split_reuse(specs: ShardPlan, root: Folder) -> tuple[list[ShardInfo], ShardPlan]:
     """Say which shards exist whole (reuse) and which are to be made (build)."""
-    found = [(spec, find_shard(shard_folder(root), spec.name)) for spec in specs]
-    return [info for _, info in found if info], [spec for spec, info in found if not info]
+    names = [spec.name for spec in specs]
+    whole = find_shards(root, names)
+    missing = [place for place, name in enumerate(names) if name not in whole]
+    return [whole[name] for name in names if name in whole], specs.only(missing)
 
 
 def publish_version(
-    root: Path,
+    root: Folder,
     config: DatasetConfig,
-    scenes: Sequence[Scene],
+    scenes: Iterable[Scene],
     shards: Sequence[ShardInfo],
     *,
     refused: Sequence[Refused],
@@ -78,7 +78,8 @@ def publish_version(
 
     Raises ValueError when a shard is no longer there: a manifest speaks of whole shards only.
     """
-    gone = [shard.name for shard in shards if find_shard(shard_folder(root), shard.name) != shard]
+    whole = find_shards(root, [shard.name for shard in shards])
+    gone = [shard.name for shard in shards if whole.get(shard.name) != shard]
     if gone:
         raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
@@ -95,89 +96,94 @@ def publish_version(
         commit=commit,
         created=created,
     )
-    path = manifest_path(root, version.name)
-    if path.is_file():
-        version = read_version(path)
+    path = manifest_of(version.name)
+    if root.size_of(path) is not None:
+        version = read_version(root, version.name)
     else:
-        write_whole(path, version.model_dump_json(indent=1).encode())
-    newest = _newest_path(root, config.name)
-    if not newest.is_file() or newest.read_text() != version.name:
-        write_whole(newest, version.name.encode())
+        root.write_once(path, version.model_dump_json(indent=1).encode())
+    newest = _newest_of(config.name)
+    if root.size_of(newest) is None or root.read(newest).decode() != version.name:
+        root.replace(newest, version.name.encode())
     return version
 
 
-def manifest_path(root: Path, name: str) -> Path:
-    """Where the manifest of version `name` lies."""
-    return root / "versions" / f"{name}.json"
+def manifest_of(name: str) -> str:
+    """Where below the root the manifest of version `name` lies."""
+    return f"{VERSIONS}{name}.json"
 
 
-def _newest_path(root: Path, recipe: str) -> Path:
+def _newest_of(recipe: str) -> str:
     # A pointer, not the time in the manifests: going back to an old recipe publishes an old version
     # again, and that is then what the recipe's name means.
-    return root / "versions" / f"{recipe}.newest"
+    return f"{VERSIONS}{recipe}.newest"
 
 
-def find_version(root: Path, name: str) -> DatasetVersion:
+def find_version(root: Folder, name: str) -> DatasetVersion:
     """Find a version by its full name, or the one that a recipe published last by the recipe's name.
 
     Raises ValueError that lists what there is.
     """
-    exact = manifest_path(root, name)
-    if exact.is_file():
-        return read_version(exact)
-    newest = _newest_path(root, name)
-    if newest.is_file():
-        return read_version(manifest_path(root, newest.read_text()))
-    known = sorted(path.stem for path in (root / "versions").glob("*.json"))
-    shown = ", ".join(known) or "none yet; run jobs.generate first"
-    raise ValueError(f"no dataset version {name!r} in {root}; there is: {shown}")
+    if root.size_of(manifest_of(name)) is not None:
+        return read_version(root, name)
+    if root.size_of(_newest_of(name)) is not None:
+        return read_version(root, root.read(_newest_of(name)).decode())
+    shown = ", ".join(_version_names(root)) or "none yet; run jobs.generate first"
+    raise ValueError(f"no dataset version {name!r} in {root.uri}; there is: {shown}")
 
 
-class Garbage(BaseModel):
-    """Files that no version needs: shards without a manifest, temporary files of dead writers."""
+def _version_names(root: Folder) -> list[str]:
+    return [
+        entry.name.removeprefix(VERSIONS).removesuffix(".json")
+        for entry in root.entries(VERSIONS)
+        if entry.name.endswith(".json")
+    ]
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shards: tuple[Path, ...]
-    temporary: tuple[Path, ...]
+@dataclass(frozen=True)
+class Garbage:
+    """What no version needs: shards without a manifest, and what dead writers left unfinished."""
+
+    shards: tuple[Entry, ...]
+    unfinished: tuple[Entry, ...]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that deleting them frees."""
-        return sum(path.stat().st_size for path in (*self.shards, *self.temporary))
+        """Bytes that deleting it frees."""
+        return sum(entry.num_bytes for entry in (*self.shards, *self.unfinished))
 
 
-def find_garbage(root: Path, *, now_s: float, min_age_s: float) -> Garbage:
+def find_garbage(root: Folder, *, now_s: float, min_age_s: float) -> Garbage:
     """Find what no manifest refers to and nobody touched for `min_age_s`.
 
     The age is what keeps a running generation safe: its shards have no manifest yet.
     Raises ValueError when a manifest cannot be read, whose shards would look unreferenced.
     """
 
-    def old(path: Path) -> bool:
-        return now_s - path.stat().st_mtime >= min_age_s
+    def old(entry: Entry) -> bool:
+        return now_s - entry.modified_s >= min_age_s
 
-    manifests = sorted((root / "versions").glob("*.json"))
-    referenced = {shard.name for path in manifests for shard in read_version(path).shards}
-    stored = sorted(shard_folder(root).glob("[!.]*"))
+    versions = [read_version(root, name) for name in _version_names(root)]
+    referenced = {shard.name for version in versions for shard in version.shards}
+    stored = (entry for entry in root.entries(SHARDS) if old(entry))
     # Markers first: a crash in the middle of deleting must not leave a marker without its shard.
     unreferenced = sorted(
-        (path for path in stored if path.stem not in referenced and old(path)),
-        key=lambda path: (path.suffix != ".json", path.name),
+        (entry for entry in stored if PurePosixPath(entry.name).stem not in referenced),
+        key=lambda entry: (not entry.name.endswith(".json"), entry.name),
     )
-    temporary = [path for path in sorted(root.glob("*/.tmp-*")) if old(path)]
-    return Garbage(shards=tuple(unreferenced), temporary=tuple(temporary))
+    left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
+    return Garbage(shards=tuple(unreferenced), unfinished=tuple(filter(old, left)))
 
 
-def delete_garbage(garbage: Garbage) -> None:
-    """Delete the files; one that is gone already is no error."""
-    for path in (*garbage.shards, *garbage.temporary):
-        path.unlink(missing_ok=True)
+def delete_garbage(root: Folder, garbage: Garbage) -> None:
+    """Delete it; what is gone already is no error."""
+    for entry in (*garbage.shards, *garbage.unfinished):
+        root.delete(entry)
 
 
-def read_version(path: Path) -> DatasetVersion:
-    """Read a manifest. Raises ValueError when it is not one."""
+def read_version(root: Folder, name: str) -> DatasetVersion:
+    """Read the manifest of version `name`. Raises ValueError when it is absent or not one."""
     try:
-        return DatasetVersion.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ValueError(f"{path}: not a dataset manifest ({error})") from error
+        return DatasetVersion.model_validate_json(root.read(manifest_of(name)))
+    except (FileNotFoundError, ValidationError) as error:
+        where = f"{root.uri}/{manifest_of(name)}"
+        raise ValueError(f"{where}: not a dataset manifest ({error})") from error

@@ -7,21 +7,21 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BufferedRandom]:
     """Open a temporary file that takes the name `path` only when the block ends well.
 
-    The name carries the pid, so that two writers of one file cannot touch each other's; whichever
-    renames last wins, with the same bytes.
+    What was written can be read back in the block. The temporary name is this writer's alone, on
+    whichever node it runs; of two writers of one file the last to rename wins, with the same bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as stream:
+        with temporary.open("w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -36,8 +36,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     A folder that has the name already, from another process that was quicker, is kept.
     """
-    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -45,6 +44,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    # The pid is for people who look; two nodes that share the disk may have the same.
+    return path.parent / f".tmp-{path.name}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset import DatasetVersion, shard_folder
+from pipelines.dataset import DatasetVersion
 from pipelines.files import write_whole
+from pipelines.folders import Folder
 from pipelines.groups import Group, members_of
 from pipelines.page import facts_part, figure, render_page, section
-from pipelines.shards import SampleMeta, ShardReader
+from pipelines.shards import SampleMeta, ShardReader, open_shard
 
 _NUM_SCENES = 3
 _NUM_GROUPS = 2
@@ -25,15 +26,12 @@ _MOST_BINS = 24
 _MIB = 2**20
 
 
-def write_gallery(version: DatasetVersion, root: Path, path: Path) -> None:
+def write_gallery(version: DatasetVersion, root: Folder, path: Path) -> None:
     """Write one self-contained page about a version."""
     stride = max(1, -(-len(version.shards) // _MOST_SHARDS))
     chosen = version.shards[::stride]
     with ExitStack() as stack:
-        readers = [
-            stack.enter_context(closing(ShardReader.open(shard_folder(root) / f"{shard.name}.tar")))
-            for shard in chosen
-        ]
+        readers = [stack.enter_context(closing(open_shard(root, shard))) for shard in chosen]
         metas = [meta for reader in readers for meta in reader.metas.values()]
         seen = f"From {len(chosen)} of {len(version.shards)} shards, {len(metas)} scenes."
         parts = [

@@ -8,14 +8,15 @@ split), and no shard is too small to hold a contrastive group.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Iterable, Sequence
+from typing import Literal, Self, overload
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from degradations import catalogue
 from degradations.catalogue import IrRanges, ViRanges
-from pipelines.scenes import Scene
+from pipelines.scenes import Scene, SceneTable
 from pipelines.seeding import digest_of
 
 # Part of every content address: raise it when the same inputs come to mean other bytes.
@@ -101,7 +102,39 @@ class ShardSpec(BaseModel):
         return digest_of(address)[:24]
 
 
-def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> list[ShardSpec]:
+class ShardPlan(Sequence[ShardSpec]):
+    """The shards of a dataset, each made when it is asked for: a plan holds places of scenes only."""
+
+    def __init__(
+        self, config: ShardConfig, scenes: Sequence[Scene], leaves: Sequence[np.ndarray]
+    ) -> None:
+        self._config, self._scenes, self._leaves = config, scenes, leaves
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    @overload
+    def __getitem__(self, place: int) -> ShardSpec: ...
+    @overload
+    def __getitem__(self, place: slice) -> ShardPlan: ...
+    def __getitem__(self, place: int | slice) -> ShardSpec | ShardPlan:
+        if isinstance(place, slice):
+            return self.only(range(len(self))[place])
+        members = (self._scenes[int(index)] for index in self._leaves[place])
+        ordered = tuple(sorted(members, key=lambda scene: scene.id))
+        return ShardSpec(scenes=ordered, config=self._config)
+
+    def only(self, places: Iterable[int]) -> ShardPlan:
+        """The shards at some places."""
+        return ShardPlan(self._config, self._scenes, [self._leaves[place] for place in places])
+
+    @property
+    def num_scenes(self) -> int:
+        """Scenes in all shards."""
+        return sum(map(len, self._leaves))
+
+
+def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> ShardPlan:
     """Assign every scene to a shard. Raises ValueError when there are too few for one group."""
     fewest = config.shard.num_positives + 1
     if len(scenes) < fewest:
@@ -109,12 +142,11 @@ def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> list[ShardSpe
             f"{len(scenes)} scenes, but a group with {config.shard.num_positives} positives needs "
             f"at least {fewest}; scan more pairs or lower shard.num_positives"
         )
-    hashed = [(_hash_bits(scene.id), scene) for scene in scenes]
-    leaves = _split(hashed, depth=0, most=config.scenes_per_shard, fewest=fewest)
-    return [
-        ShardSpec(scenes=tuple(sorted(leaf, key=lambda scene: scene.id)), config=config.shard)
-        for leaf in leaves
-    ]
+    ids = scenes.ids() if isinstance(scenes, SceneTable) else [scene.id for scene in scenes]
+    bits = np.fromiter(map(_hash_bits, ids), np.uint64, len(ids))
+    places = np.argsort(bits, kind="stable").astype(np.uint32)
+    leaves = _split(bits[places], places, depth=0, most=config.scenes_per_shard, fewest=fewest)
+    return ShardPlan(config.shard, scenes, leaves)
 
 
 _NUM_BITS = 64
@@ -125,18 +157,18 @@ def _hash_bits(scene_id: str) -> int:
 
 
 def _split(
-    hashed: Sequence[tuple[int, Scene]], *, depth: int, most: int, fewest: int
-) -> list[list[Scene]]:
-    if len(hashed) > most and depth < _NUM_BITS:
-        bit = 1 << (_NUM_BITS - 1 - depth)
-        halves = [
-            [item for item in hashed if not item[0] & bit],
-            [item for item in hashed if item[0] & bit],
-        ]
-        if min(map(len, halves)) >= fewest:
+    bits: np.ndarray, places: np.ndarray, *, depth: int, most: int, fewest: int
+) -> list[np.ndarray]:
+    """Cut a node of the trie, its hashes in order, where both halves stay large enough."""
+    if len(bits) > most and depth < _NUM_BITS:
+        bit = np.uint64(1 << (_NUM_BITS - 1 - depth))
+        middle = int(np.count_nonzero(bits & bit == 0))
+        if min(middle, len(bits) - middle) >= fewest:
             return [
                 leaf
-                for half in halves
-                for leaf in _split(half, depth=depth + 1, most=most, fewest=fewest)
+                for half in (slice(middle), slice(middle, None))
+                for leaf in _split(
+                    bits[half], places[half], depth=depth + 1, most=most, fewest=fewest
+                )
             ]
-    return [[scene for _, scene in hashed]]
+    return [places]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,12 +71,51 @@ class Scene(BaseModel):
         return digest_of(contents)
 
 
-class ScanResult(BaseModel):
+class SceneTable(Sequence[Scene]):
+    """Scenes as rows of an Arrow table, made one by one when they are asked for.
+
+    A row takes 0.4 KB where a `Scene` takes four times that: an index may hold millions.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.combine_chunks()
+        self._columns = {name: self.table.column(name) for name in Scene.model_fields}
+
+    @classmethod
+    def of(cls, scenes: Iterable[Scene]) -> Self:
+        """Make a table of scenes, in their order."""
+        return cls(pa.Table.from_pylist([scene.model_dump() for scene in scenes], schema=_SCHEMA))
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, place: int) -> Scene: ...
+    @overload
+    def __getitem__(self, place: slice) -> SceneTable: ...
+    def __getitem__(self, place: int | slice) -> Scene | SceneTable:
+        if isinstance(place, slice):
+            return SceneTable(self.table.take(pa.array(range(len(self))[place])))
+        return Scene(**{name: column[place].as_py() for name, column in self._columns.items()})
+
+    def ids(self) -> list[str]:
+        """Names of all scenes, in order."""
+        return self._columns["id"].to_pylist()
+
+    def of_split(self, split: str) -> SceneTable:
+        """Scenes of one split, in order of id. Raises ValueError when there is none."""
+        chosen = self.table.filter(pc.field("split") == split).sort_by("id")
+        if not chosen.num_rows:
+            known = ", ".join(sorted(self._columns["split"].unique().to_pylist())) or "none"
+            raise ValueError(f"the index has no scene of split {split!r}; it has: {known}")
+        return SceneTable(chosen)
+
+
+@dataclass(frozen=True)
+class ScanResult:
     """What a scan found; `refused` names every file that was left out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scenes: tuple[Scene, ...]
+    scenes: SceneTable
     refused: tuple[Refused, ...]
 
 
@@ -100,7 +142,7 @@ def scan(
             if on_progress:
                 on_progress(done, len(pairs))
     unique, clashes = _without_clashes(scenes)
-    return ScanResult(scenes=tuple(unique), refused=tuple(refused + clashes))
+    return ScanResult(scenes=SceneTable.of(unique), refused=tuple(refused + clashes))
 
 
 def check_refused_share(result: ScanResult, *, max_share: float) -> None:
@@ -125,11 +167,10 @@ def describe_refused(refused: Sequence[Refused], *, most: int = 3) -> str:
 
 def write_scenes(result: ScanResult, path: Path) -> None:
     """Write the index as one Parquet file; what was refused travels in its metadata."""
-    rows = [scene.model_dump() for scene in sorted(result.scenes, key=lambda scene: scene.id)]
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    refused = ScanResult(scenes=(), refused=result.refused).model_dump_json()
+    refused = _RefusedFiles(refused=result.refused).model_dump_json()
+    table = result.scenes.table.sort_by("id").replace_schema_metadata({"scan": refused})
     with whole_file(path) as stream:
-        pq.write_table(table.replace_schema_metadata({"scan": refused}), stream)
+        pq.write_table(table, stream)
 
 
 def read_scenes(path: Path) -> ScanResult:
@@ -138,30 +179,36 @@ def read_scenes(path: Path) -> ScanResult:
         raise ValueError(f"{path}: no such scene index; make one with python -m jobs.scan FOLDER")
     try:
         table = pq.read_table(path)
-        refused = ScanResult.model_validate_json((table.schema.metadata or {})[b"scan"])
-        scenes = tuple(Scene(**row) for row in table.to_pylist())
+        refused = _RefusedFiles.model_validate_json((table.schema.metadata or {})[b"scan"])
+        scenes = SceneTable(table)
+        if len(scenes):
+            scenes[0]  # a table of other columns shows here, not on a worker
     except (pa.ArrowInvalid, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a scene index ({error}); run jobs.scan again") from error
     return ScanResult(scenes=scenes, refused=refused.refused)
 
 
-def scenes_of_split(scenes: Iterable[Scene], split: str) -> list[Scene]:
-    """Return the scenes of one split, in order of id. Raises ValueError when there is none."""
-    scenes = list(scenes)
-    chosen = sorted((scene for scene in scenes if scene.split == split), key=lambda scene: scene.id)
-    if not chosen:
-        known = ", ".join(sorted({scene.split for scene in scenes})) or "none"
-        raise ValueError(f"the index has no scene of split {split!r}; it has: {known}")
-    return chosen
+class _RefusedFiles(BaseModel):
+    """What an index's metadata holds."""
+
+    refused: tuple[Refused, ...]
 
 
-def load_pair(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+Read = Callable[[str], bytes]
+
+
+def read_file(uri: str) -> bytes:
+    """Read a source on disk; its URI is its path. Raises ValueError when it is not there."""
+    return _read_bytes(Path(uri))
+
+
+def load_pair(scene: Scene, read: Read = read_file) -> tuple[np.ndarray, np.ndarray]:
     """Read a scene's pictures as they were scanned: VI uint8 H×W×3 RGB, IR uint8 H×W×1.
 
     Raises ValueError, naming the file, when it is gone or its bytes changed since the scan.
     """
-    vi = decode_vi(_read_checked(scene.vi_uri, scene.vi_sha256), scene.vi_uri)
-    ir = decode_ir(_read_checked(scene.ir_uri, scene.ir_sha256), scene.ir_uri)
+    vi = decode_vi(_checked(read(scene.vi_uri), scene.vi_uri, scene.vi_sha256), scene.vi_uri)
+    ir = decode_ir(_checked(read(scene.ir_uri), scene.ir_uri, scene.ir_sha256), scene.ir_uri)
     return vi, ir
 
 
@@ -182,10 +229,10 @@ def pair_folders(vi_folder: Path, ir_folder: Path) -> tuple[list[tuple[Path, Pat
     return [(pair.vi, pair.ir) for pair in pairs], refused
 
 
-def load_native(scene: Scene, member: str) -> np.ndarray:
+def load_native(scene: Scene, member: str, read: Read = read_file) -> np.ndarray:
     """Read a native variant as it was scanned: uint8 H×W×3 RGB (VI) or H×W×1 (IR)."""
     native = next(native for native in scene.natives if native.member == member)
-    data = _read_checked(native.uri, native.sha256)
+    data = _checked(read(native.uri), native.uri, native.sha256)
     return decode_vi(data, native.uri) if member.startswith("vi") else decode_ir(data, native.uri)
 
 
@@ -195,8 +242,7 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_checked(uri: str, sha256: str) -> bytes:
-    data = _read_bytes(Path(uri))
+def _checked(data: bytes, uri: str, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{uri}: changed since it was scanned; run jobs.scan again")
     return data

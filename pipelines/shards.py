@@ -13,10 +13,12 @@ whole. The same spec gives the same bytes, so doing it twice is harmless.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -27,13 +29,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from degradations.catalogue import Modality
 from degradations.chain import Applied, apply_chain, draw_chain
-from pipelines.files import sha256_of_file, whole_file, write_whole
+from pipelines.folders import Folder
 from pipelines.groups import Group, draw_groups, members_of
 from pipelines.images import decode_ir, decode_vi, encode_png
 from pipelines.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
-from pipelines.scenes import Scene, load_native, load_pair
+from pipelines.scenes import Read, Scene, load_native, load_pair, read_file
 from pipelines.seeding import rng_at
 from pipelines.strips import decode_rows, encode_strips
+
+SHARDS = "shards/"
+# Markers are small files: on a remote store their time is the round trip.
+_PARALLEL_READS = 16
 
 
 class SampleMeta(BaseModel):
@@ -71,54 +77,98 @@ class ShardInfo(BaseModel):
     num_images: int
 
 
-def write_shard(spec: ShardSpec, folder: Path) -> ShardInfo:
-    """Make the shard of `spec` in `folder`, or return its marker when it is whole already.
+def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> ShardInfo:
+    """Make the shard of `spec` below `root`, or return its marker when it is whole already.
 
-    Retry-safe: temporary name, rename, marker last. Raises ValueError when a source is bad.
+    Retry-safe: the tar appears whole or not at all, the marker last. `read` fetches sources by URI.
+    Raises ValueError when a source is bad, or when the address is taken by a shard of other bytes.
     """
-    done = find_shard(folder, spec.name)
+    done = find_shard(root, spec.name)
     if done:
         return done
-    path = folder / f"{spec.name}.tar"
     num_groups = num_images = 0
-    with whole_file(path) as stream, wds.TarWriter(stream, encoder=False, mtime=0) as tar:
-        for scene in spec.scenes:
-            sample, meta = make_sample(scene, spec)
-            tar.write(sample)
-            num_groups += len(meta.groups)
-            num_images += 2 + len(meta.variants) + len(meta.natives)
-    info = ShardInfo(
-        name=spec.name,
-        sha256=sha256_of_file(path),
-        num_bytes=path.stat().st_size,
-        num_scenes=len(spec.scenes),
-        num_groups=num_groups,
-        num_images=num_images,
-    )
-    write_whole(folder / f"{spec.name}.json", info.model_dump_json().encode())
+    with root.create(tar_of(spec.name)) as stream:
+        with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
+            for scene in spec.scenes:
+                sample, meta = make_sample(scene, spec, read)
+                tar.write(sample)
+                num_groups += len(meta.groups)
+                num_images += 2 + len(meta.variants) + len(meta.natives)
+        num_bytes = stream.tell()
+        stream.seek(0)
+        info = ShardInfo(
+            name=spec.name,
+            sha256=hashlib.file_digest(stream, "sha256").hexdigest(),
+            num_bytes=num_bytes,
+            num_scenes=len(spec.scenes),
+            num_groups=num_groups,
+            num_images=num_images,
+        )
+        _check_address(root, info)
+    root.write_once(marker_of(spec.name), info.model_dump_json().encode())
     return info
 
 
-def find_shard(folder: Path, name: str) -> ShardInfo | None:
+def _check_address(root: Folder, info: ShardInfo) -> None:
+    """Before the tar takes its name: a marker that lost its tar must speak of these bytes."""
+    marker = marker_of(info.name)
+    if root.size_of(marker) is not None and _read_marker(root, info.name) != info:
+        raise ValueError(
+            f"{root.uri}/{marker} speaks of other bytes than this code makes: its tar is gone, and "
+            "packages or kernels changed since; delete the marker to let the new bytes stand"
+        )
+
+
+def tar_of(name: str) -> str:
+    """Where below its root a shard lies."""
+    return f"{SHARDS}{name}.tar"
+
+
+def marker_of(name: str) -> str:
+    """Where below its root a shard's marker lies."""
+    return f"{SHARDS}{name}.json"
+
+
+def find_shard(root: Folder, name: str) -> ShardInfo | None:
     """Return the marker of a shard that is whole, None when there is none (or its tar is gone)."""
-    marker, tar = folder / f"{name}.json", folder / f"{name}.tar"
-    if not (marker.is_file() and tar.is_file()):
+    size = root.size_of(tar_of(name))
+    if size is None or root.size_of(marker_of(name)) is None:
         return None
-    info = ShardInfo.model_validate_json(marker.read_bytes())
-    return info if tar.stat().st_size == info.num_bytes else None
+    info = _read_marker(root, name)
+    return info if size == info.num_bytes else None
 
 
-def verify_shard(folder: Path, info: ShardInfo) -> None:
-    """Raise ValueError when a shard's bytes are not the ones its marker speaks of."""
-    path = folder / f"{info.name}.tar"
-    if not path.is_file() or sha256_of_file(path) != info.sha256:
-        raise ValueError(f"{path}: missing or damaged; delete it and run jobs.generate again")
+def find_shards(root: Folder, names: Iterable[str]) -> dict[str, ShardInfo]:
+    """Markers of those shards that are whole, by name: one listing, then the markers in parallel."""
+    sizes = {entry.name: entry.num_bytes for entry in root.entries(SHARDS)}
+    listed = [name for name in names if tar_of(name) in sizes and marker_of(name) in sizes]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        infos = pool.map(lambda name: _read_marker(root, name), listed)
+        return {info.name: info for info in infos if sizes[tar_of(info.name)] == info.num_bytes}
 
 
-def make_sample(scene: Scene, spec: ShardSpec) -> tuple[dict[str, str | bytes], SampleMeta]:
+def _read_marker(root: Folder, name: str) -> ShardInfo:
+    try:
+        return ShardInfo.model_validate_json(root.read(marker_of(name)))
+    except ValidationError as error:
+        raise ValueError(f"{root.uri}/{marker_of(name)}: not a marker ({error})") from error
+
+
+def open_shard(root: Folder, info: ShardInfo) -> ShardReader:
+    """Open a shard whose bytes are the ones its marker speaks of, else raise ValueError.
+
+    A remote one is read through `root`'s cache, or a temporary file where it has none.
+    """
+    with root.checked(tar_of(info.name), info.sha256) as path:
+        return ShardReader.open(path)
+
+
+def make_sample(
+    scene: Scene, spec: ShardSpec, read: Read = read_file
+) -> tuple[dict[str, str | bytes], SampleMeta]:
     """Degrade one scene in every way its spec names; return the WebDataset sample and its meta."""
     config = spec.config
-    vi, ir = load_pair(scene)
+    vi, ir = load_pair(scene, read)
     suffix, encode = _CODECS[config.image_codec]
     gt_suffix, encode_gt = _CODECS["strips" if config.image_codec == "strips" else "png"]
     sample: dict[str, str | bytes] = {
@@ -131,7 +181,7 @@ def make_sample(scene: Scene, spec: ShardSpec) -> tuple[dict[str, str | bytes], 
     for member in members_of(config):
         clean = vi if member.startswith("vi") else ir
         if member in natives:
-            picture = load_native(scene, member)
+            picture = load_native(scene, member, read)
             # A "clean" input is mostly the target itself, which is stored.
             if member.endswith(f"_{CLEAN}") and np.array_equal(picture, clean):
                 continue
@@ -195,7 +245,7 @@ def _decode(data: bytes, field: str) -> np.ndarray:
 
 
 class ShardReader:
-    """Random access to the samples of one local shard, by offset; safe to share between threads."""
+    """Random access to the samples of one shard on disk, by offset; safe to share between threads."""
 
     def __init__(self, file: int, index: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
         self._file = file

@@ -25,6 +25,7 @@ from models.dspfusion.stage2 import Stage2
 from pipelines.batches import Batch, ShardBatches, prefetch
 from pipelines.checkpoints import load_checkpoint, read_config, read_weights, save_checkpoint
 from pipelines.dataset import read_version
+from pipelines.folders import Folder
 
 Report = Callable[[dict[str, float], Path | None], None]
 
@@ -53,7 +54,7 @@ class OptimConfig(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """Everything a worker needs. `dataset` is a manifest's path, `stage1` a checkpoint folder."""
+    """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,19 +67,22 @@ class TrainingConfig(BaseModel):
 def run_training(
     payload: dict[str, Any],
     *,
+    datasets: Folder,
     rank: int,
     world_size: int,
     device: str,
     resume: Path | None,
     report: Report,
 ) -> None:
-    """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device."""
+    """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
+
+    `datasets` is the root that holds the version.
+    """
     config = TrainingConfig.model_validate(payload)
     objective = make_objective(config)
-    manifest = Path(config.dataset)
     batches = ShardBatches(
-        read_version(manifest),
-        manifest.parents[1],
+        read_version(datasets, config.dataset),
+        datasets,
         fields=objective.FIELDS,
         batch_size=config.optim.batch_size,
         crop_px=config.optim.crop_px,

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import closing
 
-from pipelines.dataset import DatasetVersion, shard_folder
+from pipelines.dataset import DatasetVersion
+from pipelines.folders import Folder
 from pipelines.groups import Group, members_of
 from pipelines.plan import ShardConfig
-from pipelines.shards import ShardInfo, ShardReader, find_shard, verify_shard
+from pipelines.shards import ShardInfo, ShardReader, find_shard, open_shard
 
 
 def verify_version(
     version: DatasetVersion,
-    root: Path,
+    root: Folder,
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Read every byte of a version and return what is wrong, one line each; empty when whole."""
     problems = []
     for done, info in enumerate(version.shards, start=1):
-        problems += list(_shard_problems(shard_folder(root), info, version.config.shard))
+        problems += list(_shard_problems(root, info, version.config.shard))
         if on_progress:
             on_progress(done, len(version.shards))
     return problems
 
 
-def _shard_problems(folder: Path, info: ShardInfo, config: ShardConfig) -> Iterator[str]:
+def _shard_problems(root: Folder, info: ShardInfo, config: ShardConfig) -> Iterator[str]:
     try:
-        verify_shard(folder, info)
-        reader = ShardReader.open(folder / f"{info.name}.tar")
+        reader = open_shard(root, info)
     except ValueError as error:
         yield str(error)
         return
-    try:
-        if find_shard(folder, info.name) != info:
+    with closing(reader):
+        if find_shard(root, info.name) != info:
             yield f"{info.name}: its marker is missing or says something else than the manifest"
         yield from (f"{info.name}: {problem}" for problem in _count_problems(reader, info))
         for scene in reader.metas:
@@ -43,8 +43,6 @@ def _shard_problems(folder: Path, info: ShardInfo, config: ShardConfig) -> Itera
                 *_group_problems(reader, scene),
             ):
                 yield f"{info.name}: scene {scene!r}: {problem}"
-    finally:
-        reader.close()
 
 
 def _count_problems(reader: ShardReader, info: ShardInfo) -> Iterator[str]:

@@ -12,8 +12,9 @@ from infra.settings import Settings
 from models import build_fuser
 from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
-from pipelines.dataset import DatasetVersion, publish_version, shard_folder
+from pipelines.dataset import DatasetVersion, publish_version
 from pipelines.export import write_bundle
+from pipelines.folders import Folder, LocalFolder
 from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.scenes import Scene, scan
 from pipelines.shards import write_shard
@@ -54,9 +55,9 @@ def config() -> DatasetConfig:
     )
 
 
-def make_version(root: Path, config: DatasetConfig, scenes: list[Scene]) -> DatasetVersion:
+def make_version(root: Folder, config: DatasetConfig, scenes: list[Scene]) -> DatasetVersion:
     """Plan, write and publish, in this process."""
-    shards = [write_shard(spec, shard_folder(root)) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
     return publish_version(
         root, config, scenes, shards, refused=[], commit="0" * 40, created="2026-01-01"
     )
@@ -65,9 +66,10 @@ def make_version(root: Path, config: DatasetConfig, scenes: list[Scene]) -> Data
 @pytest.fixture
 def version_root(
     tmp_path: Path, config: DatasetConfig, scenes: list[Scene]
-) -> tuple[DatasetVersion, Path]:
+) -> tuple[DatasetVersion, LocalFolder]:
     """A published dataset version and its root."""
-    return make_version(tmp_path, config, scenes), tmp_path
+    root = LocalFolder(tmp_path)
+    return make_version(root, config, scenes), root
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,12 @@ from jobs.config import find_recipe
 from jobs.generate import generate, named
 from jobs.recipes import DATASETS
 from jobs.scan import load_index, scan_folder
-from pipelines.dataset import DatasetVersion, find_garbage, shard_folder
+from pipelines.dataset import DatasetVersion, find_garbage
 from pipelines.files import sha256_of_file
+from pipelines.folders import LocalFolder
 from pipelines.plan import DatasetConfig, plan_shards
-from pipelines.scenes import Scene, scenes_of_split
-from pipelines.shards import find_shard, verify_shard, write_shard
+from pipelines.scenes import SceneTable
+from pipelines.shards import find_shard, open_shard, write_shard
 from pipelines.verify import verify_version
 
 pytestmark = pytest.mark.ray
@@ -60,13 +61,21 @@ def elsewhere(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(update={"work": tmp_path})
 
 
+def root_of(settings: Settings) -> LocalFolder:
+    return LocalFolder(Path(settings.datasets))
+
+
+def shards_in(settings: Settings) -> Path:
+    return root_of(settings).path / "shards"
+
+
 def digests(settings: Settings) -> dict[str, str]:
-    return {path.name: sha256_of_file(path) for path in shard_folder(settings.datasets).glob("*")}
+    return {path.name: sha256_of_file(path) for path in shards_in(settings).glob("*")}
 
 
 def check_identical(settings: Settings, undisturbed: Settings, version: DatasetVersion) -> None:
-    assert verify_version(version, settings.datasets) == []
-    assert [path.name for path in (settings.datasets / "versions").glob("*.json")] == [
+    assert verify_version(version, root_of(settings)) == []
+    assert [path.name for path in (root_of(settings).path / "versions").glob("*.json")] == [
         f"{version.name}.json"
     ]
     whole = digests(undisturbed)
@@ -78,19 +87,19 @@ def check_identical(settings: Settings, undisturbed: Settings, version: DatasetV
 def writers(folder: Path) -> Iterator[int]:
     """Processes in the middle of a shard: a temporary file is named after its writer."""
     for path in folder.glob(".tmp-*.tar-*"):
-        yield int(path.name.rpartition("-")[2])
+        yield int(path.name.split("-")[-2])
 
 
-def check_nothing_half(folder: Path, config: DatasetConfig, scenes: list[Scene]) -> int:
+def check_nothing_half(root: LocalFolder, config: DatasetConfig, scenes: SceneTable) -> int:
     """Every shard that is visible is whole; how many there are."""
-    found = [find_shard(folder, spec.name) for spec in plan_shards(config, scenes)]
+    found = [find_shard(root, spec.name) for spec in plan_shards(config, scenes)]
     for info in filter(None, found):
-        verify_shard(folder, info)
+        open_shard(root, info).close()
     return sum(info is not None for info in found)
 
 
-def chosen(settings: Settings) -> list[Scene]:
-    return scenes_of_split(load_index(settings, "kill").scenes, "train")
+def chosen(settings: Settings) -> SceneTable:
+    return load_index(settings, "kill").scenes.of_split("train")
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -99,15 +108,17 @@ def test_one_worker_in_any_order_makes_the_bytes_of_two(
 ) -> None:
     specs = plan_shards(_RECIPE, chosen(settings))[::order]
     assert len(specs) >= 3
-    infos = list(cluster.map_tasks(write_shard, specs, tmp_path, max_in_flight=1))
+    infos = list(cluster.map_tasks(write_shard, specs, LocalFolder(tmp_path), max_in_flight=1))
     assert sorted(infos, key=lambda info: info.name) == list(expected.shards)
-    assert {path.name: sha256_of_file(path) for path in tmp_path.iterdir()} == digests(settings)
+    assert {path.name: sha256_of_file(path) for path in (tmp_path / "shards").iterdir()} == digests(
+        settings
+    )
 
 
 def test_a_worker_killed_in_the_middle(
     settings: Settings, expected: DatasetVersion, elsewhere: Settings
 ) -> None:
-    folder = shard_folder(elsewhere.datasets)
+    folder = shards_in(elsewhere)
     killed: set[int] = set()
     over = threading.Event()
 
@@ -130,15 +141,15 @@ def test_a_worker_killed_in_the_middle(
     check_identical(elsewhere, settings, version)
     # What the dead left is garbage by name, and nothing else is.
     later_s = time.time() + 60
-    garbage = find_garbage(elsewhere.datasets, now_s=later_s, min_age_s=30)
+    garbage = find_garbage(root_of(elsewhere), now_s=later_s, min_age_s=30)
     assert garbage.shards == ()
-    assert {int(path.name.rpartition("-")[2]) for path in garbage.temporary} <= killed
+    assert {int(entry.name.split("-")[-2]) for entry in garbage.unfinished} <= killed
 
 
 def test_the_driver_killed_in_the_middle(
     settings: Settings, expected: DatasetVersion, elsewhere: Settings
 ) -> None:
-    folder = shard_folder(elsewhere.datasets)
+    folder = shards_in(elsewhere)
     command = [sys.executable, "-m", "jobs.generate", "small", "--scenes", "kill"]
     command += ["--set", "scenes_per_shard=6", "--work", str(elsewhere.work)]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -149,10 +160,10 @@ def test_the_driver_killed_in_the_middle(
         time.sleep(0.001)
     driver.kill()
     driver.wait()
-    assert not (elsewhere.datasets / "versions").exists()
+    assert not (root_of(elsewhere).path / "versions").exists()
     # Its workers die with it; until then they finish whole shards or leave temporary files.
     scenes = chosen(elsewhere)
-    whole = check_nothing_half(folder, _RECIPE, scenes)
+    whole = check_nothing_half(root_of(elsewhere), _RECIPE, scenes)
     assert whole >= 1
     version = generate(_RECIPE, elsewhere, scenes="kill")
     assert version.digest == expected.digest

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from jobs import generate
-from pipelines.dataset import DatasetVersion, shard_folder
+from pipelines.dataset import DatasetVersion
+from pipelines.folders import LocalFolder
 
-Published = tuple[DatasetVersion, Path]
+Published = tuple[DatasetVersion, LocalFolder]
 Run = Callable[..., tuple[int, str]]
 
 
@@ -19,9 +20,9 @@ Run = Callable[..., tuple[int, str]]
 def work(version_root: Published) -> Path:
     """A work folder whose `datasets` are the published version."""
     _, root = version_root
-    folder = root / "work"
+    folder = root.path / "work"
     folder.mkdir()
-    (folder / "datasets").symlink_to(root)
+    (folder / "datasets").symlink_to(root.path)
     return folder
 
 
@@ -43,7 +44,7 @@ def test_verify_says_whole_or_what_is_wrong(run: Run, version_root: Published) -
     status, text = run("verify", "rendered")
     assert status == 0
     assert version.name in text
-    (shard_folder(root) / f"{version.shards[0].name}.tar").write_bytes(b"")
+    ((root.path / "shards") / f"{version.shards[0].name}.tar").write_bytes(b"")
     status, text = run("verify", version.name)
     assert status == 2
     assert version.shards[0].name in text
@@ -59,7 +60,7 @@ def test_inspect_writes_a_page(run: Run, tmp_path: Path) -> None:
 
 def test_gc_lists_first_and_deletes_when_told(run: Run, version_root: Published) -> None:
     _, root = version_root
-    orphan = shard_folder(root) / "0123.tar"
+    orphan = (root.path / "shards") / "0123.tar"
     orphan.write_bytes(b"x" * 2**20)
     assert "0123.tar" not in run("gc")[1]
     day_old = time.time() - 25 * 3600
@@ -67,7 +68,7 @@ def test_gc_lists_first_and_deletes_when_told(run: Run, version_root: Published)
     status, text = run("gc")
     assert status == 0
     assert "shards/0123.tar" in text
-    assert "would delete  1 files of unreferenced shards, 0 temporary, 1.0 MiB" in text
+    assert "would delete  1 files of unreferenced shards, 0 unfinished, 1.0 MiB" in text
     assert orphan.exists()
     assert "deleted" in run("gc", "--delete")[1]
     assert not orphan.exists()

@@ -16,6 +16,7 @@ from infra.settings import REPOSITORY, read_settings
 from jobs.scan import scan_folder
 from jobs.submit import entrypoint_of, main
 from pipelines.dataset import find_version
+from pipelines.folders import LocalFolder
 
 
 def test_entrypoint_quotes_and_knows_the_commands() -> None:
@@ -98,7 +99,7 @@ def test_a_submitted_generate_makes_the_dataset(
 
     assert submit("generate", "small", "--scenes", "rendered") == 0
     assert "16 scenes" in capsys.readouterr().out
-    version = find_version(settings.datasets, "rendered-small")
+    version = find_version(LocalFolder(Path(settings.datasets)), "rendered-small")
     assert version.num_scenes == 16
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -12,6 +12,7 @@ from jobs.train import train_local
 from pipelines import training
 from pipelines.checkpoints import read_state, read_weights
 from pipelines.dataset import DatasetVersion
+from pipelines.folders import LocalFolder
 
 
 def settings_in(work: Path) -> Settings:
@@ -19,7 +20,9 @@ def settings_in(work: Path) -> Settings:
 
 
 def test_local_training_resumes_to_the_same_weights(
-    version_root: tuple[DatasetVersion, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version_root: tuple[DatasetVersion, LocalFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     version, root = version_root
     recipe = shrink_training(TRAINING["dspfusion_stage1_small"]())
@@ -27,7 +30,7 @@ def test_local_training_resumes_to_the_same_weights(
     works = [tmp_path / name for name in ("whole", "cut")]
     for work in works:
         work.mkdir()
-        (work / "datasets").symlink_to(root)
+        (work / "datasets").symlink_to(root.path)
     whole = train_local(recipe, settings_in(works[0]), name="t")
     assert read_state(whole).step == 4
 

@@ -1,13 +1,13 @@
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 
 from pipelines.batches import ShardBatches, prefetch
-from pipelines.dataset import DatasetVersion, shard_folder
+from pipelines.dataset import DatasetVersion
+from pipelines.folders import LocalFolder
 
-Published = tuple[DatasetVersion, Path]
+Published = tuple[DatasetVersion, LocalFolder]
 FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg", "seed")
 
 
@@ -107,7 +107,7 @@ def test_only_the_named_fields_are_decoded(version_root: Published) -> None:
 
 def test_a_damaged_shard_is_refused(version_root: Published) -> None:
     version, root = version_root
-    tar = shard_folder(root) / f"{version.shards[0].name}.tar"
+    tar = root.path / "shards" / f"{version.shards[0].name}.tar"
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from pipelines.dataset import (
@@ -7,24 +5,24 @@ from pipelines.dataset import (
     delete_garbage,
     find_garbage,
     find_version,
-    manifest_path,
+    manifest_of,
     publish_version,
     read_version,
-    shard_folder,
     split_reuse,
 )
+from pipelines.folders import LocalFolder
 from pipelines.plan import DatasetConfig, plan_shards
 from pipelines.scenes import Scene
 from pipelines.shards import write_shard
 from pipelines.verify import verify_version
 from tests.conftest import make_version
 
-Published = tuple[DatasetVersion, Path]
+Published = tuple[DatasetVersion, LocalFolder]
 
 
 def test_manifest_round_trip_and_counts(version_root: Published, scenes: list[Scene]) -> None:
     version, root = version_root
-    assert read_version(manifest_path(root, version.name)) == version
+    assert read_version(root, version.name) == version
     assert version.num_scenes == len(scenes)
     assert version.num_groups == 4 * len(scenes)
 
@@ -33,9 +31,9 @@ def test_the_same_content_is_the_same_version(
     version_root: Published, config: DatasetConfig, scenes: list[Scene]
 ) -> None:
     version, root = version_root
-    stamp = manifest_path(root, version.name).stat().st_mtime_ns
+    stamp = (root.path / manifest_of(version.name)).stat().st_mtime_ns
     assert make_version(root, config, scenes) == version
-    assert manifest_path(root, version.name).stat().st_mtime_ns == stamp
+    assert (root.path / manifest_of(version.name)).stat().st_mtime_ns == stamp
 
 
 def test_only_what_changed_is_built(
@@ -48,7 +46,7 @@ def test_only_what_changed_is_built(
     fewer = plan_shards(config, [scene for scene in scenes if scene.id != scenes[0].id])
     reused, build = split_reuse(fewer, root)
     assert len(build) == 1
-    (shard_folder(root) / f"{reused[0].name}.json").unlink()
+    ((root.path / "shards") / f"{reused[0].name}.json").unlink()
     assert len(split_reuse(fewer, root)[1]) == 2
 
 
@@ -74,7 +72,7 @@ def test_a_recipe_name_finds_what_was_published_last(
     assert find_version(root, "rendered") == version
     with pytest.raises(ValueError, match=version.name):
         find_version(root, "rendred")
-    (root / "versions" / "broken.json").write_text("{}")
+    (root.path / "versions" / "broken.json").write_text("{}")
     with pytest.raises(ValueError, match="not a dataset manifest"):
         find_version(root, "broken")
 
@@ -83,27 +81,33 @@ def test_garbage_is_what_no_version_needs(
     version_root: Published, config: DatasetConfig, scenes: list[Scene]
 ) -> None:
     version, root = version_root
-    folder = shard_folder(root)
-    orphan = write_shard(plan_shards(config, scenes[:5])[0], folder)
+    folder = root.path / "shards"
+    orphan = write_shard(plan_shards(config, scenes[:5])[0], root)
     assert orphan.name not in {shard.name for shard in version.shards}
-    for stale in (folder / ".tmp-x.tar-123", root / "versions" / ".tmp-v.json-9"):
+    for stale in (folder / ".tmp-x.tar-123", root.path / "versions" / ".tmp-v.json-9"):
         stale.write_bytes(b"half")
     now_s = (folder / f"{orphan.name}.tar").stat().st_mtime
     # A running generation has shards without a manifest: young files stay.
     assert find_garbage(root, now_s=now_s, min_age_s=3600).num_bytes == 0
     garbage = find_garbage(root, now_s=now_s + 3601, min_age_s=3600)
-    assert [path.name for path in garbage.shards] == [f"{orphan.name}.json", f"{orphan.name}.tar"]
-    assert [path.name for path in garbage.temporary] == [".tmp-x.tar-123", ".tmp-v.json-9"]
+    assert [entry.name for entry in garbage.shards] == [
+        f"shards/{orphan.name}.json",
+        f"shards/{orphan.name}.tar",
+    ]
+    assert [entry.name for entry in garbage.unfinished] == [
+        "shards/.tmp-x.tar-123",
+        "versions/.tmp-v.json-9",
+    ]
     assert garbage.num_bytes > orphan.num_bytes
-    delete_garbage(garbage)
-    delete_garbage(garbage)
+    delete_garbage(root, garbage)
+    delete_garbage(root, garbage)
     assert find_garbage(root, now_s=now_s + 3601, min_age_s=3600).num_bytes == 0
     assert verify_version(version, root) == []
 
 
 def test_an_unreadable_manifest_stops_the_collection(version_root: Published) -> None:
     _, root = version_root
-    (root / "versions" / "broken.json").write_text("{}")
+    (root.path / "versions" / "broken.json").write_text("{}")
     with pytest.raises(ValueError, match="not a dataset manifest"):
         find_garbage(root, now_s=0, min_age_s=0)
 
@@ -112,7 +116,7 @@ def test_a_shard_that_vanished_is_not_published(
     version_root: Published, config: DatasetConfig, scenes: list[Scene]
 ) -> None:
     version, root = version_root
-    (shard_folder(root) / f"{version.shards[0].name}.tar").unlink()
+    ((root.path / "shards") / f"{version.shards[0].name}.tar").unlink()
     with pytest.raises(ValueError, match="1 shards vanished"):
         publish_version(
             root, config, scenes, version.shards, refused=[], commit="", created="2026-01-02"

@@ -5,13 +5,14 @@ import cv2
 import numpy as np
 
 from pipelines.dataset import DatasetVersion
+from pipelines.folders import LocalFolder
 from pipelines.gallery import write_gallery
 from pipelines.layouts import Refused
 from pipelines.plan import DatasetConfig, ShardConfig
 from pipelines.scenes import scan
 from tests.conftest import make_version
 
-Published = tuple[DatasetVersion, Path]
+Published = tuple[DatasetVersion, LocalFolder]
 
 
 class Tags(HTMLParser):
@@ -74,6 +75,7 @@ def test_native_files_are_called_so(tmp_path: Path) -> None:
             picture = rng.integers(0, 256, shape, np.uint8)
             cv2.imwrite(str(tmp_path / folder / f"{stem}.png"), picture)
     config = DatasetConfig(name="native", shard=ShardConfig())
-    version = make_version(tmp_path / "out", config, list(scan(tmp_path, dataset="h").scenes))
-    write_gallery(version, tmp_path / "out", tmp_path / "page.html")
+    root = LocalFolder(tmp_path / "out")
+    version = make_version(root, config, list(scan(tmp_path, dataset="h").scenes))
+    write_gallery(version, root, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("native file") >= 6

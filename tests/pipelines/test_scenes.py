@@ -9,7 +9,6 @@ from pipelines.scenes import (
     load_pair,
     read_scenes,
     scan,
-    scenes_of_split,
     write_scenes,
 )
 from tests.conftest import SHARED_DATA, needs_data
@@ -35,7 +34,7 @@ def test_finds_splits_and_reads_pictures(scene_folder: Path) -> None:
     result = scan(scene_folder, dataset="rendered")
     assert not result.refused
     assert {scene.split for scene in result.scenes} == {"train", "val"}
-    scene = scenes_of_split(result.scenes, "val")[0]
+    scene = result.scenes.of_split("val")[0]
     vi, ir = load_pair(scene)
     assert vi.shape == (64, 80, 3)
     assert ir.shape == (64, 80, 1)
@@ -130,9 +129,7 @@ def test_a_source_that_changed_is_not_used(pairs: Path) -> None:
 def test_real_roadscene_pairs() -> None:
     result = scan(SHARED_DATA / "ivif" / "roadscene", dataset="roadscene")
     assert not result.refused
-    counts = {
-        split: len(scenes_of_split(result.scenes, split)) for split in ("train", "val", "test")
-    }
+    counts = {split: len(result.scenes.of_split(split)) for split in ("train", "val", "test")}
     assert counts == {"train": 87, "val": 20, "test": 50}
     assert any(scene.width % 2 and scene.height % 2 for scene in result.scenes)
 

@@ -8,10 +8,11 @@ import pytest
 import webdataset as wds
 
 from degradations.chain import apply_chain
+from pipelines.folders import LocalFolder
 from pipelines.plan import DatasetConfig, ShardSpec, plan_shards
 from pipelines.scenes import Scene, load_native, load_pair, scan
 from pipelines.seeding import digest_of
-from pipelines.shards import ShardReader, find_shard, verify_shard, write_shard
+from pipelines.shards import ShardReader, find_shard, open_shard, write_shard
 
 
 @pytest.fixture
@@ -20,26 +21,26 @@ def spec(config: DatasetConfig, scenes: list[Scene]) -> ShardSpec:
 
 
 def test_same_spec_same_bytes(spec: ShardSpec, tmp_path: Path) -> None:
-    first = write_shard(spec, tmp_path / "a")
-    second = write_shard(spec, tmp_path / "b")
+    first = write_shard(spec, LocalFolder(tmp_path / "a"))
+    second = write_shard(spec, LocalFolder(tmp_path / "b"))
     assert first == second
     digests = [
-        hashlib.sha256((tmp_path / folder / f"{spec.name}.tar").read_bytes()).hexdigest()
+        hashlib.sha256((tmp_path / folder / "shards" / f"{spec.name}.tar").read_bytes()).hexdigest()
         for folder in ("a", "b")
     ]
     assert digests == [first.sha256, first.sha256]
 
 
 def test_second_call_writes_nothing(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, tmp_path)
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert write_shard(spec, tmp_path) == info
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
+    info = write_shard(spec, LocalFolder(tmp_path))
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
+    assert write_shard(spec, LocalFolder(tmp_path)) == info
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == stamps
 
 
 def test_the_pixels_are_the_sources_and_their_records(spec: ShardSpec, tmp_path: Path) -> None:
-    write_shard(spec, tmp_path)
-    reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
+    write_shard(spec, LocalFolder(tmp_path))
+    reader = ShardReader.open(tmp_path / "shards" / f"{spec.name}.tar")
     scene = spec.scenes[0]
     vi, ir = load_pair(scene)
     assert np.array_equal(reader.image(scene.id, "vi_clean"), vi)
@@ -60,9 +61,9 @@ def test_the_pixels_are_the_sources_and_their_records(spec: ShardSpec, tmp_path:
 def test_png_codec_holds_the_same_pixels(spec: ShardSpec, tmp_path: Path) -> None:
     png = spec.model_copy(update={"config": spec.config.model_copy(update={"image_codec": "png"})})
     assert png.name != spec.name
-    write_shard(spec, tmp_path)
-    write_shard(png, tmp_path)
-    readers = [ShardReader.open(tmp_path / f"{one.name}.tar") for one in (spec, png)]
+    write_shard(spec, LocalFolder(tmp_path))
+    write_shard(png, LocalFolder(tmp_path))
+    readers = [ShardReader.open(tmp_path / "shards" / f"{one.name}.tar") for one in (spec, png)]
     scene = spec.scenes[0].id
     for member in ("vi_blur", "ir_stripe_noise"):
         first, second = (reader.image(scene, member) for reader in readers)
@@ -73,9 +74,11 @@ def test_strips_hold_the_same_pixels_and_give_rows(spec: ShardSpec, tmp_path: Pa
     codec = {"image_codec": "strips"}
     strips = spec.model_copy(update={"config": spec.config.model_copy(update=codec)})
     assert strips.name != spec.name
-    write_shard(spec, tmp_path)
-    write_shard(strips, tmp_path)
-    whole, cut = (ShardReader.open(tmp_path / f"{one.name}.tar") for one in (spec, strips))
+    write_shard(spec, LocalFolder(tmp_path))
+    write_shard(strips, LocalFolder(tmp_path))
+    whole, cut = (
+        ShardReader.open(tmp_path / "shards" / f"{one.name}.tar") for one in (spec, strips)
+    )
     scene = spec.scenes[0].id
     for member in ("vi_gt", "ir_clean", "vi_blur", "ir_stripe_noise"):
         image = whole.image(scene, member)
@@ -87,8 +90,8 @@ def test_strips_hold_the_same_pixels_and_give_rows(spec: ShardSpec, tmp_path: Pa
 
 
 def test_groups_hold_together(spec: ShardSpec, tmp_path: Path) -> None:
-    write_shard(spec, tmp_path)
-    reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
+    write_shard(spec, LocalFolder(tmp_path))
+    reader = ShardReader.open(tmp_path / "shards" / f"{spec.name}.tar")
     for scene, meta in reader.metas.items():
         assert [group.vi for group in meta.groups] == ["clean", *spec.config.vi]
         for group in meta.groups:
@@ -104,7 +107,7 @@ def test_groups_hold_together(spec: ShardSpec, tmp_path: Path) -> None:
 
 
 def test_a_scene_is_stored_once(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, tmp_path)
+    info = write_shard(spec, LocalFolder(tmp_path))
     variants = len(spec.config.vi) + len(spec.config.ir)
     assert info.num_images == len(spec.scenes) * (2 + variants)
 
@@ -116,29 +119,29 @@ def test_pixels_do_not_depend_on_the_shard(
     images = []
     for index, recipe in enumerate((config, whole)):
         spec = next(s for s in plan_shards(recipe, scenes) if scenes[0] in s.scenes)
-        write_shard(spec, tmp_path / str(index))
-        reader = ShardReader.open(tmp_path / str(index) / f"{spec.name}.tar")
+        write_shard(spec, LocalFolder(tmp_path / str(index)))
+        reader = ShardReader.open(tmp_path / str(index) / "shards" / f"{spec.name}.tar")
         images.append(reader.image(scenes[0].id, "vi_random_noise"))
     assert np.array_equal(*images)
 
 
 def test_a_plain_webdataset_reader_can_read_it(spec: ShardSpec, tmp_path: Path) -> None:
-    write_shard(spec, tmp_path)
-    url = str(tmp_path / f"{spec.name}.tar")
+    write_shard(spec, LocalFolder(tmp_path))
+    url = str(tmp_path / "shards" / f"{spec.name}.tar")
     samples = list(wds.WebDataset(url, shardshuffle=False).decode("rgb8", only="vi_gt.png"))
     assert [sample["__key__"] for sample in samples] == [scene.id for scene in spec.scenes]
     assert np.array_equal(samples[0]["vi_gt.png"], load_pair(spec.scenes[0])[0])
 
 
 def test_half_a_shard_is_never_whole(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, tmp_path)
-    tar = tmp_path / f"{spec.name}.tar"
+    info = write_shard(spec, LocalFolder(tmp_path))
+    tar = tmp_path / "shards" / f"{spec.name}.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[: len(whole) // 2])
-    assert find_shard(tmp_path, spec.name) is None
+    assert find_shard(LocalFolder(tmp_path), spec.name) is None
     with pytest.raises(ValueError, match="damaged"):
-        verify_shard(tmp_path, info)
-    write_shard(spec, tmp_path)
+        open_shard(LocalFolder(tmp_path), info)
+    write_shard(spec, LocalFolder(tmp_path))
     assert tar.read_bytes() == whole
 
 
@@ -146,8 +149,8 @@ def test_a_failure_leaves_nothing_behind(spec: ShardSpec, tmp_path: Path) -> Non
     broken = spec.scenes[-1].model_copy(update={"vi_sha256": "0" * 64})
     bad = spec.model_copy(update={"scenes": (*spec.scenes[:-1], broken)})
     with pytest.raises(ValueError, match="changed since"):
-        write_shard(bad, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        write_shard(bad, LocalFolder(tmp_path))
+    assert list((tmp_path / "shards").iterdir()) == []
 
 
 def test_not_a_tar(tmp_path: Path) -> None:
@@ -179,8 +182,8 @@ def hybrid_scenes(folder: Path) -> list[Scene]:
 def test_native_variants_go_in_as_they_are(config: DatasetConfig, tmp_path: Path) -> None:
     scenes = hybrid_scenes(tmp_path / "sources")
     [spec] = plan_shards(config, scenes)
-    write_shard(spec, tmp_path)
-    reader = ShardReader.open(tmp_path / f"{spec.name}.tar")
+    write_shard(spec, LocalFolder(tmp_path))
+    reader = ShardReader.open(tmp_path / "shards" / f"{spec.name}.tar")
     first, second = scenes[0], scenes[1]
     vi, _ = load_pair(first)
     meta = reader.metas[first.id]
@@ -198,7 +201,9 @@ def test_native_variants_go_in_as_they_are(config: DatasetConfig, tmp_path: Path
     assert set(meta.variants) == {
         "vi_random_noise", "vi_low_light", "ir_random_noise", "ir_stripe_noise",
     }  # fmt: skip
-    sample = next(iter(wds.WebDataset(str(tmp_path / f"{spec.name}.tar"), shardshuffle=False)))
+    sample = next(
+        iter(wds.WebDataset(str(tmp_path / "shards" / f"{spec.name}.tar"), shardshuffle=False))
+    )
     assert "vi_blur.npy.zst" in sample
 
 
@@ -215,8 +220,8 @@ def test_scenes_without_natives_are_what_they_were(spec: ShardSpec, tmp_path: Pa
         vi_sha256="a", ir_sha256="b",
     )  # fmt: skip
     assert scene.digest == digest_of(["s", "a", "b"])
-    write_shard(spec, tmp_path)
-    samples = wds.WebDataset(str(tmp_path / f"{spec.name}.tar"), shardshuffle=False)
+    write_shard(spec, LocalFolder(tmp_path))
+    samples = wds.WebDataset(str(tmp_path / "shards" / f"{spec.name}.tar"), shardshuffle=False)
     assert list(json.loads(next(iter(samples))["json"])) == [
         "schema_version", "id", "dataset", "split", "width", "height",
         "vi_sha256", "ir_sha256", "variants", "groups",

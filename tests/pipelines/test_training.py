@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from models.dspfusion.config import Stage1Config, Stage2Config, tiny
 from pipelines.checkpoints import load_checkpoint, read_state, read_weights
-from pipelines.dataset import DatasetVersion, manifest_path
+from pipelines.dataset import DatasetVersion
+from pipelines.folders import LocalFolder
 from pipelines.training import (
     OptimConfig,
     TrainingConfig,
@@ -16,17 +17,17 @@ from pipelines.training import (
     run_training,
 )
 
-Published = tuple[DatasetVersion, Path]
+Published = tuple[DatasetVersion, LocalFolder]
 
 
 def stage1_config(published: Published, **optim: object) -> TrainingConfig:
-    version, root = published
+    version, _ = published
     settings = {"num_steps": 6, "batch_size": 2, "crop_px": 32, "lr": 1e-3, "clip_norm": 1.0}
     settings |= {"log_every": 2, "checkpoint_every": 3}
     return TrainingConfig(
         objective=Stage1Config(model=tiny()),
         optim=OptimConfig(**{**settings, **optim}),
-        dataset=str(manifest_path(root, version.name)),
+        dataset=version.name,
     )
 
 
@@ -51,7 +52,15 @@ def run(
     folder.mkdir(exist_ok=True)
     payload = config.model_dump(mode="json")
     try:
-        run_training(payload, rank=0, world_size=1, device="cpu", resume=resume, report=report)
+        run_training(
+            payload,
+            datasets=LocalFolder(folder.parent),  # version_root lies there
+            rank=0,
+            world_size=1,
+            device="cpu",
+            resume=resume,
+            report=report,
+        )
     except KilledError:
         assert stop_at is not None
     return reports

@@ -1,16 +1,16 @@
 import io
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from pipelines.dataset import DatasetVersion, shard_folder
+from pipelines.dataset import DatasetVersion
 from pipelines.files import sha256_of_file, write_whole
+from pipelines.folders import LocalFolder
 from pipelines.shards import SampleMeta
 from pipelines.verify import verify_version
 
-Published = tuple[DatasetVersion, Path]
+Published = tuple[DatasetVersion, LocalFolder]
 Edit = Callable[[str, bytes], bytes | None]
 
 
@@ -23,7 +23,7 @@ def test_a_whole_version_has_no_problems(version_root: Published) -> None:
 
 def test_a_flipped_bit_a_lost_shard_and_a_lost_marker(version_root: Published) -> None:
     version, root = version_root
-    folder = shard_folder(root)
+    folder = root.path / "shards"
     first, second, third = (shard.name for shard in version.shards[:3])
     data = bytearray((folder / f"{first}.tar").read_bytes())
     data[len(data) // 2] ^= 1
@@ -43,7 +43,7 @@ def rewrite(published: Published, edit: Edit) -> DatasetVersion:
     """Change one shard's members and make marker and manifest agree, as a wrong writer would."""
     version, root = published
     info = version.shards[0]
-    path = shard_folder(root) / f"{info.name}.tar"
+    path = root.path / "shards" / f"{info.name}.tar"
     written = io.BytesIO()
     with tarfile.open(path) as old, tarfile.open(fileobj=written, mode="w") as new:
         for member in old:
@@ -105,7 +105,7 @@ def test_groups_that_do_not_resolve_and_counts(version_root: Published) -> None:
 @pytest.mark.parametrize("size", [0, 100, 512])
 def test_a_tar_cut_to_a_stump(version_root: Published, size: int) -> None:
     version, root = version_root
-    tar = shard_folder(root) / f"{version.shards[0].name}.tar"
+    tar = root.path / "shards" / f"{version.shards[0].name}.tar"
     tar.write_bytes(tar.read_bytes()[:size])
     [problem] = verify_version(version, root)
     assert "damaged" in problem

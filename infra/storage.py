@@ -1,0 +1,310 @@
+"""S3: a folder of whole files in a bucket, and sources read by their URI.
+
+Uploads are invisible until they are complete, small files that must not change are put under a
+condition, downloads go on where a connection was cut. Requests that fail on their way, or that the
+store puts off (503 SlowDown), are tried again by botocore, with jitter, for about a minute.
+Credentials come from where boto3 looks for them and never travel.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import io
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+_MIB = 2**20
+_TRANSFER = TransferConfig(
+    multipart_threshold=8 * _MIB, multipart_chunksize=8 * _MIB, max_concurrency=4
+)
+_PIECE_BYTES = _MIB
+# A download that gets nothing for so many tries in a row is given up.
+_MOST_RESUMES = 8
+_MOST_CONFLICTS = 5
+
+
+@dataclass(frozen=True)
+class S3Entry:
+    """An object, or with `upload_id` an upload that was not completed."""
+
+    name: str
+    num_bytes: int
+    modified_s: float
+    upload_id: str | None = None
+
+
+@dataclass(frozen=True)
+class S3Folder:
+    """`s3://bucket/prefix`. With a `cache` folder, files that were fetched are kept there by digest."""
+
+    uri: str
+    endpoint_url: str | None
+    cache: Path | None
+
+    def read(self, name: str) -> bytes:
+        """Return an object's bytes. Raises FileNotFoundError when it is absent."""
+        return read_object(f"{self.uri}/{name}", self.endpoint_url)
+
+    def size_of(self, name: str) -> int | None:
+        """Size of an object in bytes, None when it is absent."""
+        try:
+            with _explained(f"{self.uri}/{name}"):
+                return self._client.head_object(**self._at(name))["ContentLength"]
+        except FileNotFoundError:
+            return None
+
+    def entries(self, prefix: str) -> Iterator[S3Entry]:
+        """Objects whose name starts with `prefix`, in order of name."""
+        for item in self._listed("list_objects_v2", "Contents", prefix):
+            yield S3Entry(self._name(item), item["Size"], item["LastModified"].timestamp())
+
+    def unfinished(self, prefix: str) -> Iterator[S3Entry]:
+        """Uploads that were begun and never completed; their parts are stored, and paid for."""
+        for item in self._listed("list_multipart_uploads", "Uploads", prefix):
+            name = self._name(item)
+            with _explained(f"{self.uri}/{name}"):
+                parts = self._client.list_parts(**self._at(name), UploadId=item["UploadId"])
+            size = sum(part["Size"] for part in parts.get("Parts", ()))
+            yield S3Entry(name, size, item["Initiated"].timestamp(), item["UploadId"])
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[io.BufferedRandom]:
+        """Open a temporary file here that is uploaded, whole, when the block ends well.
+
+        Raises OSError when what arrived is not what was sent.
+        """
+        with tempfile.TemporaryDirectory(prefix="upload-") as scratch:
+            path = Path(scratch) / "whole"
+            with path.open("w+b") as stream:
+                yield stream
+            at, size = self._at(name), path.stat().st_size
+            with _explained(f"{self.uri}/{name}"):
+                self._client.upload_file(str(path), *at.values(), Config=_TRANSFER)
+            arrived = self.size_of(name)
+            if arrived != size:
+                raise OSError(f"{self.uri}/{name}: {arrived} of {size} bytes arrived; try again")
+
+    def write_once(self, name: str, data: bytes) -> None:
+        """Put a small object that never changes. Raises ValueError when it exists with other bytes."""
+        for attempt in range(_MOST_CONFLICTS):
+            try:
+                with _explained(f"{self.uri}/{name}"):
+                    self._client.put_object(**self._at(name), Body=data, IfNoneMatch="*")
+                return
+            except FileExistsError:
+                if self.read(name) != data:
+                    raise ValueError(
+                        f"{self.uri}/{name}: exists with another content; nothing is overwritten"
+                    ) from None
+                return
+            except BlockingIOError:  # somebody else's put of the same key is under way
+                _pause(attempt)
+        raise OSError(f"{self.uri}/{name}: other writers keep it busy; try again")
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put a small object, over what has the name."""
+        with _explained(f"{self.uri}/{name}"):
+            self._client.put_object(**self._at(name), Body=data)
+
+    def delete(self, entry: Any) -> None:
+        """Delete what `entries` or `unfinished` told of: an object, or abort an upload.
+
+        That it is gone already is no error.
+        """
+        try:
+            with _explained(f"{self.uri}/{entry.name}"):
+                if entry.upload_id:
+                    at = self._at(entry.name)
+                    self._client.abort_multipart_upload(**at, UploadId=entry.upload_id)
+                else:
+                    self._client.delete_object(**self._at(entry.name))
+        except FileNotFoundError:
+            pass
+
+    @contextmanager
+    def checked(self, name: str, sha256: str) -> Iterator[Path]:
+        """Fetch an object unless the cache holds it, check its digest, give its local path.
+
+        Without a cache the file is gone after the block; what has it open can read on. Raises
+        ValueError when the object is absent or damaged.
+        """
+        with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
+            folder = self.cache or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{sha256}{Path(name).suffix}"
+            # Workers of one node share the cache; one of them fetches, the others wait.
+            with (folder / f".lock-{path.name}").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (path.is_file() and _sha256_of(path) == sha256):
+                    self._fetch(name, path, sha256)
+            yield path
+
+    def _fetch(self, name: str, path: Path, sha256: str) -> None:
+        temporary = path.with_name(f".tmp-{path.name}")
+        digest = hashlib.sha256()
+        try:
+            with temporary.open("wb") as target, self._open(name) as source:
+                while piece := source.read(_PIECE_BYTES):
+                    digest.update(piece)
+                    target.write(piece)
+            if digest.hexdigest() != sha256:
+                raise ValueError(
+                    f"{self.uri}/{name}: damaged; delete it and its marker and run jobs.generate again"
+                )
+            temporary.replace(path)
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.uri}/{name}: missing; run jobs.generate again") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _open(self, name: str) -> BinaryIO:
+        at = self._at(name)
+        return io.BufferedReader(_Download(self._client, at["Bucket"], at["Key"]), _PIECE_BYTES)
+
+    def _listed(self, operation: str, field: str, prefix: str) -> Iterator[dict[str, Any]]:
+        at = self._at(prefix)
+        pages = self._client.get_paginator(operation).paginate(
+            Bucket=at["Bucket"], Prefix=at["Key"]
+        )
+        with _explained(f"{self.uri}/{prefix}"):
+            for page in pages:
+                yield from page.get(field, ())
+
+    def _at(self, name: str) -> dict[str, str]:
+        bucket, key = split_uri(f"{self.uri}/{name}")
+        return {"Bucket": bucket, "Key": key}
+
+    def _name(self, item: dict[str, Any]) -> str:
+        return item["Key"].removeprefix(split_uri(f"{self.uri}/")[1])
+
+    @property
+    def _client(self) -> Any:
+        return _client(self.endpoint_url)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`. Raises ValueError when there is no bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise ValueError(f"{uri!r}: write s3://bucket/prefix")
+    return bucket, key
+
+
+def read_object(uri: str, endpoint_url: str | None) -> bytes:
+    """Return the bytes of `s3://bucket/key`, over cut connections.
+
+    Raises FileNotFoundError when it is absent.
+    """
+    return _Download(_client(endpoint_url), *split_uri(uri)).readall()
+
+
+@functools.cache
+def _client(endpoint_url: str | None) -> Any:
+    """One client a process: it is safe to share between threads, and takes a while to make."""
+    retries = {"mode": "standard", "total_max_attempts": 10}
+    config = Config(retries=retries, connect_timeout=5, read_timeout=60, max_pool_connections=32)
+    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+
+
+class _Download(io.RawIOBase):
+    """An object's bytes; a connection that is cut is made again from where it stood.
+
+    The later requests ask for the same ETag, so that the parts are of one object.
+    """
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        super().__init__()
+        self._client, self._at = client, {"Bucket": bucket, "Key": key}
+        self._uri = f"s3://{bucket}/{key}"
+        with _explained(self._uri):
+            first = client.get_object(**self._at)
+        self._body, self._position = first["Body"], 0
+        self._length, self._etag = first["ContentLength"], first["ETag"]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        tries = 0
+        while self._position < self._length:
+            try:
+                piece = self._body.read(min(len(buffer), self._length - self._position))
+            except (BotoCoreError, OSError):
+                piece = b""
+            if piece:
+                buffer[: len(piece)] = piece
+                self._position += len(piece)
+                return len(piece)
+            if tries == _MOST_RESUMES:
+                raise ConnectionError(
+                    f"{self._uri}: cut {tries} times at byte {self._position} of {self._length}"
+                )
+            _pause(tries)
+            tries += 1
+            self._resume()
+        return 0
+
+    def _resume(self) -> None:
+        span = f"bytes={self._position}-{self._length - 1}"
+        with _explained(self._uri):
+            self._body = self._client.get_object(**self._at, Range=span, IfMatch=self._etag)["Body"]
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(0.1 * 2**attempt, 5)))
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn boto3's errors into Python's, with the URI and what to do."""
+    try:
+        yield
+    except NoCredentialsError as error:
+        raise PermissionError(
+            f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        ) from error
+    except ClientError as error:
+        raise _explain(uri, error) from error
+    except BotoCoreError as error:
+        raise ConnectionError(
+            f"{uri}: {error}; is AWS_ENDPOINT_URL right, the store up?"
+        ) from error
+    except boto3.exceptions.S3UploadFailedError as error:
+        cause = error.__context__
+        if isinstance(cause, ClientError):
+            raise _explain(uri, cause) from error
+        raise ConnectionError(f"{uri}: {error}") from error
+
+
+def _explain(uri: str, error: ClientError) -> OSError:
+    answer = error.response
+    code, status = answer["Error"]["Code"], answer["ResponseMetadata"].get("HTTPStatusCode")
+    if code == "NoSuchBucket":
+        return OSError(f"{uri}: no such bucket; make it first")
+    if status == 404:
+        return FileNotFoundError(f"{uri}: no such object")
+    if status == 412:
+        return FileExistsError(f"{uri}: exists already, or changed while it was read")
+    if status == 409:
+        return BlockingIOError(f"{uri}: {code}")
+    if status in (401, 403):
+        return PermissionError(f"{uri}: {code}; are the credentials right, may they do this?")
+    return OSError(f"{uri}: {code}, {answer['Error'].get('Message', '')}")
