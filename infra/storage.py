@@ -34,6 +34,7 @@ _PIECE_BYTES = _MIB
 # A download that gets nothing for so many tries in a row is given up.
 _MOST_RESUMES = 8
 _MOST_CONFLICTS = 5
+_RETRIES = {"mode": "standard", "total_max_attempts": 10}
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,10 @@ def read_object(uri: str, endpoint_url: str | None) -> bytes:
 @functools.cache
 def _client(endpoint_url: str | None) -> Any:
     """One client a process: it is safe to share between threads, and takes a while to make."""
-    retries = {"mode": "standard", "total_max_attempts": 10}
-    config = Config(retries=retries, connect_timeout=5, read_timeout=60, max_pool_connections=32)
-    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    config = Config(retries=_RETRIES, connect_timeout=5, read_timeout=60, max_pool_connections=32)
+    # A session of its own: boto3's default one is not safe to make clients of in threads.
+    session = boto3.session.Session()
+    return session.client("s3", endpoint_url=endpoint_url, config=config)
 
 
 class _Download(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.scenes import Scene, scan
 from pipelines.shards import write_shard
 from pipelines.synthetic import write_scenes
+from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
@@ -70,6 +72,26 @@ def version_root(
     """A published dataset version and its root."""
     root = LocalFolder(tmp_path)
     return make_version(root, config, scenes), root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def s3_keys() -> None:
+    """The keys of the test servers, before any Ray worker inherits the environment."""
+    os.environ.update(KEYS)
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """An imitation of S3 for the session."""
+    with moto_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
+    """A real S3 server for the session; skips where it is not installed."""
+    with rados_gateway(tmp_path_factory.mktemp("rgw")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
