@@ -1,4 +1,4 @@
-"""python -m jobs.scan FOLDER [--name NAME]: index registered IR/VI pairs.
+"""python -m jobs.scan FOLDER [--name NAME]: index registered IR/VI pairs, on disk or on S3.
 
 Writes `<work>/scenes/<name>.parquet`, which the other commands take by that name, and beside it
 `<name>.report.json`: every file that was refused and why, and scenes that leak between splits.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
+from jobs.storage import open_sources, source_reader
 from pipelines.duplicates import Leak, find_leaks
 from pipelines.files import write_whole
 from pipelines.scenes import (
@@ -26,17 +27,21 @@ from pipelines.scenes import (
 
 
 def scan_folder(
-    folder: Path,
+    folder: Path | str,
     settings: Settings,
     *,
     name: str,
     split: str = "train",
     max_refused_share: float = 0.01,
 ) -> ScanResult:
-    """Index a folder under `name`. Raises ValueError when too many of its pairs are bad."""
+    """Index a folder, or a prefix on S3, under `name`.
+
+    Raises ValueError when too many of its pairs are bad.
+    """
     with progress("pairs") as advance:
         result = scan(
-            folder,
+            open_sources(str(folder), settings),
+            read=source_reader(settings),
             dataset=name,
             split=split,
             on_progress=lambda done, total: advance(done, total=total),
@@ -87,7 +92,7 @@ def load_index(settings: Settings, name: str) -> ScanResult:
 
 def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
-    name = arguments.name or arguments.folder.resolve().name.lower()
+    name = arguments.name or Path(arguments.folder).resolve().name.lower()
     scan_folder(
         arguments.folder,
         settings,
@@ -103,8 +108,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.scan", description=__doc__)
     parser.add_argument(
         "folder",
-        type=Path,
-        help="holds vi/ and ir/, split folders that do, or another known layout",
+        help="path or s3://bucket/prefix of vi/ and ir/, of split folders that hold them, "
+        "or of another known layout",
     )
     parser.add_argument("--name", help="name of the index (default: the folder's)")
     parser.add_argument("--split", default="train", help="split of a folder without split folders")

@@ -9,6 +9,7 @@ from pathlib import Path
 from infra.settings import Settings
 from pipelines.folders import Folder, LocalFolder
 from pipelines.scenes import read_file
+from pipelines.source_paths import RemotePath, SourcePath
 
 
 def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
@@ -42,6 +43,17 @@ def find_manifest(version: str, settings: Settings, *, cached: bool = True) -> t
     if not root:
         raise ValueError(f"{version}: a manifest lies at ROOT/versions/NAME.json")
     return open_folder(root, settings, cached=cached), name.removesuffix(".json")
+
+
+def open_sources(uri: str, settings: Settings) -> SourcePath:
+    """A folder of source pictures: a path, or `s3://bucket/prefix`, which is listed whole."""
+    folder = open_folder(uri, settings)
+    if isinstance(folder, LocalFolder):
+        return folder.path
+    names = [entry.name for entry in folder.entries("")]
+    if not names:
+        raise ValueError(f"{uri}: nothing has this prefix")
+    return RemotePath.of(folder.uri, names)
 
 
 def source_reader(settings: Settings) -> Callable[[str], bytes]:

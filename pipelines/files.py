@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -26,6 +27,12 @@ def whole_file(path: Path) -> Iterator[BufferedRandom]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # The system's message names no file.
+        message = "the disk is full; make room and say the same command again"
+        raise OSError(errno.ENOSPC, message, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from pipelines.source_paths import SourcePath
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 VI_FOLDERS = ("vi", "vis", "visible", "crop_hr_visible")
@@ -55,15 +56,15 @@ class SourcePair:
 
     split: str
     stem: str
-    vi: Path
-    ir: Path
-    natives: tuple[tuple[str, Path], ...] = ()
+    vi: SourcePath
+    ir: SourcePath
+    natives: tuple[tuple[str, SourcePath], ...] = ()
 
 
 Found = tuple[list[SourcePair], list[Refused]]
 
 
-def find_pairs(root: Path, *, split: str) -> Found:
+def find_pairs(root: SourcePath, *, split: str) -> Found:
     """Find the pairs of every split below `root`; `split` names that of a root without splits.
 
     Raises ValueError when the folders fit no layout, or fit two.
@@ -91,7 +92,7 @@ def normalise(name: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "scene"
 
 
-def pair_by_stem(vi_folder: Path, ir_folder: Path, *, split: str = "") -> Found:
+def pair_by_stem(vi_folder: SourcePath, ir_folder: SourcePath, *, split: str = "") -> Found:
     """Pair two folders by file stem; files without a partner are refused by name."""
     vi_files, refused_vi = _images_by_stem(vi_folder)
     ir_files, refused_ir = _images_by_stem(ir_folder)
@@ -104,7 +105,7 @@ def pair_by_stem(vi_folder: Path, ir_folder: Path, *, split: str = "") -> Found:
     return [SourcePair(split, stem, vi_files[stem], ir_files[stem]) for stem in both], refused
 
 
-def _pairs_here(folder: Path, split: str) -> Found | None:
+def _pairs_here(folder: SourcePath, split: str) -> Found | None:
     children = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
     vi = _one_of(folder, children, VI_FOLDERS)
     ir = _one_of(folder, children, IR_FOLDERS)
@@ -122,7 +123,9 @@ def _pairs_here(folder: Path, split: str) -> Found | None:
     return pair_by_stem(vi, ir, split=split)
 
 
-def _one_of(folder: Path, children: dict[str, Path], names: Sequence[str]) -> Path | None:
+def _one_of(
+    folder: SourcePath, children: dict[str, SourcePath], names: Sequence[str]
+) -> SourcePath | None:
     present = [children[name] for name in names if name in children]
     if len(present) > 1:
         both = " and ".join(f"{child.name}/" for child in present)
@@ -130,7 +133,7 @@ def _one_of(folder: Path, children: dict[str, Path], names: Sequence[str]) -> Pa
     return present[0] if present else None
 
 
-def _split_folders(vi: Path, ir: Path) -> list[tuple[Path, Path]]:
+def _split_folders(vi: SourcePath, ir: SourcePath) -> list[tuple[SourcePath, SourcePath]]:
     """LLVIP: `visible/train/` and `infrared/train/`; a split of one camera alone is an error."""
     below_vi, below_ir = (
         {child.name.lower(): child for child in sorted(camera.iterdir()) if child.is_dir()}
@@ -144,10 +147,12 @@ def _split_folders(vi: Path, ir: Path) -> list[tuple[Path, Path]]:
     return [(below_vi[name], below_ir[name]) for name in below_vi]
 
 
-def _hybrid_pairs(vi: Path, ir: Path, vi_targets: Path, ir_targets: Path, *, split: str) -> Found:
+def _hybrid_pairs(
+    vi: SourcePath, ir: SourcePath, vi_targets: SourcePath, ir_targets: SourcePath, *, split: str
+) -> Found:
     """Targets pair by stem; every `NAME_SUFFIX` file is a native variant of the scene NAME."""
     pairs, refused = pair_by_stem(vi_targets, ir_targets, split=split)
-    natives: dict[str, dict[str, Path]] = {pair.stem: {} for pair in pairs}
+    natives: dict[str, dict[str, SourcePath]] = {pair.stem: {} for pair in pairs}
     for modality, folder in (("vi", vi), ("ir", ir)):
         files, bad = _images_by_stem(folder)
         refused += bad
@@ -164,7 +169,7 @@ def _hybrid_pairs(vi: Path, ir: Path, vi_targets: Path, ir_targets: Path, *, spl
 
 
 def _take_native(
-    natives: dict[str, dict[str, Path]], modality: str, stem: str, path: Path
+    natives: dict[str, dict[str, SourcePath]], modality: str, stem: str, path: SourcePath
 ) -> str | None:
     """Put one file under its scene and member; return why not, if not."""
     scene, _, suffix = stem.rpartition("_")
@@ -178,12 +183,12 @@ def _take_native(
     return None
 
 
-def _scene_folders(root: Path, split: str) -> Found | None:
+def _scene_folders(root: SourcePath, split: str) -> Found | None:
     """TNO as first published: every folder with a `VIS*` or an `IR*` picture is a scene."""
     pairs, refused = [], []
-    for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
+    for parts, folder in _folders_below(root):
         vi, ir = list(_starting_with("vis", folder)), list(_starting_with("ir", folder))
-        stem = "-".join(folder.relative_to(root).parts)
+        stem = "-".join(parts)
         if len(vi) == 1 and len(ir) == 1:
             pairs.append(SourcePair(split, stem, vi[0], ir[0]))
         elif vi and ir:
@@ -192,14 +197,23 @@ def _scene_folders(root: Path, split: str) -> Found | None:
     return (pairs, refused) if pairs else None
 
 
-def _starting_with(prefix: str, folder: Path) -> Iterator[Path]:
+def _folders_below(
+    root: SourcePath, parts: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], SourcePath]]:
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        names = (*parts, folder.name)
+        yield names, folder
+        yield from _folders_below(folder, names)
+
+
+def _starting_with(prefix: str, folder: SourcePath) -> Iterator[SourcePath]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.name.lower().startswith(prefix):
             yield path
 
 
-def _images_by_stem(folder: Path) -> tuple[dict[str, Path], list[Refused]]:
-    found: dict[str, Path] = {}
+def _images_by_stem(folder: SourcePath) -> tuple[dict[str, SourcePath], list[Refused]]:
+    found: dict[str, SourcePath] = {}
     refused = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.is_dir():

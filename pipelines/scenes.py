@@ -22,6 +22,7 @@ from pipelines.files import whole_file
 from pipelines.images import as_ir, as_vi, decode, decode_ir, decode_vi, perceptual_hash
 from pipelines.layouts import Refused, SourcePair, find_pairs, normalise, pair_by_stem
 from pipelines.seeding import digest_of
+from pipelines.source_paths import SourcePath
 
 # The smallest picture that a network takes; smaller ones would fail long after the scan.
 MIN_SIDE_PX = 16
@@ -119,23 +120,35 @@ class ScanResult:
     refused: tuple[Refused, ...]
 
 
+Read = Callable[[str], bytes]
+
+
+def read_file(uri: str) -> bytes:
+    """Read a source on disk; its URI is its path. Raises ValueError when it is not there."""
+    path = Path(uri)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return path.read_bytes()
+
+
 def scan(
-    root: Path,
+    root: SourcePath,
     *,
+    read: Read = read_file,
     dataset: str | None = None,
     split: str = "train",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScanResult:
     """Index the pairs below `root`, in any of the layouts of `pipelines.layouts`.
 
-    `split` names the split of a root without split folders.
+    `split` names the split of a root without split folders; `read` fetches a file by its URI.
     Raises ValueError when the folder is missing or fits no layout.
     """
     dataset = dataset or normalise(root.name)
     scenes: list[Scene] = []
     pairs, refused = find_pairs(root, split=split)
     with ThreadPoolExecutor() as pool:
-        checked = pool.map(lambda pair: _check_pair(dataset, pair), pairs)
+        checked = pool.map(lambda pair: _check_pair(dataset, pair, read), pairs)
         for done, (scene, bad) in enumerate(checked, start=1):
             scenes += [scene] if scene else []
             refused += bad
@@ -194,14 +207,6 @@ class _RefusedFiles(BaseModel):
     refused: tuple[Refused, ...]
 
 
-Read = Callable[[str], bytes]
-
-
-def read_file(uri: str) -> bytes:
-    """Read a source on disk; its URI is its path. Raises ValueError when it is not there."""
-    return _read_bytes(Path(uri))
-
-
 def load_pair(scene: Scene, read: Read = read_file) -> tuple[np.ndarray, np.ndarray]:
     """Read a scene's pictures as they were scanned: VI uint8 H×W×3 RGB, IR uint8 H×W×1.
 
@@ -214,8 +219,8 @@ def load_pair(scene: Scene, read: Read = read_file) -> tuple[np.ndarray, np.ndar
 
 def read_pair(vi_path: Path, ir_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read two files as a pair of equal size (as `load_pair`, without checksums)."""
-    vi = decode_vi(_read_bytes(vi_path), str(vi_path))
-    ir = decode_ir(_read_bytes(ir_path), str(ir_path))
+    vi = decode_vi(read_file(str(vi_path)), str(vi_path))
+    ir = decode_ir(read_file(str(ir_path)), str(ir_path))
     _check_sizes(vi, ir, vi_path)
     return vi, ir
 
@@ -226,7 +231,7 @@ def pair_folders(vi_folder: Path, ir_folder: Path) -> tuple[list[tuple[Path, Pat
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
     pairs, refused = pair_by_stem(vi_folder, ir_folder)
-    return [(pair.vi, pair.ir) for pair in pairs], refused
+    return [(Path(str(pair.vi)), Path(str(pair.ir))) for pair in pairs], refused
 
 
 def load_native(scene: Scene, member: str, read: Read = read_file) -> np.ndarray:
@@ -236,22 +241,16 @@ def load_native(scene: Scene, member: str, read: Read = read_file) -> np.ndarray
     return decode_vi(data, native.uri) if member.startswith("vi") else decode_ir(data, native.uri)
 
 
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    return path.read_bytes()
-
-
 def _checked(data: bytes, uri: str, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{uri}: changed since it was scanned; run jobs.scan again")
     return data
 
 
-def _check_pair(dataset: str, pair: SourcePair) -> tuple[Scene | None, list[Refused]]:
+def _check_pair(dataset: str, pair: SourcePair, read: Read) -> tuple[Scene | None, list[Refused]]:
     """Decode both files and every native; a bad file is refused by name, with its reason."""
     try:
-        vi_data, ir_data = _read_bytes(pair.vi), _read_bytes(pair.ir)
+        vi_data, ir_data = read(str(pair.vi)), read(str(pair.ir))
         vi, ir = decode(vi_data, str(pair.vi)), decode(ir_data, str(pair.ir))
         _check_sizes(as_vi(vi), as_ir(ir, str(pair.ir)), pair.vi)
         if min(vi.shape[:2]) < MIN_SIDE_PX:
@@ -261,7 +260,7 @@ def _check_pair(dataset: str, pair: SourcePair) -> tuple[Scene | None, list[Refu
             )
     except ValueError as error:
         return None, [_refusal(error)]
-    natives, refused = _check_natives(pair, vi.shape[:2])
+    natives, refused = _check_natives(pair, read, vi.shape[:2])
     scene = Scene(
         id=normalise(f"{dataset}-{pair.split}-{pair.stem}"),
         dataset=dataset,
@@ -281,11 +280,13 @@ def _check_pair(dataset: str, pair: SourcePair) -> tuple[Scene | None, list[Refu
     return scene, refused
 
 
-def _check_natives(pair: SourcePair, size: tuple[int, ...]) -> tuple[list[Native], list[Refused]]:
+def _check_natives(
+    pair: SourcePair, read: Read, size: tuple[int, ...]
+) -> tuple[list[Native], list[Refused]]:
     natives, refused = [], []
     for member, path in pair.natives:
         try:
-            data = _read_bytes(path)
+            data = read(str(path))
             image = decode(data, str(path))
             image = as_vi(image) if member.startswith("vi") else as_ir(image, str(path))
             if image.shape[:2] != size:
@@ -298,7 +299,7 @@ def _check_natives(pair: SourcePair, size: tuple[int, ...]) -> tuple[list[Native
     return natives, refused
 
 
-def _check_sizes(vi: np.ndarray, ir: np.ndarray, vi_path: Path) -> None:
+def _check_sizes(vi: np.ndarray, ir: np.ndarray, vi_path: SourcePath) -> None:
     if vi.shape[:2] != ir.shape[:2]:
         raise ValueError(
             f"{vi_path}: VI is {vi.shape[1]}x{vi.shape[0]} but IR is {ir.shape[1]}x{ir.shape[0]}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -18,10 +18,19 @@ class FaultyProxy:
     """Forwards requests; `slow_down` of each three it puts off, and it cuts GET bodies short.
 
     `cut_after` is the number of body bytes that a GET may carry before its connection is closed.
+    `on_request` is told of a request ("PUT /bucket/key") and its client's port before it is sent on.
     """
 
-    def __init__(self, target: str, *, slow_down: int = 0, cut_after: int | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        slow_down: int = 0,
+        cut_after: int | None = None,
+        on_request: Callable[[str, int], None] | None = None,
+    ) -> None:
         self.target = urlsplit(target)
+        self.on_request = on_request
         self.slow_down, self.cut_after = slow_down, cut_after
         self.requests: list[str] = []
         self.num_put_off = self.num_cut = 0
@@ -48,7 +57,10 @@ def proxied(proxy: FaultyProxy) -> Iterator[str]:
             if "chunked" in self.headers.get("Transfer-Encoding", ""):
                 raise NotImplementedError("the tests' client sends no chunked bodies over HTTP")
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if proxy.puts_off(f"{self.command} {self.path}"):
+            line = f"{self.command} {self.path}"
+            if proxy.on_request:
+                proxy.on_request(line, self.client_address[1])
+            if proxy.puts_off(line):
                 self.send(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
                 return
             host, port = proxy.target.hostname, proxy.target.port
