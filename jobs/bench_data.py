@@ -6,7 +6,9 @@ Where one core is meant, CPU seconds are counted and not the clock: neighbours d
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,7 +40,7 @@ from pipelines.groups import Group
 from pipelines.images import encode_png
 from pipelines.plan import DatasetConfig, ShardSpec, plan_shards
 from pipelines.scenes import ScanResult, Scene, SceneTable, scan, write_scenes
-from pipelines.shards import ShardReader, make_sample, open_shard, write_shard
+from pipelines.shards import ShardInfo, ShardReader, make_sample, open_shard, write_shard
 from pipelines.synthetic import write_scenes as render_scenes
 
 FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg")
@@ -62,11 +64,13 @@ class Sizes(BaseModel):
     growth: tuple[int, ...] = (20, 80, 320)
     growth_height: int = 120
     growth_width: int = 160
+    # Scenes of the plans whose driver is weighed, in 1,500 shards and in 10,500; None leaves it out.
+    num_planned: int | None = 65_000
 
 
 SMOKE = Sizes(
     height=48, width=64, num_scenes=8, scenes_per_shard=4, rounds=1, batch_size=2, num_batches=2,
-    crop_px=32, growth=(4, 8), growth_height=32, growth_width=48,
+    crop_px=32, growth=(4, 8), growth_height=32, growth_width=48, num_planned=None,
 )  # fmt: skip
 
 
@@ -115,6 +119,8 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
         lines.append(_bytes_per_group(made, root))
         lines.append(_batches(made, root, work / "png", sizes))
     lines.append(_growth(config, many, work / "growth" / run, sizes.growth))
+    if sizes.num_planned:
+        lines.append(_driver_memory(sizes.num_planned, work / "planned"))
     for line in lines:
         word = "holds" if line.holds else "MISSED"
         sign = ">=" if line.at_least else "<="
@@ -297,6 +303,53 @@ def _growth(
     )
     spread = max(per_scene) / min(per_scene)
     return Line("cost a scene, largest over smallest", spread, 1.15, False, shown)
+
+
+def _driver_memory(num_scenes: int, work: Path) -> Line:
+    """Peak memory of a driver over the same scenes in few large shards and in many small ones."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        (few, small), (many, large) = (
+            pool.submit(drive, num_scenes, scenes_per_shard, work).result()
+            for scenes_per_shard in (64, 7)
+        )
+    detail = f"{small:.0f} MiB at {few} shards, {large:.0f} MiB at {many}"
+    return Line("driver's peak memory, many shards over few", large / small, 1.1, False, detail)
+
+
+def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, float]:
+    """Plan, hand out as Ray tasks and publish, as `jobs.generate` does; shards and peak MiB.
+
+    The tasks make no shard, only what is said of one: the driver sees nothing else of a real one.
+    """
+    config = DatasetConfig(name="planned", scenes_per_shard=scenes_per_shard)
+    plan = plan_shards(config, SceneTable.of(map(_made_up_scene, range(num_scenes))))
+    work.mkdir(parents=True, exist_ok=True)
+    settings = Settings(work=work, tracking_uri="", artifact_root=None, ray_address=None)
+    with cluster.connected(settings):
+        infos = list(cluster.map_tasks(describe_shard, plan))
+    assert len({info.name for info in infos}) == len(plan)
+    return len(plan), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def describe_shard(spec: ShardSpec) -> ShardInfo:
+    """What `write_shard` would return, without the shard."""
+    counts = {"num_bytes": 2**20, "num_scenes": len(spec.scenes), "num_groups": 0, "num_images": 0}
+    return ShardInfo(name=spec.name, sha256=spec.name, **counts)
+
+
+def _made_up_scene(index: int) -> Scene:
+    digest = hashlib.sha256(str(index).encode()).hexdigest()
+    return Scene(
+        id=f"planned-train-{index:06}",
+        dataset="planned",
+        split="train",
+        vi_uri=f"/data/planned/train/vi/{index:06}.png",
+        ir_uri=f"/data/planned/train/ir/{index:06}.png",
+        width=640,
+        height=480,
+        vi_sha256=digest,
+        ir_sha256=digest,
+    )
 
 
 def _publish(config: DatasetConfig, scenes: Sequence[Scene], root: Folder) -> None:
