@@ -6,13 +6,14 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-slow lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup   create .venv with the pinned packages"
 	@echo "make demo    the whole way, from rendered scenes to a promoted model (sets up first)"
 	@echo "make test    the tests (sets up first)"
+	@echo "make test-slow  the tests against real servers, and the long ones"
 	@echo "make lint    ruff, mypy and import-linter (sets up first)"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   delete the work folder: datasets, runs, reports"
@@ -33,6 +34,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or s3real" -ra
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
