@@ -125,6 +125,7 @@ def run_ddp(
 ) -> Path:
     """Run `loop(payload, rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
+    `resume` is a list of checkpoint folders, the newest first, empty at the start.
     Returns the folder of the last checkpoint. The same `name` under the same `storage` resumes, and
     trains nothing when it had finished; so a name must hold a digest of its configuration.
     `on_report` runs in Ray Train's controller, with every rank's metrics, once a report.
@@ -173,10 +174,18 @@ def _worker(config: dict[str, Any]) -> None:
     }
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        config["loop"](config["payload"], **place, resume=None, report=report)
+        config["loop"](config["payload"], **place, resume=[], report=report)
         return
     with checkpoint.as_directory() as folder:
-        config["loop"](config["payload"], **place, resume=Path(folder), report=report)
+        resume = [Path(folder), *_older_checkpoints(Path(checkpoint.path))]
+        config["loop"](config["payload"], **place, resume=resume, report=report)
+
+
+def _older_checkpoints(newest: Path) -> list[Path]:
+    """Those that Ray Train kept beside the newest, for when that one is damaged; newest first."""
+    # Ray names them checkpoint_<time>, so names are in order of time.
+    kept = sorted(newest.parent.glob("checkpoint_*"), reverse=True)
+    return [folder for folder in kept if folder.name < newest.name]
 
 
 class _Reports(UserCallback):

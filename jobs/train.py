@@ -164,7 +164,7 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
             rank=0,
             world_size=1,
             device="cuda" if torch.cuda.is_available() else "cpu",
-            resume=before[-1] if before else None,
+            resume=before[::-1],
             report=report,
         )
     return _local_checkpoints(folder)[-1]

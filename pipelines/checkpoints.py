@@ -3,21 +3,28 @@
 config.json             the complete training configuration: rebuilds the model without a recipe
 model.safetensors       the objective's state
 optimizer.safetensors   AdamW's moments, by parameter name
-state.json              the step, and the digests of the two files above; written last
+average.safetensors     the running average of the state, where one is kept
+state.json              the step, and the digests of the files above; written last
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pipelines.files import sha256_of_file, write_whole
+
+_MODEL, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_AVERAGE = "average.safetensors"
 
 
 class CheckpointState(BaseModel):
@@ -29,28 +36,73 @@ class CheckpointState(BaseModel):
     sha256: dict[str, str]
 
 
-def save_checkpoint(
-    folder: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, config_json: str
-) -> None:
-    """Write a checkpoint of `model` and `optimizer` after `step` steps into a new folder."""
+@dataclass(frozen=True)
+class TrainingState:
+    """What goes on from one step to the next: the model, AdamW, and a running average or None."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedModel | None
+
+    def average(self, model: nn.Module) -> None:
+        """Take the weights of a step into the running average, if one is kept."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(model)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_json: str) -> None:
+    """Write a checkpoint after `step` steps into a new folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "config.json", config_json.encode())
-    save_file(_contiguous(model.state_dict()), folder / "model.safetensors")
-    save_file(_contiguous(_optimizer_state(model, optimizer)), folder / "optimizer.safetensors")
-    names = ("model.safetensors", "optimizer.safetensors", "config.json")
-    state = CheckpointState(
-        step=step, sha256={name: sha256_of_file(folder / name) for name in names}
+    model, optimizer = state.model, state.optimizer
+    save_file(_contiguous(model.state_dict()), folder / _MODEL)
+    save_file(_contiguous(_optimizer_state(model, optimizer)), folder / _OPTIMIZER)
+    names = [_MODEL, _OPTIMIZER, "config.json"]
+    if state.averaged is not None:
+        save_file(_contiguous(state.averaged.module.state_dict()), folder / _AVERAGE)
+        names.append(_AVERAGE)
+    digests = {name: sha256_of_file(folder / name) for name in names}
+    write_whole(
+        folder / "state.json", CheckpointState(step=step, sha256=digests).model_dump_json().encode()
     )
-    write_whole(folder / "state.json", state.model_dump_json().encode())
 
 
-def load_checkpoint(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore `model` and `optimizer` in place; return the step to go on from."""
-    state = read_state(folder)
-    model.load_state_dict(read_weights(folder))
-    moments = load(_checked_bytes(folder, "optimizer.safetensors", state))
-    _restore_optimizer(model, optimizer, moments)
-    return state.step
+def resume_newest(folders: Sequence[Path], state: TrainingState) -> int:
+    """Load the first of the checkpoints that is whole; return the step to go on from.
+
+    Warns of those that are not. Raises ValueError when none is.
+    """
+    broken = []
+    for folder in folders:
+        try:
+            step = load_checkpoint(folder, state)
+        except ValueError as error:
+            broken.append(str(error))
+            continue
+        for reason in broken:
+            warnings.warn(f"{reason}; going on from step {step}", stacklevel=2)
+        return step
+    raise ValueError(f"no checkpoint is whole: {'; '.join(broken)}")
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> int:
+    """Restore `state` in place; return the step to go on from.
+
+    Raises ValueError, and changes nothing, when a file is missing or truncated.
+    """
+    saved = read_state(folder)
+    weights, moments = (load(_checked_bytes(folder, name, saved)) for name in (_MODEL, _OPTIMIZER))
+    average = None
+    if state.averaged is not None:
+        average = load(_checked_bytes(folder, _AVERAGE, saved))
+    state.model.load_state_dict(weights)
+    _restore_optimizer(state.model, state.optimizer, moments)
+    if state.averaged is not None and average is not None:
+        state.averaged.module.load_state_dict(average)
+        state.averaged.n_averaged.fill_(
+            saved.step
+        )  # 0 would mean: take the next weights as they are
+    return saved.step
 
 
 def read_state(folder: Path) -> CheckpointState:
@@ -58,12 +110,16 @@ def read_state(folder: Path) -> CheckpointState:
     path = folder / "state.json"
     if not path.is_file():
         raise ValueError(f"{folder}: not a checkpoint (no state.json)")
-    return CheckpointState.model_validate_json(path.read_bytes())
+    try:
+        return CheckpointState.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: cut short or not ours ({error})") from error
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the objective's weights, checked against their digest."""
-    return load(_checked_bytes(folder, "model.safetensors", read_state(folder)))
+    """Read the weights that stand for the model, their average where one was kept; checked."""
+    state = read_state(folder)
+    return load(_checked_bytes(folder, _AVERAGE if _AVERAGE in state.sha256 else _MODEL, state))
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -80,7 +136,7 @@ def read_config(folder: Path) -> dict[str, object]:
 
 def _checked_bytes(folder: Path, name: str, state: CheckpointState) -> bytes:
     path = folder / name
-    if not path.is_file() or sha256_of_file(path) != state.sha256[name]:
+    if not path.is_file() or sha256_of_file(path) != state.sha256.get(name):
         raise ValueError(f"{path}: missing or truncated; use the checkpoint before it")
     return path.read_bytes()
 

@@ -1,7 +1,7 @@
 """The training loop: one for both stages, with no cluster in it.
 
-It is handed `resume` (a checkpoint folder or None) and `report(metrics, folder)`, and runs the same
-under Ray Train, torchrun, or alone. Steps, not epochs, are the budget.
+It is handed `resume` (checkpoint folders, the newest first) and `report(metrics, folder)`, and runs
+the same under Ray Train, torchrun, or alone. Steps, not epochs, are the budget.
 """
 
 from __future__ import annotations
@@ -10,20 +10,29 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import build_objective
 from models.dspfusion.config import SIZE_MULTIPLE_PX, Stage1Config, Stage2Config
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
 from pipelines.batches import Batch, ShardBatches, prefetch
-from pipelines.checkpoints import load_checkpoint, read_config, read_weights, save_checkpoint
+from pipelines.checkpoints import (
+    TrainingState,
+    read_config,
+    read_weights,
+    resume_newest,
+    save_checkpoint,
+)
 from pipelines.dataset import read_version
 from pipelines.folders import Folder
 
@@ -33,7 +42,10 @@ Report = Callable[[dict[str, float], Path | None], None]
 class OptimConfig(BaseModel):
     """AdamW and its schedule (spec 2.3). `batch_size` is a worker's; sizes in pixels.
 
-    The rate is `lr` for `constant_share` of the steps, then falls by a cosine to `lr_min`.
+    The rate is `lr` for `constant_share` of the steps, then falls by a cosine to `lr_min`. A step
+    takes `num_accumulated` batches, one after the other, for the memory of one. `precision` bf16 is
+    autocast; weights stay float32. With `ema_decay` a running average of the weights is kept, and
+    stands for the model. A loss above `max_loss` stops the run as one that is not finite does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +60,10 @@ class OptimConfig(BaseModel):
     eps: float = 1e-8
     weight_decay: float = 1e-4
     clip_norm: float = Field(default=0.01, gt=0)
+    num_accumulated: int = Field(default=1, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    max_loss: float = Field(default=1e4, gt=0)
     seed: int = 100
     log_every: int = Field(default=200, gt=0)
     checkpoint_every: int = Field(default=5000, gt=0)
@@ -71,12 +87,13 @@ def run_training(
     rank: int,
     world_size: int,
     device: str,
-    resume: Path | None,
+    resume: Sequence[Path],
     report: Report,
 ) -> None:
     """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
 
-    `datasets` is the root that holds the version.
+    `datasets` is the root that holds the version, `resume` checkpoints, the newest first: the first
+    that is whole is gone on from.
     """
     config = TrainingConfig.model_validate(payload)
     objective = make_objective(config)
@@ -143,70 +160,113 @@ def train(
     objective: nn.Module,
     batches: ShardBatches,
     *,
-    resume: Path | None,
+    resume: Sequence[Path],
     report: Report,
     save: bool,
 ) -> None:
     """Train `objective` to the end of its budget; every rank reports at the same steps.
 
     `report` gets the means since the last report and, at checkpoint steps of the rank that saves,
-    the checkpoint's folder. Raises ValueError on a loss that is not finite.
+    the checkpoint's folder. Raises ValueError on a loss that is not finite or explodes.
     """
     optim = config.optim
     device = next(objective.parameters()).device
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
-    )
-    start = load_checkpoint(resume, model=objective, optimizer=optimizer) if resume else 0
+    state = start_state(objective, optim)
+    start = resume_newest(resume, state) if resume else 0
     replica = _distributed(objective)
+    stream = prefetch(
+        batches.batch, range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
+    )
     window = Window()
-    for step, batch in enumerate(
-        prefetch(batches.batch, range(start, optim.num_steps)), start=start
-    ):
+    for step in range(start, optim.num_steps):
+        parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
         window.batch_ready()
         rate = learning_rate(step, optim)
-        terms = train_step(
-            replica, parameters, optimizer, _to(batch, device), rate, optim.clip_norm
-        )
-        window.add(terms, num_samples=optim.batch_size)
+        terms = train_step(replica, state.optimizer, parts, rate, optim.clip_norm, optim.precision)
         done = step + 1
-        last = done == optim.num_steps
-        due = last or done % optim.checkpoint_every == 0
+        # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
+        _check_loss(float(terms["loss"]), optim, step, batches)
+        state.average(objective)
+        window.add(terms, num_samples=optim.batch_size * optim.num_accumulated)
+        due = done == optim.num_steps or done % optim.checkpoint_every == 0
         if due or done % optim.log_every == 0:
             metrics = window.means() | {"step": float(done), "lr": rate}
             window = Window()
-            _check_finite(metrics, done, batches.scenes_at(step))
+            if due:
+                check_replicas(objective)
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
                 folder = Path(scratch) if due and save else None
                 if folder:
-                    save_checkpoint(
-                        folder,
-                        step=done,
-                        model=objective,
-                        optimizer=optimizer,
-                        config_json=config.model_dump_json(indent=1),
-                    )
+                    save_checkpoint(folder, state, step=done, config_json=_as_json(config))
                 report(metrics, folder)
+
+
+def start_state(objective: nn.Module, optim: OptimConfig) -> TrainingState:
+    """The state before the first step; frozen parameters are not optimised."""
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+    )
+    if optim.ema_decay is None:
+        return TrainingState(objective, optimizer, None)
+    average = get_ema_multi_avg_fn(optim.ema_decay)
+    return TrainingState(objective, optimizer, AveragedModel(objective, multi_avg_fn=average))
 
 
 def train_step(
     replica: nn.Module,
-    parameters: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    batches: Sequence[Batch],
     rate: float,
     clip_norm: float,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> dict[str, Tensor]:
-    """Forward, backward, clip, step. Returns the detached loss terms and the norm before clipping."""
-    terms: dict[str, Tensor] = replica(batch)
+    """Forward and backward over all batches, clip, step.
+
+    Returns the mean of the detached loss terms and the gradient's norm before clipping.
+    """
     optimizer.zero_grad(set_to_none=True)
-    terms["loss"].backward()
+    sums: dict[str, Tensor] = {}
+    for place, batch in enumerate(batches, start=1):
+        # Replicas meet once a step, in the last backward pass.
+        with nullcontext() if place == len(batches) else _alone(replica):
+            terms = _forward(replica, batch, precision)
+            (terms["loss"] / len(batches)).backward()
+        for name, term in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / len(batches)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return {name: term.detach() for name, term in terms.items()} | {"grad_norm": norm}
+    return sums | {"grad_norm": norm}
+
+
+def _forward(replica: nn.Module, batch: Batch, precision: str) -> dict[str, Tensor]:
+    device = next(replica.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        terms: dict[str, Tensor] = replica(batch)
+    return terms
+
+
+def _alone(replica: nn.Module) -> AbstractContextManager[None]:
+    return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()
+
+
+def check_replicas(objective: nn.Module) -> None:
+    """Raise ValueError when the ranks' parameters are not the same bits."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    sums = [parameter.detach().double().sum() for parameter in objective.parameters()]
+    mine = torch.stack(sums)  # one number a parameter
+    all_ranks = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(all_ranks, mine)
+    apart = [rank for rank, sums in enumerate(all_ranks) if not torch.equal(sums, all_ranks[0])]
+    if apart:
+        raise ValueError(
+            f"the weights of ranks {apart} are not those of rank 0; the last checkpoint is kept: "
+            "start again from it, and look for what differs between the nodes"
+        )
 
 
 class Window:
@@ -238,12 +298,18 @@ class Window:
         }
 
 
-def _check_finite(metrics: dict[str, float], step: int, scenes: Sequence[str]) -> None:
-    if not math.isfinite(metrics["loss"]):
+def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatches) -> None:
+    if not loss <= optim.max_loss:  # nor is NaN
+        parts = range(step * optim.num_accumulated, (step + 1) * optim.num_accumulated)
+        scenes = [scene for part in parts for scene in batches.scenes_at(part)]
         raise ValueError(
-            f"the loss is {metrics['loss']} by step {step}; the last batch held {', '.join(scenes)}; "
+            f"the loss is {loss} at step {step + 1}; the batch held {', '.join(scenes)}; "
             "the last checkpoint is kept: lower optim.lr or optim.clip_norm, or look at those scenes"
         )
+
+
+def _as_json(config: TrainingConfig) -> str:
+    return config.model_dump_json(indent=1)
 
 
 def _distributed(objective: nn.Module) -> nn.Module:

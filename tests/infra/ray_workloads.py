@@ -37,12 +37,12 @@ def count_steps(
     rank: int,
     world_size: int,
     device: str,
-    resume: Path | None,
+    resume: list[Path],
     report: Callable[[dict[str, float], Path | None], None],
 ) -> None:
     """A training loop in small: counts to 6, checkpoints every 2; rank 1 dies once after 3."""
     assert device == "cpu"
-    start = int((resume / "step").read_text()) if resume else 0
+    start = int((resume[0] / "step").read_text()) if resume else 0
     for step in range(start + 1, 7):
         time.sleep(0.3)
         flag = Path(payload["folder"]) / "died"
