@@ -30,8 +30,8 @@ class ShardConfig(BaseModel):
     `vi` and `ir` name the degradations stored for every scene; the clean picture is always there.
     A group has `num_positives` K positives a modality and `num_negatives` M negatives, of which
     M - 1 are other variants of the anchor's scene and one is the other modality's anchor.
-    `image_codec`: "zstd" keeps clean pictures as PNG; "png" all of them, for plain readers; "strips"
-    none, so that a crop costs its rows only (faster batches, larger shards).
+    `image_codec`: "strips" are zstd arrays of which a crop decodes its rows only; "png" is for readers
+    that must be plain, and for people who unpack a tar to look at it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +43,7 @@ class ShardConfig(BaseModel):
     num_positives: int = Field(default=3, ge=1)
     num_negatives: int = Field(default=7, ge=2)
     seed: int = 0
-    image_codec: Literal["zstd", "png", "strips"] = "zstd"
+    image_codec: Literal["strips", "png"] = "strips"
 
     @model_validator(mode="after")
     def _known_and_enough(self) -> Self:

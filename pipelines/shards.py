@@ -2,8 +2,8 @@
 
 A scene is the sample `<id>`:
 
-    <id>.vi_gt.png         <id>.ir_gt.png               the clean pair, PNG
-    <id>.vi_blur.npy.zst   <id>.ir_stripe_noise.npy.zst each variant, uint8 H×W×C (or .png)
+    <id>.vi_gt.npy.zst     <id>.ir_gt.npy.zst           the clean pair, uint8 H×W×C (or .png)
+    <id>.vi_blur.npy.zst   <id>.ir_stripe_noise.npy.zst each variant
     <id>.vi_clean.npy.zst  <id>.ir_clean.npy.zst        a native undegraded input, unlike its target
     <id>.json              SampleMeta: sizes, degradation records, contrastive groups
 
@@ -170,10 +170,9 @@ def make_sample(
     config = spec.config
     vi, ir = load_pair(scene, read)
     suffix, encode = _CODECS[config.image_codec]
-    gt_suffix, encode_gt = _CODECS["strips" if config.image_codec == "strips" else "png"]
     sample: dict[str, str | bytes] = {
-        f"vi_gt.{gt_suffix}": encode_gt(vi),
-        f"ir_gt.{gt_suffix}": encode_gt(ir),
+        f"vi_gt.{suffix}": encode(vi),
+        f"ir_gt.{suffix}": encode(ir),
     }
     variants: dict[str, tuple[Applied, ...]] = {}
     natives = {native.member: native.sha256 for native in scene.natives}
@@ -223,15 +222,8 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(image * np.float32(255)).astype(np.uint8)
 
 
-def _encode_zst(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, image, allow_pickle=False)
-    return pa.Codec("zstd", compression_level=1).compress(stream.getvalue(), asbytes=True)
-
-
 _CODECS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "png": ("png", encode_png),
-    "zstd": ("npy.zst", _encode_zst),
     "strips": ("npy.zst", encode_strips),
 }
 
