@@ -1,0 +1,57 @@
+"""Two ranks are one: the same loss, gradients and weights, and the same bits after a resume."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.multiprocessing import spawn
+
+from pipelines.training import TrainingConfig
+from tests.pipelines.ddp_workload import drift_apart, train_rank
+from tests.pipelines.test_training import Published, run, stage1_config
+
+pytestmark = pytest.mark.slow
+
+
+def run_two(config: TrainingConfig, folder: Path, *, resume: list[Path] | None = None) -> Path:
+    """Run two ranks; `folder` lies beside the dataset's version."""
+    folder.mkdir(exist_ok=True)
+    payload = config.model_dump(mode="json")
+    spawn(train_rank, (payload, folder.parent, folder, resume or []), nprocs=2)
+    return folder
+
+
+def test_two_ranks_with_half_the_batch_are_one_with_the_whole(
+    version_root: Published, tmp_path: Path
+) -> None:
+    settings = {"num_steps": 3, "checkpoint_every": 3, "log_every": 1}
+    whole = run(stage1_config(version_root, batch_size=4, **settings), tmp_path / "one")
+    two = run_two(stage1_config(version_root, batch_size=2, **settings), tmp_path / "two")
+    ranks = [json.loads((two / f"metrics-{rank}.json").read_text()) for rank in range(2)]
+    # The first step is taken from the same weights: loss (contrastive too) and gradients agree.
+    for name in ("loss", "contrastive", "fusion"):
+        mean = (ranks[0][0][name] + ranks[1][0][name]) / 2
+        assert mean == pytest.approx(whole[0][name], rel=1e-5)
+    assert ranks[0][0]["grad_norm"] == ranks[1][0]["grad_norm"]
+    assert ranks[0][0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-4)
+    one = load_file(tmp_path / "one" / "3" / "model.safetensors")
+    both = load_file(two / "3" / "model.safetensors")
+    assert all(torch.allclose(one[key], both[key], atol=2e-5) for key in one)
+
+
+def test_two_ranks_resume_bit_for_bit(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root, num_steps=4, checkpoint_every=2, batch_size=1)
+    whole = run_two(config, tmp_path / "whole")
+    resumed = run_two(config, tmp_path / "resumed", resume=[whole / "2"])
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        first, second = (load_file(folder / "4" / name) for folder in (whole, resumed))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_replicas_that_drift_apart_are_named(tmp_path: Path) -> None:
+    spawn(drift_apart, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        assert "ranks [1] are not those of rank 0" in (tmp_path / f"said-{rank}").read_text()
