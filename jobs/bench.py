@@ -1,4 +1,4 @@
-"""python -m jobs.bench data|model: measure the speed that is promised, as ratios taken in one run."""
+"""python -m jobs.bench data|model|metrics: measure the speed that is promised, as ratios of one run."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def _model(arguments: argparse.Namespace) -> None:
     bench_model(parts, repeats=arguments.repeats, crop_px=arguments.crop)
 
 
+def _metrics(arguments: argparse.Namespace) -> None:
+    from jobs.bench_metrics import bench_metrics
+
+    bench_metrics(repeats=arguments.repeats, batch_size=arguments.batch)
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
@@ -42,6 +48,10 @@ def main() -> None:
     model.add_argument("--crop", type=int, default=224, help="px of a training crop (%(default)s)")
     model.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     model.set_defaults(run=_model)
+    metrics = benches.add_parser("metrics", help="metrics against a plain build of the same maths")
+    metrics.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    metrics.add_argument("--batch", type=int, default=2, help="pictures at once (%(default)s)")
+    metrics.set_defaults(run=_metrics)
     run_command(lambda arguments: arguments.run(arguments), parser)
 
 

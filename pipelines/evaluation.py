@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from models.metrics import DIRECTION, METRIC_VERSION, METRICS, measure
+from models.metrics import DEFAULT, DIRECTION, METRIC_VERSION, METRICS, measurable, measure
 from pipelines.export import load_bundle
 from pipelines.files import whole_file
 from pipelines.images import to_tensor, to_uint8
@@ -124,7 +124,7 @@ def evaluate_scene(
     for name, fuse in methods.items():
         fused, seconds = _run(fuse, vi_lq, ir_lq)
         try:
-            values = measure(fused, vi_hq, ir_hq)
+            values = measure(fused, vi_hq, ir_hq, measurable(scene.height, scene.width, DEFAULT))
         except ValueError as error:
             raise ValueError(f"{scene.id}, {scenario.name}, method {name!r}: {error}") from error
         row = _row_head(scene, scenario, name, seconds)

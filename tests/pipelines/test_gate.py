@@ -196,7 +196,7 @@ def test_the_verdict_survives_json() -> None:
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
-@pytest.mark.parametrize("wrong", [{"metrics": ("VIFF",)}, {"metrics": ()}, {"tolerence": 0.1}])
+@pytest.mark.parametrize("wrong", [{"metrics": ("VISION",)}, {"metrics": ()}, {"tolerence": 0.1}])
 def test_a_config_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GateConfig(**wrong)

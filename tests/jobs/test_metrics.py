@@ -1,0 +1,59 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from infra.no_reference import load_scores
+from jobs.metrics import means_of, measure_folders, write_table
+from models.metrics import DEFAULT, METRICS
+from pipelines.triples import find_triples
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    for folder in ("vi", "ir", "fused"):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            image = rng.integers(0, 256, (48, 48), dtype=np.uint8)
+            assert cv2.imwrite(str(tmp_path / folder / f"{name}.png"), image)
+    return [tmp_path / folder for folder in ("vi", "ir", "fused")]
+
+
+def test_table_has_a_line_per_picture_and_metric(folders: list[Path], tmp_path: Path) -> None:
+    table = measure_folders(find_triples(*folders), DEFAULT)
+    write_table(table, tmp_path / "out" / "table.csv")
+    lines = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
+    assert [(line["image"], line["metric"]) for line in lines] == [
+        (image, metric) for image in ("a.png", "b.png") for metric in DEFAULT
+    ]
+    values = {(line["image"], line["metric"]): float(line["value"]) for line in lines}
+    assert values["a.png", "EN"] == table["a.png"]["EN"]
+    assert means_of(table)["MS_SSIM"] == "none  over 0 of 2: needs 176 px a side"
+
+
+def test_a_mistake_is_one_line(folders: list[Path]) -> None:
+    (folders[0] / "a.png").unlink()
+    command = [sys.executable, "-m", "jobs.metrics", "--out", "table.csv"]
+    for name, folder in zip(("--vi", "--ir", "--fused"), folders, strict=True):
+        command += [name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 1 pictures lack a partner: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_variants_add_names_and_keep_the_defaults(folders: list[Path]) -> None:
+    table = measure_folders(find_triples(*folders), METRICS)
+    assert list(table["a.png"])[: len(DEFAULT)] == list(DEFAULT)
+    assert {"Qcb", "Q_P", "MI_ml_bits"} <= set(table["b.png"])
+
+
+def test_no_reference_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(ValueError, match=r"need pyiqa.*noreference"):
+        load_scores()
