@@ -6,11 +6,12 @@ import argparse
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from pipelines.baselines import Baseline
 from pipelines.gate import GateConfig
 from pipelines.training import OptimConfig
 
@@ -36,14 +37,27 @@ class TrainRecipe(BaseModel):
 
 
 class EvaluateRecipe(BaseModel):
-    """An evaluation: under which scenarios, on how many scenes (None for all), with which seed."""
+    """An evaluation: under which scenarios, on how many scenes (None for all), with which seed.
+
+    The average is always among the baselines: a first version is judged against it. `steps` are
+    other numbers of sampling steps to try on the example scenes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenarios: tuple[str, ...]
+    baselines: tuple[Baseline, ...] = ("average", "maximum")
+    steps: tuple[Annotated[int, Field(ge=2)], ...] = ()
     num_scenes: int | None = Field(default=None, ge=1)
     num_examples: int = Field(default=3, ge=0)
     seed: int = 0
+
+    @field_validator("baselines")
+    @classmethod
+    def _has_the_average(cls, names: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
+        if "average" not in names or len(set(names)) != len(names):
+            raise ValueError(f"{list(names)}: name the average, and each baseline once")
+        return names
 
 
 class PromoteRecipe(BaseModel):
@@ -148,7 +162,13 @@ def shrink_training(recipe: TrainRecipe) -> TrainRecipe:
 
 
 def shrink_evaluation(recipe: EvaluateRecipe) -> EvaluateRecipe:
-    """`--smoke`: two scenes under the first two scenarios."""
+    """`--smoke`: two scenes under the first two scenarios, against average and maximum."""
     return recipe.model_copy(
-        update={"scenarios": recipe.scenarios[:2], "num_scenes": 2, "num_examples": 1}
+        update={
+            "scenarios": recipe.scenarios[:2],
+            "baselines": ("average", "maximum"),
+            "steps": recipe.steps[:1],
+            "num_scenes": 2,
+            "num_examples": 1,
+        }
     )

@@ -7,35 +7,39 @@ Legend: B batch (1 here), C channels, H W pixels.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from models.dspfusion.denoiser import prior_schedule
 from models.metrics import DEFAULT, DIRECTION, METRIC_VERSION, METRICS, measurable, measure
+from pipelines.baselines import BASELINES, Baseline, Fuse
 from pipelines.export import load_bundle
 from pipelines.files import whole_file
 from pipelines.images import to_tensor, to_uint8
-from pipelines.scenarios import SCENARIOS, Scenario, degrade
+from pipelines.scenarios import CLEAN, SCENARIOS, SEVERITIES, Scenario, degrade
 from pipelines.scenes import Scene, load_pair
+from pipelines.seeding import rng_at
+from pipelines.triples import pictures_by_stem, read_picture
 
-# (vi B×3×H×W, ir B×1×H×W) -> fused B×C×H×W, all float32 in [0, 1] on the CPU; moving to another
-# device and back is the method's own business, so that its time is counted.
-Fuse = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, Any]
 
 REFERENCE = "hq"
-# Names of the two methods that every evaluation of ours measures.
-MODEL, BASELINE = "model", "average"
+# Names of the two methods that every evaluation of ours measures; the gate compares their rows.
+MODEL: Final = "model"
+BASELINE: Final = "average"
 OVERALL = "overall"
 HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
 
@@ -50,6 +54,25 @@ _FIELDS: dict[str, pa.DataType] = {
     "seconds": pa.float64(),
     "metric_version": pa.string(),
 }
+
+
+_NUM_RESAMPLES = 1000
+
+
+class Measurement(BaseModel):
+    """What is measured how: the argument of the tasks that travel to workers.
+
+    `folders` holds other methods' fused pictures of the clean pairs, by method.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    scenarios: tuple[Scenario, ...]
+    baselines: tuple[Baseline, ...] = (BASELINE,)
+    folders: dict[str, Path] = {}
+    metrics: tuple[str, ...] = DEFAULT
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over scenes; `means[scenario, method, metric]`, OVERALL being the mean of scenarios."""
+    """Means over scenes; `means[scenario, method, metric]`, OVERALL being the mean of scenarios.
+
+    A method that was measured under some scenarios only has no mean in the others, nor OVERALL.
+    """
 
     scenarios: tuple[str, ...]
     methods: tuple[str, ...]
@@ -78,58 +104,136 @@ class Summary:
     def best(self, scenario: str, metric: str) -> str | None:
         """Name the one method that leads a line; None for a tie or a single method."""
         sign = DIRECTION[metric]
-        values = [sign * self.means[scenario, method, metric] for method in self.methods]
-        leader = max(values)
-        if len(values) < 2 or values.count(leader) != 1:
-            return None
-        return self.methods[values.index(leader)]
+        values = {
+            method: sign * self.means[scenario, method, metric]
+            for method in self.methods
+            if (scenario, method, metric) in self.means
+        }
+        leaders = [method for method, value in values.items() if value == max(values.values())]
+        return leaders[0] if len(values) > 1 and len(leaders) == 1 else None
 
 
-def source_average(vi: Tensor, ir: Tensor) -> Tensor:
-    """Fuse by the mean of both pictures: the baseline that a trained method has to beat."""
-    return (vi + ir) / 2  # B 3 H W
+def methods_of(measurement: Measurement) -> dict[str, Fuse]:
+    """The fuser of a bundle and the baselines it is compared with, by name."""
+    return {
+        MODEL: load_bundle(measurement.bundle),
+        **{name: BASELINES[name] for name in measurement.baselines},
+    }
 
 
-def methods_of(bundle: Path) -> dict[str, Fuse]:
-    """The fuser of a bundle and the baseline it is compared with, by name."""
-    return {MODEL: load_bundle(bundle), BASELINE: source_average}
-
-
-def evaluate_bundle(
-    scenes: Sequence[Scene], bundle: str, scenarios: Sequence[Scenario], seed: int
-) -> list[Row]:
+def evaluate_bundle(scenes: Sequence[Scene], measurement: Measurement) -> list[Row]:
     """Rows of some scenes under every scenario: the unit of work that travels to a worker.
 
     The bundle is loaded once for all of them.
     """
-    methods = methods_of(Path(bundle))
-    return [
+    methods = methods_of(measurement)
+    rows = []
+    for scene in scenes:
+        for scenario in measurement.scenarios:
+            rows += evaluate_scene(
+                scene, scenario, methods, seed=measurement.seed, metrics=measurement.metrics
+            )
+        if CLEAN in measurement.scenarios:
+            rows += [
+                _folder_row(scene, name, folder, measurement.metrics)
+                for name, folder in measurement.folders.items()
+            ]
+    return rows
+
+
+def steps_means(
+    num_steps: int, scenes: Sequence[Scene], measurement: Measurement
+) -> dict[str, float]:
+    """Mean of every metric with another number of sampling steps than the model was trained with.
+
+    Raises ValueError for a model that does not sample.
+    """
+    fuser = load_bundle(measurement.bundle)
+    if fuser.denoiser is None:
+        raise ValueError(
+            f"{measurement.bundle}: a Stage I model has no sampling steps; unset steps"
+        )
+    fuser.schedule = prior_schedule(fuser.config.model_copy(update={"num_steps": num_steps}))
+    rows = [
         row
         for scene in scenes
-        for scenario in scenarios
-        for row in evaluate_scene(scene, scenario, methods, seed=seed)
+        for scenario in measurement.scenarios
+        for row in evaluate_scene(
+            scene,
+            scenario,
+            {MODEL: fuser},
+            seed=measurement.seed,
+            metrics=measurement.metrics,
+        )
     ]
+    names = ("seconds", *measurement.metrics)
+    # Tasks come back in any order.
+    means = {name: _mean([row[name] for row in rows]) for name in names}
+    return {"num_steps": float(num_steps)} | means
+
+
+def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
+    """The default metrics that even the smallest of the scenes is large enough for."""
+    height, width = min(s.height for s in scenes), min(s.width for s in scenes)
+    return measurable(height, width, DEFAULT)
+
+
+def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
+    """Raise ValueError unless a folder of fused pictures has one for every scene."""
+    files = pictures_by_stem(folder)
+    missing = [scene.id for scene in scenes if _stem(scene, files) is None]
+    if missing:
+        raise ValueError(
+            f"--method {name}: {folder} has no picture for {len(missing)} of {len(scenes)} scenes, "
+            f"the first is {missing[0]}; name each as its visible source or as its scene"
+        )
+
+
+def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
+    names = (Path(scene.vi_uri).stem.lower(), scene.id)
+    return next((name for name in names if name in files), None)
+
+
+def _folder_row(scene: Scene, name: str, folder: Path, metrics: Sequence[str]) -> Row:
+    files = pictures_by_stem(folder)
+    stem = _stem(scene, files)
+    assert stem is not None, "check_folder was not asked first"
+    vi, ir = load_pair(scene)
+    values = _measure(to_tensor(read_picture(files[stem])), vi, ir, metrics, where=str(files[stem]))
+    # How long another method took is not known here.
+    return _row_head(scene, CLEAN, name, math.nan) | values
 
 
 def evaluate_scene(
-    scene: Scene, scenario: Scenario, methods: Mapping[str, Fuse], *, seed: int
+    scene: Scene,
+    scenario: Scenario,
+    methods: Mapping[str, Fuse],
+    *,
+    seed: int,
+    metrics: Sequence[str] = DEFAULT,
 ) -> list[Row]:
-    """Return one row per method, with every metric and the seconds the method took.
+    """Return one row per method, with the named metrics and the seconds the method took.
 
     Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
     """
     vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
-    vi_hq, ir_hq = to_tensor(vi), to_tensor(ir)
     rows = []
     for name, fuse in methods.items():
         fused, seconds = _run(fuse, vi_lq, ir_lq)
-        try:
-            values = measure(fused, vi_hq, ir_hq, measurable(scene.height, scene.width, DEFAULT))
-        except ValueError as error:
-            raise ValueError(f"{scene.id}, {scenario.name}, method {name!r}: {error}") from error
-        row = _row_head(scene, scenario, name, seconds)
-        rows.append(row | {metric: float(value) for metric, value in values.items()})
+        where = f"{scene.id}, {scenario.name}, method {name!r}"
+        values = _measure(fused, vi, ir, metrics, where=where)
+        rows.append(_row_head(scene, scenario, name, seconds) | values)
     return rows
+
+
+def _measure(
+    fused: Tensor, vi: np.ndarray, ir: np.ndarray, metrics: Sequence[str], *, where: str
+) -> dict[str, float]:
+    try:
+        values = measure(fused, to_tensor(vi), to_tensor(ir), metrics)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return {metric: float(value) for metric, value in values.items()}
 
 
 def make_example(
@@ -185,7 +289,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         cells[row["scenario"], row["method"]].append(row)
     scenarios = in_table_order({row["scenario"] for row in rows})
     means = _means(cells, scenarios, methods, metrics)
-    num_scenes = {scenario: len(cells[scenario, methods[0]]) for scenario in scenarios}
+    num_scenes = {scenario: len(cells.get((scenario, methods[0]), ())) for scenario in scenarios}
     return Summary(scenarios, methods, metrics, num_scenes, means)
 
 
@@ -207,9 +311,29 @@ def format_table(
     return [title, text[0], rule, *text[1:-1], rule, text[-1]]
 
 
+def interval_of(values: Sequence[float], *, address: str) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean; `address` seeds it."""
+    array = np.asarray(values)
+    chosen = rng_at(0, address).integers(0, len(array), size=(_NUM_RESAMPLES, len(array)))
+    low, high = np.quantile(array[chosen].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def worst_cases(
+    rows: Sequence[Row], *, metric: str, model: str, baseline: str, count: int
+) -> list[tuple[str, str]]:
+    """(scene, scenario) of the rows where the model stays farthest behind the baseline."""
+    values: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    for row in rows:
+        values[row["method"]][row["scene"], row["scenario"]] = DIRECTION[metric] * row[metric]
+    gains = {key: value - values[baseline][key] for key, value in values[model].items()}
+    return sorted(gains, key=lambda key: (gains[key], key))[:count]
+
+
 def in_table_order(names: set[str]) -> tuple[str, ...]:
     """Sort scenario names as the table of scenarios does; names it does not have come last."""
-    known = [scenario.name for scenario in SCENARIOS if scenario.name in names]
+    table = (*SCENARIOS, *SEVERITIES)
+    known = [scenario.name for scenario in table if scenario.name in names]
     return (*known, *sorted(names.difference(known)))
 
 
@@ -252,11 +376,14 @@ def _means(
 ) -> dict[tuple[str, str, str], float]:
     means = {}
     for method, metric in product(methods, metrics):
-        each = [_mean([row[metric] for row in cells[name, method]]) for name in scenarios]
-        means.update(
-            {(name, method, metric): mean for name, mean in zip(scenarios, each, strict=True)}
-        )
-        means[OVERALL, method, metric] = _mean(each)
+        each = {
+            name: _mean([row[metric] for row in cells[name, method]])
+            for name in scenarios
+            if (name, method) in cells
+        }
+        means.update({(name, method, metric): mean for name, mean in each.items()})
+        if len(each) == len(scenarios):
+            means[OVERALL, method, metric] = _mean(list(each.values()))
     return means
 
 
@@ -274,13 +401,13 @@ def _check_comparable(rows: Sequence[Row]) -> None:
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
         raise ValueError(f"{len(repeated)} rows are repeated, the first is {repeated[0]}")
-    seen: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for method, scene, scenario in counts:
-        seen[method].add((scene, scenario))
-    everything = set().union(*seen.values())
-    for method, pairs in seen.items():
-        if pairs != everything:
-            first = min(everything - pairs)
+        seen[scenario, method].add(scene)
+    for (scenario, method), scenes in seen.items():
+        everything = set().union(*(seen[key] for key in seen if key[0] == scenario))
+        if scenes != everything:
+            first = (min(everything - scenes), scenario)
             raise ValueError(
                 f"method {method!r} was not measured on {first}; evaluate it there too"
             )

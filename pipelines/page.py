@@ -166,6 +166,15 @@ svg polyline { fill: none; stroke: var(--accent); stroke-linejoin: round; }
 svg .raw { stroke-width: .8; opacity: .35; }
 svg .smooth { stroke-width: 2; }
 svg circle { fill: var(--accent); }
+svg rect.plain { fill: var(--accent); opacity: .75; }
+svg rect.gain { fill: var(--good); opacity: .75; }
+svg rect.loss { fill: var(--bad); opacity: .75; }
+svg .whisker { stroke: var(--ink); stroke-width: 1.6; }
+.map { max-width: 760px; display: grid; grid-template-columns: 420px 1fr; gap: 0 24px; }
+.map > svg { border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
+.legend { display: flex; flex-direction: column; }
+.legend span { display: flex; align-items: center; gap: 8px; }
+.legend svg { width: 12px; margin: 0; flex: none; }
 svg .bars rect { fill: var(--accent); }
 .dense { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); margin-bottom: 16px; }
 h4 { font-size: 13px; font-weight: 500; color: var(--quiet); margin: 0 0 6px; }

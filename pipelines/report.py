@@ -15,7 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation import HEADLINE, OVERALL, Example, Summary, summarise
+from models.metrics import DIRECTION
+from pipelines.charts import Bar, Dot, bar_chart, dot_map
+from pipelines.efficiency import Efficiency
+from pipelines.embedding import Point
+from pipelines.evaluation import (
+    BASELINE,
+    HEADLINE,
+    OVERALL,
+    Example,
+    Summary,
+    interval_of,
+    summarise,
+)
 from pipelines.files import write_whole
 from pipelines.gate import Comparison, Verdict
 from pipelines.page import facts_part, figure, render_page, section
@@ -38,6 +50,10 @@ def write_report(
     examples: Sequence[Example],
     curves: Mapping[str, Curve],
     verdict: Verdict | None = None,
+    worst: Sequence[Example] = (),
+    points: Sequence[Point] = (),
+    efficiencies: Sequence[Efficiency] = (),
+    steps: Mapping[int, Mapping[str, float]] | None = None,
 ) -> None:
     """Write one self-contained page; parts without content are left out.
 
@@ -49,7 +65,12 @@ def write_report(
         _overall_part(summary) if summary else "",
         facts_part(facts) if facts else "",
         _scenario_part(summary) if summary else "",
-        _examples_part(examples, rows) if examples else "",
+        _bars_part(summary, rows) if summary else "",
+        _examples_part("Worst cases", worst, rows) if worst else "",
+        _examples_part("Examples", examples, rows) if examples else "",
+        _steps_part(steps) if steps else "",
+        _efficiency_part(efficiencies) if efficiencies else "",
+        _points_part(points) if points else "",
         _curves_part(curves) if curves else "",
         _comparisons_part(verdict.comparisons) if verdict and verdict.comparisons else "",
     ]
@@ -78,8 +99,11 @@ def _tile(summary: Summary, metric: str) -> str:
     value = summary.means[OVERALL, model, metric]
     lines = []
     for other in others:
+        if (OVERALL, other, metric) not in summary.means:
+            continue
         gain = value - summary.means[OVERALL, other, metric]
-        kind = "up" if gain > 0 else "down" if gain < 0 else ""
+        better = DIRECTION[metric] * gain
+        kind = "up" if better > 0 else "down" if better < 0 else ""
         lines.append(f'<p><span class="{kind}">{_signed(gain)}</span> against {escape(other)}</p>')
     return (
         f'<div class="tile"><h3>{escape(metric)}, all scenarios</h3>'
@@ -92,8 +116,8 @@ def _scenario_part(summary: Summary) -> str:
     num_scenes = sorted(set(summary.num_scenes.values()))
     scenes = str(num_scenes[0]) if len(num_scenes) == 1 else f"{num_scenes[0]} to {num_scenes[-1]}"
     note = (
-        f"Means over {scenes} scenes, measured against the undegraded sources; higher is better. "
-        "The best method of a line is marked. Overall weighs every scenario equally."
+        f"Means over {scenes} scenes, measured against the undegraded sources; higher is better, but for "
+        "Nabf. The best method of a line is marked. Overall weighs every scenario equally."
     )
     rest = [metric for metric in summary.metrics if metric not in headline]
     more = (
@@ -128,17 +152,127 @@ def _table_line(summary: Summary, scenario: str, metrics: Sequence[str]) -> str:
     for metric in metrics:
         best = summary.best(scenario, metric)
         for i, method in enumerate(summary.methods):
-            number = _number(summary.means[scenario, method, metric])
+            value = summary.means.get((scenario, method, metric))
+            number = "–" if value is None else _number(value)
             text = f"<strong>{number}</strong>" if method == best else number
             cells.append(f"<td{_first(i)}>{text}</td>")
     kind = ' class="overall"' if scenario == OVERALL else ""
     return f'<tr{kind}><th scope="row">{_spoken(scenario)}</th>{"".join(cells)}</tr>'
 
 
-def _examples_part(examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> str:
+def _bars_part(summary: Summary, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Every method over all scenarios, and the model against the average scenario by scenario."""
+    charts = [_method_bars(summary, rows, metric) for metric in _headline(summary)]
+    if BASELINE in summary.methods[1:]:
+        charts += [_gain_bars(summary, rows, metric) for metric in _headline(summary)]
+    return section(
+        "How sure the means are",
+        f'<div class="charts">{"".join(charts)}</div>',
+        note="Whiskers: 95 % bootstrap intervals over scenes. First the methods that were measured "
+        f"under every scenario, then what the model gains on the {BASELINE}, by scenario.",
+    )
+
+
+def _method_bars(summary: Summary, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    bars = []
+    for method in summary.methods:
+        if (OVERALL, method, metric) not in summary.means:
+            continue
+        by_scene: dict[str, list[float]] = {}
+        for row in rows:
+            if row["method"] == method:
+                by_scene.setdefault(row["scene"], []).append(row[metric])
+        values = [float(np.mean(each)) for each in by_scene.values()]
+        bars.append(_bar(method, values, f"{method} {metric}"))
+    return bar_chart(f"{metric}, all scenarios", bars) if bars else ""
+
+
+def _gain_bars(summary: Summary, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    model = summary.methods[0]
+    values = {(row["method"], row["scenario"], row["scene"]): row[metric] for row in rows}
+    bars = []
+    for scenario in summary.scenarios:
+        gains = [
+            value - values[BASELINE, scenario, scene]
+            for (method, name, scene), value in values.items()
+            if method == model and name == scenario and (BASELINE, name, scene) in values
+        ]
+        if gains:
+            bars.append(_bar(_words(scenario), gains, f"{scenario} {metric}"))
+    title = f"{metric}, {model} minus {BASELINE}"
+    return bar_chart(title, bars, signed=True) if bars else ""
+
+
+def _bar(label: str, values: Sequence[float], address: str) -> Bar:
+    low, high = interval_of(values, address=address)
+    return Bar(label=label, mean=float(np.mean(values)), low=low, high=high)
+
+
+def _steps_part(steps: Mapping[int, Mapping[str, float]]) -> str:
+    names = ("seconds", *(name for name in HEADLINE if name in next(iter(steps.values()))))
+    curves = {
+        f"{name} by sampling steps": [
+            (count, means[name]) for count, means in sorted(steps.items())
+        ]
+        for name in names
+    }
+    charts = "".join(_chart(name, points) for name, points in curves.items())
+    return section(
+        "Sampling steps",
+        f'<div class="charts">{charts}</div>',
+        note="Means over a few scenes under every scenario. The model was trained with one number "
+        "of steps; it was not trained again for the others.",
+    )
+
+
+def _efficiency_part(efficiencies: Sequence[Efficiency]) -> str:
+    first = efficiencies[0]
+    names = ("Method", "Parameters", "MACs", "Seconds", "Peak memory")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(item.method)}</th>'
+        f"<td>{_count(item.parameters)}</td><td>{_count(item.macs)}</td>"
+        f"<td>{item.seconds:.3f}</td>"
+        f"<td>{'–' if item.peak_mib is None else f'{item.peak_mib:.0f} MiB'}</td></tr>"
+        for item in efficiencies
+    )
+    table = (
+        f'<div class="wide"><table class="gate"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+    return section(
+        "Efficiency",
+        table,
+        note=f"One {first.width}×{first.height} pair, batch 1, in one process; peak memory is what "
+        "fusing adds to it.",
+    )
+
+
+def _count(number: int | None) -> str:
+    if number is None:
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f}\u202f{unit}"
+    return str(number)
+
+
+def _points_part(points: Sequence[Point]) -> str:
+    dots = [Dot(x=p.x, y=p.y, group=p.condition, ring=p.camera == "ir") for p in points]
+    return section(
+        "Degradation priors",
+        dot_map("t-SNE of the degradation priors", dots),
+        note=f"t-SNE of {len(points)} pictures' degradation priors: discs visible, rings infrared. "
+        "What suffers the same should lie together; distances between groups mean little.",
+    )
+
+
+def _examples_part(
+    title: str, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]
+) -> str:
     by_key = {(row["scene"], row["scenario"], row["method"]): row for row in rows}
     strips = "".join(_strip(example, by_key) for example in examples)
-    return section("Examples", strips)
+    return section(title, strips)
 
 
 def _strip(example: Example, by_key: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> str:
@@ -280,10 +414,14 @@ def _headline(summary: Summary) -> list[str]:
 
 
 def _spoken(scenario: str) -> str:
-    """Scenario names as people write them: `vi_low_light` -> VI low light."""
-    words = scenario.replace("_", " ").replace("+", " + ").split()
+    return escape(_words(scenario))
+
+
+def _words(scenario: str) -> str:
+    """Scenario names as people write them: `vi_low_light@weak` -> VI low light, weak."""
+    words = scenario.replace("_", " ").replace("+", " + ").replace("@", ", ").split()
     text = " ".join(word.upper() if word in ("vi", "ir") else word for word in words)
-    return escape(text[:1].upper() + text[1:])
+    return text[:1].upper() + text[1:]
 
 
 def _first(index: int) -> str:

@@ -13,5 +13,9 @@ TRAINING = {
     "dspfusion_stage2_full_1gpu": dspfusion.stage2_full_1gpu,
 }
 
-EVALUATION = {"singles": evaluation.singles, "all": evaluation.all_scenarios}
+EVALUATION = {
+    "singles": evaluation.singles,
+    "all": evaluation.all_scenarios,
+    "severities": evaluation.severities,
+}
 PROMOTION = {"default": evaluation.default_gate}

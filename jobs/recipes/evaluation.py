@@ -1,7 +1,10 @@
 """Evaluation and promotion recipes."""
 
+from typing import get_args
+
 from jobs.config import EvaluateRecipe, PromoteRecipe
-from pipelines.scenarios import SCENARIOS
+from pipelines.baselines import Baseline
+from pipelines.scenarios import SCENARIOS, SEVERITIES
 
 
 def singles() -> EvaluateRecipe:
@@ -20,8 +23,17 @@ def singles() -> EvaluateRecipe:
 
 
 def all_scenarios() -> EvaluateRecipe:
-    """Every scenario there is, the mixed ones too."""
-    return EvaluateRecipe(scenarios=tuple(scenario.name for scenario in SCENARIOS))
+    """The whole matrix: single, mixed and composite, every baseline, the sampling-steps curve."""
+    return EvaluateRecipe(
+        scenarios=tuple(scenario.name for scenario in SCENARIOS),
+        baselines=get_args(Baseline),
+        steps=(2, 4, 6, 8, 10),
+    )
+
+
+def severities() -> EvaluateRecipe:
+    """Clean and every single degradation, weak, medium and strong."""
+    return EvaluateRecipe(scenarios=("clean", *(scenario.name for scenario in SEVERITIES)))
 
 
 def default_gate() -> PromoteRecipe:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
+from pipelines.baselines import source_average
 from pipelines.evaluation import (
     OVERALL,
     Row,
@@ -14,7 +15,6 @@ from pipelines.evaluation import (
     format_table,
     make_example,
     read_rows,
-    source_average,
     summarise,
     write_rows,
 )
@@ -59,7 +59,7 @@ def test_source_average_is_the_mean_in_every_channel() -> None:
 
 
 def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
     assert [item["method"] for item in rows] == list(METHODS)
     for item in rows:
         assert (item["scene"], item["dataset"], item["scenario"]) == ("tiny-val-a", "tiny", "clean")
@@ -79,7 +79,7 @@ def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
         seen.append((vi, ir))
         return source_average(vi, ir)
 
-    (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3)
+    (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3, metrics=MEASURED)
     vi, ir = load_pair(scenes[0])
     vi_lq, ir_lq = degrade(vi, ir, scenario, seed=3, scene_key=scenes[0].digest)
     assert torch.equal(seen[0][0], as_tensor(vi_lq))
@@ -90,9 +90,13 @@ def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
 
 def test_rows_do_not_depend_on_order_or_on_other_methods(scenes: list[Scene]) -> None:
     scenario = find_scenario("vi_random_noise")
-    together = [evaluate_scene(scene, scenario, METHODS, seed=1)[1] for scene in scenes]
+    together = [
+        evaluate_scene(scene, scenario, METHODS, seed=1, metrics=MEASURED)[1] for scene in scenes
+    ]
     alone = [
-        evaluate_scene(scene, scenario, {"source_average": source_average}, seed=1)[0]
+        evaluate_scene(
+            scene, scenario, {"source_average": source_average}, seed=1, metrics=MEASURED
+        )[0]
         for scene in reversed(scenes)
     ][::-1]
     for one, two in zip(together, alone, strict=True):
@@ -101,7 +105,9 @@ def test_rows_do_not_depend_on_order_or_on_other_methods(scenes: list[Scene]) ->
 
 def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
     with pytest.raises(ValueError, match=r"tiny-val-a, clean, method 'broken'.*NaN"):
-        evaluate_scene(scenes[0], CLEAN, {"broken": lambda vi, ir: vi * float("nan")}, seed=0)
+        evaluate_scene(
+            scenes[0], CLEAN, {"broken": lambda vi, ir: vi * float("nan")}, seed=0, metrics=MEASURED
+        )
 
 
 def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
@@ -118,7 +124,7 @@ def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
 
 
 def test_rows_survive_the_file(scenes: list[Scene], tmp_path: Path) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
     path = tmp_path / "out" / "rows.parquet"
     write_rows(rows, path)
     assert read_rows(path) == rows
@@ -126,7 +132,7 @@ def test_rows_survive_the_file(scenes: list[Scene], tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(scenes: list[Scene], tmp_path: Path) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
     path = tmp_path / "rows.parquet"
     write_rows(rows, path)
     with pytest.raises(Exception, match="bright"):
@@ -136,7 +142,7 @@ def test_a_failed_write_leaves_the_old_file(scenes: list[Scene], tmp_path: Path)
 
 
 def test_rows_that_would_lose_columns_are_refused(scenes: list[Scene], tmp_path: Path) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0)
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
     without = {name: value for name, value in rows[1].items() if name != "VIF"}
     for odd in (without, rows[1] | {"sharpness": 1.0}):
         with pytest.raises(ValueError, match=r"VIF|sharpness"):
