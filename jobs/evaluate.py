@@ -68,6 +68,8 @@ ROWS, REPORT = "rows.parquet", "report.html"
 _SCENES_A_TASK = 2
 _PARTS = "parts"
 _NUM_WORST = 3
+# The model and its first baselines: nine pictures in a row are too small to judge.
+_SHOWN_METHODS = 4
 # Scenes of the map of priors: enough to see groups, few enough to read.
 _MAPPED_SCENES = 8
 
@@ -278,7 +280,8 @@ def _overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 def _examples(subject: _Subject) -> list[Example]:
     """Pictures for the report: every scenario once, over the first few scenes in turn."""
-    recipe, methods = subject.recipe, methods_of(subject.measurement)
+    recipe = subject.recipe
+    methods = dict(list(methods_of(subject.measurement).items())[:_SHOWN_METHODS])
     shown = subject.scenes[: recipe.num_examples]
     return [
         make_example(shown[index % len(shown)], find_scenario(name), methods, seed=recipe.seed)

@@ -120,7 +120,9 @@ def smooth_adaptively(picture: np.ndarray) -> np.ndarray:
     """Wiener filter of 5×5 windows, the noise being their mean variance (Lim 1990)."""
     # The offset keeps a flat window from being divided by a variance of zero.
     noise = (_noise_levels(picture * 255) / 255) ** 2 + 1e-8
-    return np.clip(wiener(picture, 5, noise), 0, 1).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # A window without variance is divided by it and then replaced by its mean.
+        return np.clip(wiener(picture, 5, noise), 0, 1).astype(np.float32)
 
 
 def _noise_levels(levels: np.ndarray) -> float:

@@ -58,7 +58,7 @@ def bar_chart(title: str, bars: Sequence[Bar], *, signed: bool = False) -> str:
         _bar(bar, i, x(0), x(bar.mean), x(bar.low), x(bar.high), signed)
         for i, bar in enumerate(bars)
     )
-    axis = f'<line class="axis" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="2" y2="{height - 2}"/>'
+    axis = f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="2" y2="{height - 2}"/>'
     return (
         f"<figure><figcaption><b>{escape(title)}</b></figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'

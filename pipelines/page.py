@@ -161,7 +161,7 @@ figcaption span { color: var(--quiet); font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; height: auto; margin-top: 6px; }
 svg text { font-size: 11px; fill: var(--quiet); }
 svg .grid { stroke: var(--line); }
-svg .axis { stroke: var(--quiet); stroke-width: .8; }
+svg .axis, svg .zero { stroke: var(--quiet); stroke-width: .8; }
 svg polyline { fill: none; stroke: var(--accent); stroke-linejoin: round; }
 svg .raw { stroke-width: .8; opacity: .35; }
 svg .smooth { stroke-width: 2; }

@@ -64,7 +64,7 @@ SCENARIOS: tuple[Scenario, ...] = (
 _STRENGTHS: dict[Modality, dict[str, dict[str, tuple[float, float, float]]]] = {
     "vi": {
         "blur": {"sigma_range_px": (0.83, 2.1, 3.37)},
-        "rain": {"drop_fraction": (2.5 / 256, 5 / 256, 7.5 / 256)},
+        "rain": {"alpha": (0.95, 0.9, 0.85), "drop_fraction": (2.5 / 256, 5 / 256, 7.5 / 256)},
         "low_light": {"gain_range": (0.7, 0.6, 0.5), "gamma_range": (1.47, 1.6, 1.73)},
         "over_exposure": {"gain_range": (1.17, 1.3, 1.43), "gamma_range": (0.75, 0.65, 0.55)},
         "random_noise": {"sigma_range_level": (5.0, 10.0, 15.0)},

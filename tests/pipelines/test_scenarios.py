@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from degradations.catalogue import names
-from pipelines.scenarios import CLEAN, SCENARIOS, Scenario, degrade, find_scenario
+from pipelines.scenarios import CLEAN, SCENARIOS, SEVERITIES, Scenario, degrade, find_scenario
 
 
 def pair(height: int = 32, width: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +70,33 @@ def test_the_clean_copy_does_not_share_memory() -> None:
     vi_lq, ir_lq = degrade(vi, ir, CLEAN, seed=0, scene_key="a")
     assert not np.shares_memory(vi_lq, vi)
     assert not np.shares_memory(ir_lq, ir)
+
+
+def test_a_severity_fixes_what_a_scenario_draws() -> None:
+    vi, ir = pair()
+    errors = []
+    for severity in ("weak", "medium", "strong"):
+        degraded = [
+            degrade(vi, ir, find_scenario(f"vi_blur@{severity}"), seed=seed, scene_key="a")[0]
+            for seed in (1, 2)
+        ]
+        assert np.array_equal(*degraded)
+        errors.append(np.abs(degraded[0].astype(float) - vi).mean())
+    assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize("name", sorted({s.name.partition("@")[0] for s in SEVERITIES}))
+def test_stronger_is_farther_from_the_clean_pair(name: str) -> None:
+    vi, ir = pair(64, 64)
+    errors = []
+    for severity in ("weak", "medium", "strong"):
+        scenario = find_scenario(f"{name}@{severity}")
+        pictures = degrade(vi, ir, scenario, seed=1, scene_key="a")
+        both = zip(pictures, (vi, ir), strict=True)
+        errors.append(sum(np.abs(x.astype(float) - y).mean() for x, y in both))
+    assert errors[0] < errors[2]
+
+
+def test_single_degradations_have_three_severities() -> None:
+    assert len(SEVERITIES) == 27
+    assert all(find_scenario(scenario.name) is scenario for scenario in SEVERITIES)
