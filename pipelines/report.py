@@ -209,7 +209,7 @@ def _bar(label: str, values: Sequence[float], address: str) -> Bar:
 
 
 def _steps_part(steps: Mapping[int, Mapping[str, float]]) -> str:
-    names = ("seconds", *(name for name in HEADLINE if name in next(iter(steps.values()))))
+    names = [name for name in HEADLINE if name in next(iter(steps.values()))]
     curves = {
         f"{name} by sampling steps": [
             (count, means[name]) for count, means in sorted(steps.items())
@@ -371,7 +371,7 @@ def _axes(frame: _Frame) -> str:
     left, right, bottom = _LEFT, _W - _RIGHT, _H - _BOTTOM
     parts = []
     for tick in _ticks(frame.y_low, frame.y_high, 4):
-        y, label = frame.y(tick), f"{10**tick if frame.log else tick:.3g}"
+        y, label = frame.y(tick), f"{10**tick if frame.log else tick:.4g}"
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for tick in _ticks(frame.x_low, frame.x_high, 5):
