@@ -57,7 +57,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(("PSNR", "PSNR_py_maxF", "PSNR_ml", "MSE_py"), statistics.errors),
     # DRFusion's, and what only variants need.
     Family(("Q_MI", "Q_NCIE"), statistics.normalised_information),
-    Family(("Qcb",), perception.contrast_preservation),
+    # One number under the survey's name and under DRFusion's.
+    Family(("Qcb", "Q_CB"), perception.contrast_preservation),
     Family(("Q_P",), perception.phase_congruency, 16),
     Family(("Q_W",), structure.weighted_quality, 8),
     Family(("SD_ml2022_uint8",), statistics.saturated_contrast),

@@ -28,7 +28,8 @@ def contrast_preservation(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     share = ratio(of_a.square(), of_a.square() + of_b.square())
     quality = share * _smaller_over_larger(of_a, of_f)
     quality += (1 - share) * _smaller_over_larger(of_b, of_f)
-    return {"Qcb": quality.mean(dim=(1, 2))}
+    mean = quality.mean(dim=(1, 2))
+    return {"Qcb": mean, "Q_CB": mean}
 
 
 def _smaller_over_larger(x: Tensor, y: Tensor) -> Tensor:

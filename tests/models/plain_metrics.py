@@ -6,6 +6,7 @@ The measure of the fast ones, in numbers and in seconds. `f`, `a`, `b` are H×W 
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import correlate
 from scipy.signal import convolve2d
 
@@ -161,3 +162,30 @@ def ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
         )
         x, y = x[::2, ::2], y[::2, ::2]
     return float(product)
+
+
+def plain_quality(f: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """DRFusion's Q_MI, Q_NCIE (of pictures that span 0..255) and Q_W."""
+    h_f, h_a, h_b = entropy(f), entropy(a), entropy(b)
+    i_fa, i_fb, i_ab = mutual(f, a), mutual(f, b), mutual(a, b)
+    matrix = np.eye(3) + np.array([[0, i_ab, i_fa], [i_ab, 0, i_fb], [i_fa, i_fb, 0]]) / 8
+    share = np.linalg.eigvalsh(matrix) / 3
+    return {
+        "Q_MI": 2 * (i_fa / (h_f + h_a) + i_fb / (h_f + h_b)),
+        "Q_NCIE": float(1 + (share * np.log2(share)).sum() / 8),
+        "Q_W": weighted_index(f, a, b),
+    }
+
+
+def weighted_index(f: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    f, a, b = (sliding_window_view(x, (8, 8)).reshape(-1, 64) for x in (f, a, b))
+    share = a.var(axis=1) / (a.var(axis=1) + b.var(axis=1))
+    saliency = np.maximum(a.var(axis=1), b.var(axis=1))
+    quality = share * index(f, a) + (1 - share) * index(f, b)
+    return float((saliency * quality).sum() / saliency.sum())
+
+
+def index(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    mx, my = x.mean(axis=1), y.mean(axis=1)
+    cov = (x * y).mean(axis=1) - mx * my
+    return 4 * cov * mx * my / ((x.var(axis=1) + y.var(axis=1)) * (mx**2 + my**2))
