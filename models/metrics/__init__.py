@@ -51,7 +51,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(("Qabf",), edges.edge_preservation),
     Family(("Nabf",), edges.artefacts),
-    Family(("SSIM", "SSIM_ml_mean_L1"), structure.structural_similarity, 6),
+    Family(("SSIM",), structure.structural_similarity),
     Family(("MS_SSIM",), structure.multiscale_similarity, structure.MS_SSIM_MIN_SIDE_PX),
     Family(("SCD", "CC"), statistics.correlations),
     Family(("PSNR", "PSNR_py_maxF", "PSNR_ml", "MSE_py"), statistics.errors),
@@ -73,6 +73,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(("Qabf_ml2022",), edges.small_edge_preservation),
     Family(("Nabf_ml_asCalled",), edges.swapped_artefacts),
+    Family(("SSIM_ml_mean_L1",), structure.unit_similarity),
     Family(("SSIM_py_sum_L2",), structure.boxed_similarity, 7),
     Family(("MS_SSIM_ml_mef",), structure.exposure_similarity, 44),
 )

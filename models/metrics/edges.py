@@ -107,8 +107,8 @@ def _angle_kept(source: Tensor, fused: Tensor) -> Tensor:
     return 0.9879 * torch.sigmoid(22 * (relative - 0.8))
 
 
-# Kumar's constants: edges that count fully, the weight of the others, and the exponent.
-_STRONG, _WEAK_WEIGHT, _EXPONENT = 2.0, 0.001, 1.5
+# Kumar's constants: edges that count fully, by strength to the power of 1.5, and the weight of others.
+_STRONG, _WEAK_WEIGHT = 2.0, 0.001
 
 
 def _made_up(f: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def _made_up(f: Tensor, a: Tensor, b: Tensor) -> Tensor:
     stronger = (of_f[0] > of_sources[0][0]) & (of_f[0] > of_sources[1][0])
     lost, weight = f.new_zeros(len(f)), f.new_zeros(len(f))
     for strength, angle in of_sources:
-        weights = torch.where(strength >= _STRONG, strength**_EXPONENT, _WEAK_WEIGHT)
+        weights = torch.where(strength >= _STRONG, strength * strength.sqrt(), _WEAK_WEIGHT)
         quality = _transfer(strength, of_f[0]) * _turn(angle, of_f[1])
         lost += ((1 - quality.sqrt()) * weights * stronger).sum(dim=(1, 2))
         weight += weights.sum(dim=(1, 2))

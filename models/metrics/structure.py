@@ -29,19 +29,24 @@ class _Moments(NamedTuple):
 
 
 def structural_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """SSIM: mean of SSIM(F, A) and SSIM(F, B) (Wang et al. 2004), L = 255, replicate padding.
+    """SSIM: mean of SSIM(F, A) and SSIM(F, B) (Wang et al. 2004), L = 255, replicate padding."""
+    return {"SSIM": _mean_similarity(f, a, b, _PEAK)}
 
-    `SSIM_ml_mean_L1` is the same with L = 1, as MATLAB takes pictures of doubles.
-    """
+
+def unit_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """SSIM of levels with L = 1, as MATLAB takes pictures of doubles."""
+    return {"SSIM_ml_mean_L1": _mean_similarity(f, a, b, 1.0)}
+
+
+def _mean_similarity(f: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
     f, a, b = (replicate_pad(x, _BORDER_PX) for x in (f, a, b))
-    of_f = _moments(f, _TAPS)
-    totals = {"SSIM": f.new_zeros(len(f)), "SSIM_ml_mean_L1": f.new_zeros(len(f))}
+    of_f, total = _moments(f, _TAPS), f.new_zeros(len(f))
     for source in (a, b):
-        of_source, cov = _moments(source, _TAPS), _covariance(f, source, of_f, _TAPS)
-        for (name, total), peak in zip(totals.items(), (_PEAK, 1.0), strict=True):
-            luminance, structure = _similarity(of_f, *of_source, cov, peak)
-            totals[name] = total + (luminance * structure).mean(dim=(1, 2)) / 2
-    return totals
+        of_source = _moments(source, _TAPS)
+        cov = _covariance(f, source, of_f, of_source, _TAPS)
+        luminance, structure = _similarity(of_f, *of_source, cov, peak)
+        total += (luminance * structure).mean(dim=(1, 2))
+    return total / 2
 
 
 def multiscale_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -54,7 +59,8 @@ def multiscale_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     for scale, weight in enumerate(_SCALE_WEIGHTS):
         of_f = _moments(f, _TAPS)
         for i, source in enumerate((a, b)):
-            of_source, cov = _moments(source, _TAPS), _covariance(f, source, of_f, _TAPS)
+            of_source = _moments(source, _TAPS)
+            cov = _covariance(f, source, of_f, of_source, _TAPS)
             luminance, structure = _similarity(of_f, *of_source, cov, _PEAK)
             last = scale == len(_SCALE_WEIGHTS) - 1
             mean = (luminance * structure if last else structure).mean(dim=(1, 2))
@@ -70,7 +76,8 @@ def boxed_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     of_f = _moments(f, taps)
     total = f.new_zeros(len(f))
     for source in (a, b):
-        of_source, cov = _moments(source, taps), _covariance(f, source, of_f, taps)
+        of_source = _moments(source, taps)
+        cov = _covariance(f, source, of_f, of_source, taps)
         luminance, structure = _similarity(
             _Moments(of_f.mean, sample * of_f.variance),
             of_source.mean,
@@ -101,7 +108,7 @@ def _universal_index(
     x: Tensor, y: Tensor, of_x: _Moments, of_y: _Moments, taps: Sequence[float]
 ) -> Tensor:
     """Q0 (Wang and Bovik 2002): SSIM with L = 0; two flat windows agree in structure."""
-    cov = _covariance(x, y, of_x, taps)
+    cov = _covariance(x, y, of_x, of_y, taps)
     spread = of_x.variance.clamp(min=0) + of_y.variance.clamp(min=0)
     energy = of_x.mean.square() + of_y.mean.square()
     # Whole levels: a variance below this is what rounding leaves of zero.
@@ -114,9 +121,10 @@ def _moments(x: Tensor, taps: Sequence[float]) -> _Moments:
     return _Moments(mean, filter_valid(x * x, taps) - mean * mean)
 
 
-def _covariance(x: Tensor, y: Tensor, of_x: _Moments, taps: Sequence[float]) -> Tensor:
-    # The second mean is cheaper to filter again than to hand through every signature.
-    return filter_valid(x * y, taps) - of_x.mean * filter_valid(y, taps)
+def _covariance(
+    x: Tensor, y: Tensor, of_x: _Moments, of_y: _Moments, taps: Sequence[float]
+) -> Tensor:
+    return filter_valid(x * y, taps) - of_x.mean * of_y.mean
 
 
 def _similarity(
@@ -189,7 +197,7 @@ def _mef_map(
     a, b = sources
     (u, v), (of_f, of_a, of_b) = factors, (_moments(x, _TAPS) for x in (f, a, b))
     cov_ab, cov_fa, cov_fb = (
-        filter_valid(x * y, _TAPS) - of_x.mean * of_y.mean
+        _covariance(x, y, of_x, of_y, _TAPS)
         for x, y, of_x, of_y in ((a, b, of_a, of_b), (f, a, of_f, of_a), (f, b, of_f, of_b))
     )
     variance = u * u * of_a.variance + v * v * of_b.variance + 2 * u * v * cov_ab

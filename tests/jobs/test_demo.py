@@ -45,7 +45,7 @@ def test_demo_twice(
         assert len(run.inputs.dataset_inputs) == 1
     [reports] = (tmp_path / "reports").iterdir()
     rows = read_rows(reports / "rows.parquet")
-    assert {row["method"] for row in rows} == {"model", "average"}
+    assert {row["method"] for row in rows} == {"model", "average", "maximum"}
     page = (reports / "report.html").read_text()
     assert page.count("data:image/") >= 6
     assert version.tags["evaluation_run_id"] in page
