@@ -14,7 +14,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from jobs.console import facts, progress, run_command, say
 from jobs.fuse import bundle_of, resolve_model
 from jobs.recipes import EVALUATION
 from jobs.scan import load_index
+from jobs.storage import source_reader
 from models.metrics import DEFAULT, METRIC_VERSION, MIN_SIDE_PX
 from pipelines.baselines import BASELINES
 from pipelines.checkpoints import read_config
@@ -61,7 +62,7 @@ from pipelines.files import sha256_of_file
 from pipelines.images import to_tensor
 from pipelines.report import write_report
 from pipelines.scenarios import find_scenario
-from pipelines.scenes import Scene, load_pair
+from pipelines.scenes import Scene, fetched, load_pair
 from pipelines.seeding import digest_of
 
 ROWS, REPORT = "rows.parquet", "report.html"
@@ -220,7 +221,8 @@ def _measure(subject: _Subject, settings: Settings, folder: Path) -> list[Row]:
         cluster.connected(settings),
         progress("scenes", len(subject.scenes)) as advance,
     ):
-        for found in cluster.map_tasks(evaluate_bundle, left, subject.measurement):
+        arguments = (subject.measurement, source_reader(settings))
+        for found in cluster.map_tasks(evaluate_bundle, left, *arguments):
             ids = sorted({row["scene"] for row in found})
             write_rows(found, _part_path(folder, [by_id[name] for name in ids]))
             rows += found
@@ -241,18 +243,20 @@ def _report(client: Any, subject: _Subject, folder: Path, run_id: str, settings:
     from infra import tracking
 
     rows = read_rows(folder / ROWS)
-    write_report(
-        folder / REPORT,
-        title=f"{subject.model} on {subject.where}",
-        facts=_report_facts(subject, run_id),
-        rows=rows,
-        examples=_examples(subject),
-        curves=_curves(client, subject.bundle),
-        worst=_worst(subject, rows),
-        points=_points(subject),
-        efficiencies=_efficiencies(subject),
-        steps=_steps(subject, settings),
-    )
+    with fetched(subject.scenes, source_reader(settings)) as scenes:
+        here = replace(subject, scenes=tuple(scenes))
+        write_report(
+            folder / REPORT,
+            title=f"{subject.model} on {subject.where}",
+            facts=_report_facts(subject, run_id),
+            rows=rows,
+            examples=_examples(here),
+            curves=_curves(client, subject.bundle),
+            worst=_worst(here, rows),
+            points=_points(here),
+            efficiencies=_efficiencies(here),
+            steps=_steps(subject, settings),
+        )
     tracking.log_folder(client, run_id, folder, "evaluation")
     for method, means in _overall_means(rows).items():
         finite = {
@@ -327,7 +331,7 @@ def _steps(subject: _Subject, settings: Settings) -> dict[int, dict[str, float]]
     if load_bundle(subject.bundle).denoiser is None:
         say("  no sampling-steps curve: this model has no diffusion")
         return {}
-    arguments = (scenes, subject.measurement)
+    arguments = (scenes, subject.measurement, source_reader(settings))
     with cluster.connected(settings):
         found = list(cluster.map_tasks(steps_means, counts, *arguments))
     return {int(means.pop("num_steps")): means for means in found}

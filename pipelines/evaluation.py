@@ -30,7 +30,7 @@ from pipelines.export import load_bundle
 from pipelines.files import whole_file
 from pipelines.images import to_tensor, to_uint8
 from pipelines.scenarios import CLEAN, SCENARIOS, SEVERITIES, Scenario, degrade
-from pipelines.scenes import Scene, load_pair
+from pipelines.scenes import Read, Scene, fetched, load_pair, read_file
 from pipelines.seeding import rng_at
 from pipelines.triples import pictures_by_stem, read_picture
 
@@ -121,28 +121,31 @@ def methods_of(measurement: Measurement) -> dict[str, Fuse]:
     }
 
 
-def evaluate_bundle(scenes: Sequence[Scene], measurement: Measurement) -> list[Row]:
+def evaluate_bundle(
+    scenes: Sequence[Scene], measurement: Measurement, read: Read = read_file
+) -> list[Row]:
     """Rows of some scenes under every scenario: the unit of work that travels to a worker.
 
-    The bundle is loaded once for all of them.
+    The bundle is loaded once for all of them; `read` fetches sources by URI.
     """
     methods = methods_of(measurement)
     rows = []
-    for scene in scenes:
-        for scenario in measurement.scenarios:
-            rows += evaluate_scene(
-                scene, scenario, methods, seed=measurement.seed, metrics=measurement.metrics
-            )
-        if CLEAN in measurement.scenarios:
-            rows += [
-                _folder_row(scene, name, folder, measurement.metrics)
-                for name, folder in measurement.folders.items()
-            ]
+    with fetched(scenes, read) as here:
+        for scene in here:
+            for scenario in measurement.scenarios:
+                rows += evaluate_scene(
+                    scene, scenario, methods, seed=measurement.seed, metrics=measurement.metrics
+                )
+            if CLEAN in measurement.scenarios:
+                rows += [
+                    _folder_row(scene, name, folder, measurement.metrics)
+                    for name, folder in measurement.folders.items()
+                ]
     return rows
 
 
 def steps_means(
-    num_steps: int, scenes: Sequence[Scene], measurement: Measurement
+    num_steps: int, scenes: Sequence[Scene], measurement: Measurement, read: Read = read_file
 ) -> dict[str, float]:
     """Mean of every metric with another number of sampling steps than the model was trained with.
 
@@ -154,18 +157,19 @@ def steps_means(
             f"{measurement.bundle}: a Stage I model has no sampling steps; unset steps"
         )
     fuser.schedule = prior_schedule(fuser.config.model_copy(update={"num_steps": num_steps}))
-    rows = [
-        row
-        for scene in scenes
-        for scenario in measurement.scenarios
-        for row in evaluate_scene(
-            scene,
-            scenario,
-            {MODEL: fuser},
-            seed=measurement.seed,
-            metrics=measurement.metrics,
-        )
-    ]
+    with fetched(scenes, read) as here:
+        rows = [
+            row
+            for scene in here
+            for scenario in measurement.scenarios
+            for row in evaluate_scene(
+                scene,
+                scenario,
+                {MODEL: fuser},
+                seed=measurement.seed,
+                metrics=measurement.metrics,
+            )
+        ]
     # Without seconds: tasks run beside each other. They come back in any order.
     means = {name: _mean([row[name] for row in rows]) for name in measurement.metrics}
     return {"num_steps": float(num_steps)} | means

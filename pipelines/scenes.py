@@ -6,10 +6,12 @@ A scene is one registered pair. Its split is decided here, by scene, never by va
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self, overload
 
 import numpy as np
@@ -215,6 +217,33 @@ def load_pair(scene: Scene, read: Read = read_file) -> tuple[np.ndarray, np.ndar
     vi = decode_vi(_checked(read(scene.vi_uri), scene.vi_uri, scene.vi_sha256), scene.vi_uri)
     ir = decode_ir(_checked(read(scene.ir_uri), scene.ir_uri, scene.ir_sha256), scene.ir_uri)
     return vi, ir
+
+
+@contextmanager
+def fetched(scenes: Sequence[Scene], read: Read) -> Iterator[list[Scene]]:
+    """Give the scenes with their pairs on this disk: remote ones as files that live in the block.
+
+    They are the same scenes, by name and contents. Native variants stay where they are.
+    """
+    with tempfile.TemporaryDirectory(prefix="scenes-") as folder:
+
+        def here(scene: Scene, camera: str, uri: str) -> str:
+            if "://" not in uri:
+                return uri
+            path = Path(folder) / scene.id / camera / PurePosixPath(uri).name
+            path.parent.mkdir(parents=True)
+            path.write_bytes(read(uri))
+            return str(path)
+
+        yield [
+            scene.model_copy(
+                update={
+                    "vi_uri": here(scene, "vi", scene.vi_uri),
+                    "ir_uri": here(scene, "ir", scene.ir_uri),
+                }
+            )
+            for scene in scenes
+        ]
 
 
 def read_pair(vi_path: Path, ir_path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from infra.settings import Settings
-from jobs.config import find_recipe, override, shrink_training
+from jobs.config import EvaluateRecipe, find_recipe, override, shrink_training
+from jobs.evaluate import evaluate
 from jobs.generate import collect_garbage, generate, named, verify
 from jobs.recipes import DATASETS, TRAINING
 from jobs.scan import scan_folder
@@ -103,7 +104,7 @@ def test_damage_on_the_store_is_seen_past_the_cache(
 
 
 def test_sources_are_read_from_s3(
-    local: Settings, expected: DatasetVersion, moto_url: str, scene_folder: Path
+    local: Settings, expected: DatasetVersion, moto_url: str, scene_folder: Path, tiny_bundle: Path
 ) -> None:
     settings = on_s3(local, moto_url, bucket_at=moto_url)
     sources = open_folder(f"{settings.datasets}-sources", settings)
@@ -112,6 +113,12 @@ def test_sources_are_read_from_s3(
     index = scan_folder(sources.uri, settings, name="stored")
     assert index.scenes[0].vi_uri.startswith("s3://")
     assert generate(_RECIPE, settings, scenes="stored").digest == expected.digest
+    recipe = EvaluateRecipe(scenarios=("clean",), num_scenes=2, num_examples=1, steps=())
+    arguments = {"model": str(tiny_bundle), "scenes": "stored"}
+    remote = evaluate(recipe, settings, **arguments)
+    scan_folder(scene_folder, local, name="stored")
+    assert evaluate(recipe, local, **arguments).run_id == remote.run_id  # the same scenes
+    scan_folder(sources.uri, settings, name="stored")
     with pytest.raises(ValueError, match="nothing has this prefix"):
         scan_folder(f"{sources.uri}/absent", settings, name="x")
     [vi] = [
