@@ -1,24 +1,33 @@
-"""The MLflow model registry: versions, aliases, and the one lock that promotions take."""
+"""The MLflow model registry: versions, aliases, the promotion lock, and the history of promotions."""
 
 from __future__ import annotations
 
-import fcntl
+import json
+import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from infra.settings import Settings
-
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+# A promotion takes seconds; who holds the lock for longer is dead.
+LOCK_LEASE_S = 600.0
+
+_LOCK_SUFFIX = ".promotion-lock"
+_EVENT_PREFIX = "promotion."
+# PostgreSQL keeps a registered model's tag in a VARCHAR(5000).
+_MAX_EVENT_CHARS = 5000
 
 _SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -94,30 +103,147 @@ def bundle_in(downloaded: Path) -> Path:
     return bundle
 
 
-def promote(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
-    """Make a version the champion, the champion the previous one; write the evidence as tags.
+def move_champion(client: MlflowClient, name: str, champion: str, *, previous: str | None) -> None:
+    """Point `champion` at a version and `previous` at another (None: at none). Hold the lock for it.
 
-    Call it under `promotion_lock`: aliases have no compare-and-set.
+    `previous` first: whoever reads `champion` sees the old one or the new one, in one step.
     """
-    champion = find_alias(client, version.name, CHAMPION)
+    if previous is None:
+        client.delete_registered_model_alias(name, PREVIOUS)
+    else:
+        client.set_registered_model_alias(name, PREVIOUS, previous)
+    client.set_registered_model_alias(name, CHAMPION, champion)
+
+
+def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Write tags of a version."""
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)
-    if champion and champion.version != version.version:
-        client.set_registered_model_alias(version.name, PREVIOUS, champion.version)
-    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+
+
+def write_event(client: MlflowClient, name: str, number: int, event: Mapping[str, Any]) -> None:
+    """Write event `number` of the history of `name`; tags of the model, so no promotion hides another.
+
+    Numbers have no compare-and-set either: hold the lock for it.
+    """
+    text = json.dumps(event)
+    if len(text) > _MAX_EVENT_CHARS:
+        raise ValueError(
+            f"a promotion's record is {len(text)} characters, {_MAX_EVENT_CHARS} fit; "
+            "give a shorter reason"
+        )
+    client.set_registered_model_tag(name, f"{_EVENT_PREFIX}{number:05d}", text)
+
+
+def read_events(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
+    """The history of `name` by number, oldest first. Raises ValueError when there is no such model."""
+    try:
+        tags = client.get_registered_model(name).tags
+    except MlflowException as error:
+        raise ValueError(f"no registered model {name!r} ({error.message})") from error
+    return {
+        int(key.removeprefix(_EVENT_PREFIX)): json.loads(value)
+        for key, value in sorted(tags.items())
+        if key.startswith(_EVENT_PREFIX)
+    }
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The right to promote versions of one model, as long as its `token` stands in the registry."""
+
+    client: MlflowClient
+    name: str
+    token: str
+    expires_s: float
+
+    def check(self) -> None:
+        """Raise ValueError when the lock was broken or has run out; ask before what matters."""
+        held = _read_lock(self.client, self.name)
+        if held is None or held.tags.get("token") != self.token or time.time() > self.expires_s:
+            raise ValueError(
+                f"this promotion of {self.name!r} lost its lock (broken by another one, or held for "
+                "too long); nothing was changed, say it again"
+            )
 
 
 @contextmanager
-def promotion_lock(settings: Settings, name: str) -> Iterator[None]:
-    """Hold the promotion of `name`; a second one at the same time is refused with ValueError."""
-    with (settings.work / f".promotion-{name}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another promotion of {name!r} is under way; try again after it"
-            ) from error
-        yield
+def promotion_lock(
+    client: MlflowClient,
+    name: str,
+    *,
+    holder: str,
+    break_lock: bool = False,
+    lease_s: float = LOCK_LEASE_S,
+) -> Iterator[Lock]:
+    """Hold the promotion of `name` in the whole registry; a second one is refused with ValueError.
+
+    The lock is a registered model `<name>.promotion-lock`: names are unique in the store, so creating
+    one is the compare-and-set that aliases lack. One older than its lease is broken, or any one
+    with `break_lock`; its holder, should it live, finds out at `Lock.check`.
+    """
+    lock = _acquire(client, name, holder, break_lock, lease_s)
+    try:
+        yield lock
+    finally:
+        held = _read_lock(client, name)
+        if held is not None and held.tags.get("token") == lock.token:
+            _delete_lock(client, name)
+
+
+def _acquire(
+    client: MlflowClient, name: str, holder: str, break_lock: bool, lease_s: float
+) -> Lock:
+    held = _read_lock(client, name)
+    if held is not None and (break_lock or _age_s(held) > float(held.tags["lease_s"])):
+        _delete_lock(client, name)
+    token = uuid.uuid4().hex
+    tags = {"token": token, "holder": holder, "lease_s": str(lease_s)}
+    expires_s = time.time() + lease_s
+    try:
+        client.create_registered_model(
+            name + _LOCK_SUFFIX, tags=tags, description=f"A promotion of {name} is under way."
+        )
+    except MlflowException as error:
+        held = _read_lock(client, name)
+        # A request whose answer was lost is sent again, and then finds our own lock.
+        if held is None or held.tags["token"] != token:
+            raise ValueError(_refusal(name, held)) from error
+    return Lock(client, name, token, expires_s)
+
+
+def _refusal(name: str, held: RegisteredModel | None) -> str:
+    if held is None:
+        return f"another promotion of {name!r} was under way until now; try again"
+    left_s = max(0.0, float(held.tags["lease_s"]) - _age_s(held))
+    return (
+        f"another promotion of {name!r} is under way, by {held.tags['holder']} since "
+        f"{_age_s(held):.0f} s; try again after it. If it died: its lock runs out in {left_s:.0f} s, "
+        "--break-lock takes it now"
+    )
+
+
+def _age_s(held: RegisteredModel) -> float:
+    # By the server's clock at its beginning and ours now: clocks may differ by less than a lease.
+    return float(time.time() - held.creation_timestamp / 1000)
+
+
+def _read_lock(client: MlflowClient, name: str) -> RegisteredModel | None:
+    try:
+        return client.get_registered_model(name + _LOCK_SUFFIX)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _delete_lock(client: MlflowClient, name: str) -> None:
+    try:
+        client.delete_registered_model(name + _LOCK_SUFFIX)
+    except MlflowException as error:
+        # Another one broke it first.
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _parse(uri: str) -> tuple[str, str, str]:

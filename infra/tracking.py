@@ -166,6 +166,43 @@ def metric_curve(client: MlflowClient, run_id: str, name: str) -> list[tuple[int
     return sorted((metric.step, metric.value) for metric in history)
 
 
+def run_tags_of(client: MlflowClient, run_id: str | None) -> dict[str, str] | None:
+    """A run's tags; None without an id, or when the run is gone or was deleted."""
+    run = _read_run(client, run_id)
+    return dict(run.data.tags) if run else None
+
+
+def run_params_of(client: MlflowClient, run_id: str | None) -> dict[str, str]:
+    """A run's parameters, in order of name; none when there is no such run."""
+    run = _read_run(client, run_id)
+    return dict(sorted(run.data.params.items())) if run else {}
+
+
+def run_metrics_of(client: MlflowClient, run_id: str | None, *, prefix: str) -> dict[str, float]:
+    """A run's newest metrics whose names begin with `prefix`, without it, in order of name."""
+    run = _read_run(client, run_id)
+    metrics = run.data.metrics if run else {}
+    found = {name: value for name, value in metrics.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): found[name] for name in sorted(found)}
+
+
+def _read_run(client: MlflowClient, run_id: str | None) -> Run | None:
+    if not run_id:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def log_json(client: MlflowClient, run_id: str, value: Mapping[str, Any], path: str) -> None:
+    """Log a JSON value as the artifact `path` of a run."""
+    client.log_dict(run_id, dict(value), path)
+
+
 def log_folder(client: MlflowClient, run_id: str, folder: Path, name: str) -> None:
     """Log a folder as the artifact folder `name`."""
     client.log_artifacts(run_id, str(folder), name)

@@ -61,11 +61,16 @@ class EvaluateRecipe(BaseModel):
 
 
 class PromoteRecipe(BaseModel):
-    """What the gate asks of a challenger."""
+    """What the gate asks of a challenger.
+
+    `parity_tolerance` bounds the difference, in [0, 1], of the program it serves from the module that
+    was evaluated: a quarter of the smallest step of an 8-bit picture would be 1e-3.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gate: GateConfig = GateConfig()
+    parity_tolerance: float = Field(default=1e-4, gt=0, lt=1)
 
 
 def add_recipe_arguments(

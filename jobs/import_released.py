@@ -13,6 +13,7 @@ from pathlib import Path
 from infra.settings import Settings, code_commit, read_settings
 from jobs.console import facts, run_command, say
 from jobs.train import REQUIREMENTS
+from pipelines.evidence import bundle_evidence
 from pipelines.export import write_bundle
 from pipelines.released import digests, read_released
 from pipelines.seeding import digest_of
@@ -46,7 +47,7 @@ def import_files(folder: Path, settings: Settings, *, name: str) -> str:
                 name,
                 bundle,
                 run_id=run.info.run_id,
-                tags=origin,
+                tags=origin | bundle_evidence(bundle),
                 requirements=REQUIREMENTS,
             )
     except BaseException as error:

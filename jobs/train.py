@@ -31,6 +31,7 @@ from jobs.recipes import TRAINING
 from jobs.storage import open_datasets
 from pipelines.checkpoints import read_config
 from pipelines.dataset import DatasetVersion, find_version, manifest_of
+from pipelines.evidence import bundle_evidence
 from pipelines.export import fuser_of_checkpoint, write_bundle
 from pipelines.files import sha256_of_file, whole_folder
 from pipelines.seeding import digest_of
@@ -210,7 +211,7 @@ def _register(
             recipe.register_as,
             bundle,
             run_id=run_id,
-            tags=origin,
+            tags=origin | bundle_evidence(bundle),
             requirements=REQUIREMENTS,
         )
     return f"models:/{version.name}/{version.version}"

@@ -1,5 +1,7 @@
 """The gate on a real registry, with evaluations whose numbers are made for the case."""
 
+import multiprocessing
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,9 @@ import pytest
 
 from infra import registry, tracking
 from infra.settings import Settings
+from jobs import promote as command
 from jobs.config import PromoteRecipe
-from jobs.promote import promote
+from jobs.promote import promote, rollback
 from models.metrics import METRIC_VERSION, METRICS
 from pipelines.evaluation import BASELINE, MODEL, write_rows
 
@@ -51,10 +54,23 @@ def rows_of(method: str, level: float) -> list[dict[str, Any]]:
 def add_version(settings: Settings, folder: Path, *, level: float, evaluated: bool = True) -> str:
     """Register a version whose evaluation says `level`, while the average is at 1."""
     client = tracking.connect(settings)
-    run_id = tracking.open_run(client, name="evaluate", config={}, tags={}).info.run_id
+    weights = f"weights at {level}"
+    run = tracking.open_run(client, name="evaluate", config={}, tags={"model_sha256": weights})
+    run_id = run.info.run_id
     write_rows(rows_of(MODEL, level) + rows_of(BASELINE, 1.0), folder / run_id / "rows.parquet")
     tracking.log_folder(client, run_id, folder / run_id, "evaluation")
-    tags = {"dataset_digest": "d", "git_commit": "c", "stage1": "runs:/x"}
+    tracking.log_metrics(client, run_id, {"model.VIF": level, "average.VIF": 1.0})
+    tags = {
+        "dataset_version": "d-1",
+        "dataset_digest": "d",
+        "git_commit": "c",
+        "model_sha256": weights,
+        "program_sha256": "p",
+        "parity_max_abs": "1e-07",
+        "run_id": tracking.open_run(
+            client, name="train", config={"lr": level, "seed": 1}, tags={}
+        ).info.run_id,
+    }
     if evaluated:
         tags["evaluation_run_id"] = run_id
     version = client.create_model_version(NAME, source=str(folder), run_id=run_id, tags=tags)
@@ -97,11 +113,147 @@ def test_the_gate_moves_the_alias_or_says_why_not(settings: Settings, tmp_path: 
     assert (again.passed, again.champion) == (True, better)
 
 
-def test_without_an_evaluation_nothing_is_promoted(settings: Settings, tmp_path: Path) -> None:
+def test_without_evidence_nothing_is_promoted(settings: Settings, tmp_path: Path) -> None:
     before = champion(settings)
-    number = add_version(settings, tmp_path, level=9.0, evaluated=False)
-    with pytest.raises(
-        ValueError, match=rf"version {number} lacks evaluation_run_id.*jobs\.evaluate"
-    ):
-        promote(PromoteRecipe(), settings, name=NAME)
+    add_version(settings, tmp_path, level=9.0, evaluated=False)
+    refused = promote(PromoteRecipe(), settings, name=NAME)
+    assert not refused.passed
+    assert refused.reasons == ("It was not evaluated: run python -m jobs.evaluate on it.",)
     assert champion(settings) == before
+    strict = PromoteRecipe(parity_tolerance=1e-8)
+    number = add_version(settings, tmp_path, level=9.0)
+    (reason,) = promote(strict, settings, name=NAME).reasons
+    assert "1e-07; 1e-08 is tolerated" in reason
+    tracking.connect(settings).delete_model_version_tag(NAME, number, "dataset_digest")
+    (reason,) = promote(PromoteRecipe(), settings, name=NAME).reasons
+    assert "lineage lacks dataset_digest" in reason
+
+
+def test_a_dry_run_changes_nothing(settings: Settings, tmp_path: Path) -> None:
+    client = tracking.connect(settings)
+    before, events = champion(settings), registry.read_events(client, NAME)
+    number = add_version(settings, tmp_path, level=5.0)
+    dry = promote(PromoteRecipe(), settings, name=NAME, dry_run=True)
+    assert (dry.passed, dry.version, dry.champion) == (True, number, before)
+    assert promote(PromoteRecipe(), settings, name=NAME, dry_run=True, force="x") == dry
+    assert champion(settings) == before
+    assert registry.read_events(client, NAME) == events
+    assert "promoted_at" not in registry.find_model(client, f"models:/{NAME}/{number}").tags
+
+
+@pytest.fixture
+def fresh(settings: Settings, request: pytest.FixtureRequest, monkeypatch: Any) -> str:
+    """A registered model of the test's own."""
+    name = f"fresh-{request.node.name[:40]}".replace("[", "-").replace("]", "")
+    tracking.connect(settings).create_registered_model(name)
+    monkeypatch.setattr(sys.modules[__name__], "NAME", name)
+    return name
+
+
+def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
+    settings: Settings, fresh: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="has no champion to roll back from"):
+        rollback(settings, name=fresh, reason="x")
+    for level in (1.2, 1.3, 1.0):
+        number = add_version(settings, tmp_path, level=level)
+        forced = "the customer asked" if level == 1.0 else None
+        promoted = promote(PromoteRecipe(), settings, name=fresh, force=forced)
+        assert promoted.champion == number
+        assert promoted.passed == (level > 1)
+    client = tracking.connect(settings)
+    tags = registry.find_model(client, f"models:/{fresh}/3").tags
+    assert tags["promotion_forced"] == "the customer asked"
+    assert "VIF" in tags["promotion_reasons"]
+    assert rollback(settings, name=fresh, reason="it flickers").version == "2"
+    assert rollback(settings, name=fresh, reason="still").version == "1"
+    with pytest.raises(ValueError, match=r"no champion of .* came before version 1"):
+        rollback(settings, name=fresh, reason="more")
+    # The same version again: what was written of its first time stays.
+    assert promote(PromoteRecipe(), settings, name=fresh, version="2").champion == "2"
+    assert champion(settings) == "2"
+    capsys.readouterr()
+    run(command, ["history", fresh], settings)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[2:5] for line in lines] == [
+        ["promote", "1", "-"],
+        ["promote", "2", "1"],
+        ["force", "3", "2"],
+        ["rollback", "2", "3"],
+        ["rollback", "1", "2"],
+        ["promote", "2", "1"],
+    ]
+    assert "the customer asked; " in lines[2]
+    assert "it flickers" in lines[3]
+
+
+def run(module: Any, words: list[str], settings: Settings) -> int:
+    """Run a command as a person does; return its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(sys, "argv", ["job", *words, "--work", str(settings.work)])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_what_the_command_answers(
+    settings: Settings, fresh: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_version(settings, tmp_path, level=1.0)
+    assert run(command, [fresh], settings) == 1
+    assert "the gate refused version 1" in capsys.readouterr().out
+    assert run(command, [fresh, "--force"], settings) == 2
+    assert "--force needs --reason" in capsys.readouterr().err
+    assert run(command, [fresh, "--force", "--reason", "a trial"], settings) == 0
+    add_version(settings, tmp_path, level=1.5)
+    assert run(command, [fresh, "--dry-run"], settings) == 0
+    assert "nothing was changed" in capsys.readouterr().out
+    assert champion(settings) == "1"
+    assert run(command, ["diff", fresh, "champion", "2"], settings) == 0
+    out = capsys.readouterr().out
+    assert "settings: 1 equal, 1 differ" in out
+    assert [line.split() for line in out.splitlines() if line.split()[:1] in (["lr"], ["VIF"])] == [
+        ["lr", "1.0", "1.5"],
+        ["VIF", "1.0000", "1.5000"],
+    ]
+    assert run(command, ["rollback", fresh, "--reason", "x"], settings) == 2
+
+
+def _promote_when_all_are_there(
+    settings: Settings, name: str, number: str, barrier: Any, results: Any
+) -> None:
+    # So many resamples that both are at it for seconds.
+    recipe = PromoteRecipe.model_validate({"gate": {"num_resamples": 1_000_000}})
+    barrier.wait()
+    try:
+        results.put((number, promote(recipe, settings, name=name, version=number).champion))
+    except ValueError as error:
+        results.put((number, str(error)))
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_promotes_and_the_other_says_so(
+    settings: Settings, fresh: str, tmp_path: Path
+) -> None:
+    numbers = [add_version(settings, tmp_path, level=level) for level in (1.2, 1.3)]
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(2), spawn.Queue()
+    processes = [
+        spawn.Process(
+            target=_promote_when_all_are_there, args=(settings, fresh, number, barrier, results)
+        )
+        for number in numbers
+    ]
+    for process in processes:
+        process.start()
+    answers = dict(results.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    held = champion(settings)
+    (loser,) = [number for number in numbers if number != held]
+    assert held is not None
+    assert answers[held] == held
+    assert "under way, by " in str(answers[loser])
+    assert len(registry.read_events(tracking.connect(settings), fresh)) == 1
