@@ -89,11 +89,16 @@ def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
 
 
 def fetch_bundle(client: MlflowClient, version: ModelVersion, target: Path) -> Path:
-    """Download a version into the folder `target` and return its bundle's folder."""
-    mlflow.artifacts.download_artifacts(
-        artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(target)
-    )
-    return bundle_in(target)
+    """Download a version into the folder `target` and return its bundle's folder.
+
+    Raises ValueError when it is not in the artifact store.
+    """
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+        return bundle_in(target)
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"{uri} is not in the artifact store ({error})") from error
 
 
 def bundle_in(downloaded: Path) -> Path:

@@ -6,7 +6,7 @@ with the source average while there is no champion. Exit status 1 when the gate 
 python -m jobs.promote rollback NAME --reason TEXT   champion becomes the one before it
 python -m jobs.promote history NAME                  who was champion, since when, why
 python -m jobs.promote diff NAME A B                 lineage, settings, metrics side by side
-python -m jobs.promote trace models:/NAME@champion   back to the source files, digests checked
+python -m jobs.promote trace models:/NAME@champion   back to the source files; status 1 if broken
 python -m jobs.promote parity NAME [--version N]     measure the served program against the module
 """
 
@@ -33,12 +33,14 @@ from jobs.console import facts, run_command, say
 from jobs.evaluate import ROWS
 from jobs.fuse import bundle_of
 from jobs.promote_show import show_diff, show_history
+from jobs.promote_trace import trace
 from jobs.recipes import PROMOTION
 from pipelines.evaluation import BASELINE, MODEL, Row, read_rows
 from pipelines.evidence import EVALUATION, PARITY, bundle_evidence, missing_evidence
 from pipelines.files import sha256_of_file
 from pipelines.gate import Verdict, judge, judge_first
 from pipelines.history import Event, below, champions, shortened
+from pipelines.lineage import broken, tree_lines
 
 
 class Promoted(BaseModel):
@@ -311,6 +313,19 @@ def _main_diff(arguments: argparse.Namespace) -> None:
     show_diff(settings, name=arguments.name, one=arguments.a, other=arguments.b)
 
 
+def _main_trace(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    link = trace(settings, model=arguments.model, each_scene=arguments.scenes)
+    for line in tree_lines(link):
+        say(line)
+    problems = broken(link)
+    for problem in problems:
+        say(f"broken: {problem}")
+    if problems:
+        sys.exit(1)
+    say("every link holds")
+
+
 def _main_parity(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
     measure_parity(settings, name=arguments.name, version=arguments.version)
@@ -347,6 +362,13 @@ def _add_parity(parser: argparse.ArgumentParser) -> None:
     _add_version(parser)
 
 
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    parser.add_argument(
+        "--scenes", action="store_true", help="list every scene with its checksums and URIs"
+    )
+
+
 def _add_promotion(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
     _add_version(parser)
@@ -364,6 +386,7 @@ _VERBS: dict[str, tuple[_Add, _Run]] = {
     "rollback": (_add_rollback, _main_rollback),
     "history": (_add_name, _main_history),
     "diff": (_add_diff, _main_diff),
+    "trace": (_add_trace, _main_trace),
     "parity": (_add_parity, _main_parity),
 }
 

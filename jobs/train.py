@@ -34,6 +34,15 @@ from pipelines.dataset import DatasetVersion, find_version, manifest_of
 from pipelines.evidence import bundle_evidence
 from pipelines.export import fuser_of_checkpoint, write_bundle
 from pipelines.files import sha256_of_file, whole_folder
+from pipelines.lineage import (
+    CHECKPOINT,
+    FOLDER,
+    INPUTS,
+    SCENES,
+    run_inputs,
+    scenes_of_version,
+)
+from pipelines.scenes import ScanResult, SceneTable, read_scenes, write_scenes
 from pipelines.seeding import digest_of
 from pipelines.training import TrainingConfig, make_objective, run_training
 
@@ -58,7 +67,8 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
-    digest = config_digest(recipe, version, config)
+    inputs = inputs_of(recipe, version, config)
+    digest = digest_of([*inputs.values()])
     before = tracking.find_run(client, digest)
     if before and before.info.status == "FINISHED":
         say(f"  this configuration is trained already: run {before.info.run_id}")
@@ -78,6 +88,7 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     ).info.run_id
     facts({"run": run_id + (" (resumed)" if before else ""), "dataset": version.name})
     try:
+        _log_lineage(client, run_id, inputs, version, settings)
         with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
             checkpoint = cluster.run_ddp(
                 partial(run_training, datasets=datasets),
@@ -96,14 +107,48 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             say("interrupted; the same command goes on from the last checkpoint")
         raise
-    tracking.finish_run(client, run_id, tags={"registered_model": model} if model else None)
+    made = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
+    tracking.finish_run(client, run_id, tags=made | ({"registered_model": model} if model else {}))
     return Trained(run_id=run_id, model=model)
 
 
-def config_digest(recipe: TrainRecipe, version: DatasetVersion, config: TrainingConfig) -> str:
-    """Digest of everything that decides the weights: settings, data, and Stage I's weights."""
+def inputs_of(
+    recipe: TrainRecipe, version: DatasetVersion, config: TrainingConfig
+) -> dict[str, Any]:
+    """Everything that decides the weights: settings, data, and Stage I's weights."""
     stage1 = sha256_of_file(Path(config.stage1) / "model.safetensors") if config.stage1 else None
-    return digest_of([recipe.model_dump(mode="json"), version.digest, stage1])
+    return run_inputs(recipe.model_dump(mode="json"), version.digest, stage1)
+
+
+def _log_lineage(
+    client: Any,
+    run_id: str,
+    inputs: dict[str, Any],
+    version: DatasetVersion,
+    settings: Settings,
+) -> None:
+    """Keep with the run what `jobs.promote trace` goes back by: its inputs, its scenes' files."""
+    from infra import tracking
+
+    tracking.log_json(client, run_id, inputs, f"{FOLDER}/{INPUTS}")
+    scenes = _scenes_of(version, settings)
+    if scenes is None:
+        say(f"  no index in {settings.work / 'scenes'} is the one of {version.name}: ")
+        say("  jobs.promote trace will not find the way back to its source files")
+        return
+    with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
+        write_scenes(ScanResult(scenes=scenes, refused=()), Path(scratch) / SCENES)
+        tracking.log_folder(client, run_id, Path(scratch), FOLDER)
+
+
+def _scenes_of(version: DatasetVersion, settings: Settings) -> SceneTable | None:
+    """The scenes that a version was made of, from the work folder's index that its name begins with."""
+    for path in sorted((settings.work / "scenes").glob("*.parquet")):
+        if version.config.name.startswith(f"{path.stem}-"):
+            scenes = scenes_of_version(version, read_scenes(path).scenes)
+            if scenes is not None:
+                return scenes
+    return None
 
 
 def _dataset_of(recipe: TrainRecipe) -> str:
@@ -146,7 +191,8 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
-    folder = settings.runs / f"{name}-{config_digest(recipe, version, config)[:12]}-local"
+    digest = digest_of([*inputs_of(recipe, version, config).values()])
+    folder = settings.runs / f"{name}-{digest[:12]}-local"
     with progress("steps", recipe.optim.num_steps) as advance:
 
         def report(metrics: dict[str, float], scratch: Path | None) -> None:
