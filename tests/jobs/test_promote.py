@@ -51,7 +51,9 @@ def rows_of(method: str, level: float) -> list[dict[str, Any]]:
     ]
 
 
-def add_version(settings: Settings, folder: Path, *, level: float, evaluated: bool = True) -> str:
+def add_version(
+    settings: Settings, folder: Path, *, level: float, evaluated: bool = True, name: str = NAME
+) -> str:
     """Register a version whose evaluation says `level`, while the average is at 1."""
     client = tracking.connect(settings)
     weights = f"weights at {level}"
@@ -73,13 +75,15 @@ def add_version(settings: Settings, folder: Path, *, level: float, evaluated: bo
     }
     if evaluated:
         tags["evaluation_run_id"] = run_id
-    version = client.create_model_version(NAME, source=str(folder), run_id=run_id, tags=tags)
-    client.set_registered_model_alias(NAME, registry.CHALLENGER, version.version)
+    version = client.create_model_version(
+        name, source=f"runs:/{run_id}/evaluation", run_id=run_id, tags=tags
+    )
+    client.set_registered_model_alias(name, registry.CHALLENGER, version.version)
     return str(version.version)
 
 
-def champion(settings: Settings) -> str | None:
-    held = registry.find_alias(tracking.connect(settings), NAME, registry.CHAMPION)
+def champion(settings: Settings, name: str = NAME) -> str | None:
+    held = registry.find_alias(tracking.connect(settings), name, registry.CHAMPION)
     return str(held.version) if held else None
 
 
@@ -142,11 +146,10 @@ def test_a_dry_run_changes_nothing(settings: Settings, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def fresh(settings: Settings, request: pytest.FixtureRequest, monkeypatch: Any) -> str:
+def fresh(settings: Settings, request: pytest.FixtureRequest) -> str:
     """A registered model of the test's own."""
-    name = f"fresh-{request.node.name[:40]}".replace("[", "-").replace("]", "")
+    name = str(request.node.name)
     tracking.connect(settings).create_registered_model(name)
-    monkeypatch.setattr(sys.modules[__name__], "NAME", name)
     return name
 
 
@@ -156,7 +159,7 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     with pytest.raises(ValueError, match="has no champion to roll back from"):
         rollback(settings, name=fresh, reason="x")
     for level in (1.2, 1.3, 1.0):
-        number = add_version(settings, tmp_path, level=level)
+        number = add_version(settings, tmp_path, level=level, name=fresh)
         forced = "the customer asked" if level == 1.0 else None
         promoted = promote(PromoteRecipe(), settings, name=fresh, force=forced)
         assert promoted.champion == number
@@ -171,7 +174,7 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
         rollback(settings, name=fresh, reason="more")
     # The same version again: what was written of its first time stays.
     assert promote(PromoteRecipe(), settings, name=fresh, version="2").champion == "2"
-    assert champion(settings) == "2"
+    assert champion(settings, fresh) == "2"
     capsys.readouterr()
     run(command, ["history", fresh], settings)
     lines = capsys.readouterr().out.splitlines()[1:]
@@ -201,16 +204,16 @@ def run(module: Any, words: list[str], settings: Settings) -> int:
 def test_what_the_command_answers(
     settings: Settings, fresh: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add_version(settings, tmp_path, level=1.0)
+    add_version(settings, tmp_path, level=1.0, name=fresh)
     assert run(command, [fresh], settings) == 1
     assert "the gate refused version 1" in capsys.readouterr().out
     assert run(command, [fresh, "--force"], settings) == 2
     assert "--force needs --reason" in capsys.readouterr().err
     assert run(command, [fresh, "--force", "--reason", "a trial"], settings) == 0
-    add_version(settings, tmp_path, level=1.5)
+    add_version(settings, tmp_path, level=1.5, name=fresh)
     assert run(command, [fresh, "--dry-run"], settings) == 0
     assert "nothing was changed" in capsys.readouterr().out
-    assert champion(settings) == "1"
+    assert champion(settings, fresh) == "1"
     assert run(command, ["diff", fresh, "champion", "2"], settings) == 0
     out = capsys.readouterr().out
     assert "settings: 1 equal, 1 differ" in out
@@ -228,21 +231,19 @@ def _promote_when_all_are_there(
     recipe = PromoteRecipe.model_validate({"gate": {"num_resamples": 1_000_000}})
     barrier.wait()
     try:
-        results.put((number, promote(recipe, settings, name=name, version=number).champion))
+        champion = promote(recipe, settings, name=name, version=number).champion
+        results.put((number, str(champion)))
     except ValueError as error:
         results.put((number, str(error)))
 
 
-@pytest.mark.slow
-def test_of_two_processes_one_promotes_and_the_other_says_so(
-    settings: Settings, fresh: str, tmp_path: Path
-) -> None:
-    numbers = [add_version(settings, tmp_path, level=level) for level in (1.2, 1.3)]
+def promote_at_once(settings: Settings, name: str, numbers: list[str]) -> dict[str, str]:
+    """Promote versions in processes of their own; what each says, by number."""
     spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(2), spawn.Queue()
+    barrier, results = spawn.Barrier(len(numbers)), spawn.Queue()
     processes = [
         spawn.Process(
-            target=_promote_when_all_are_there, args=(settings, fresh, number, barrier, results)
+            target=_promote_when_all_are_there, args=(settings, name, number, barrier, results)
         )
         for number in numbers
     ]
@@ -251,9 +252,18 @@ def test_of_two_processes_one_promotes_and_the_other_says_so(
     answers = dict(results.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
-    held = champion(settings)
+    return answers
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_promotes_and_the_other_says_so(
+    settings: Settings, fresh: str, tmp_path: Path
+) -> None:
+    numbers = [add_version(settings, tmp_path, level=level, name=fresh) for level in (1.2, 1.3)]
+    answers = promote_at_once(settings, fresh, numbers)
+    held = champion(settings, fresh)
     (loser,) = [number for number in numbers if number != held]
     assert held is not None
     assert answers[held] == held
-    assert "under way, by " in str(answers[loser])
+    assert "under way, by " in answers[loser]
     assert len(registry.read_events(tracking.connect(settings), fresh)) == 1
