@@ -1,33 +1,16 @@
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 
 from infra import registry, tracking
-from infra.settings import REPOSITORY, Settings
-from pipelines.export import load_bundle
+from infra.settings import Settings
 
 NAME = "fuser-under-test"
-
-# Runs in an interpreter that knows neither this repository nor the test's environment.
-LOAD_AND_FUSE = """
-import importlib.util, sys
-import mlflow, numpy as np
-for name in ("degradations", "models", "pipelines", "infra", "jobs"):
-    assert importlib.util.find_spec(name) is None, name
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model(sys.argv[2])
-arrays = np.load(sys.argv[3])
-np.save(sys.argv[4], model.predict({"vi": arrays["vi"], "ir": arrays["ir"]}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,32 +47,6 @@ def test_a_new_version_is_the_challenger_with_its_tags(client: MlflowClient) -> 
     assert str(version.version) == "2"
     assert version.tags["dataset_digest"] == "d"
     assert str(registry.find_model(client, f"models:/{NAME}/1").version) == "1"
-
-
-@pytest.mark.slow
-def test_it_loads_where_this_repository_is_unknown(
-    client: MlflowClient, settings: Settings, tiny_bundle: Path, tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(0)
-    vi = rng.random((2, 3, 37, 50), np.float32)
-    ir = rng.random((2, 1, 37, 50), np.float32)
-    np.savez(tmp_path / "pair.npz", vi=vi, ir=ir)
-    arguments = [settings.tracking_uri, f"models:/{NAME}@challenger"]
-    paths = [str(tmp_path / "pair.npz"), str(tmp_path / "fused.npy")]
-    done = subprocess.run(
-        # -I: neither the folder it runs in nor PYTHONPATH is on its path.
-        [sys.executable, "-I", "-c", LOAD_AND_FUSE, *arguments, *paths],
-        cwd=tmp_path,
-        env={"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not tmp_path.is_relative_to(REPOSITORY)
-    with torch.inference_mode():
-        ours = load_bundle(tiny_bundle)(torch.from_numpy(vi), torch.from_numpy(ir))
-    np.testing.assert_allclose(np.load(tmp_path / "fused.npy"), ours.numpy(), atol=1e-4)
 
 
 def test_a_bundle_comes_back_whole(client: MlflowClient, tiny_bundle: Path, tmp_path: Path) -> None:

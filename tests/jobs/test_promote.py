@@ -175,6 +175,9 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     # The same version again: what was written of its first time stays.
     assert promote(PromoteRecipe(), settings, name=fresh, version="2").champion == "2"
     assert champion(settings, fresh) == "2"
+    # A process that died before it had moved the aliases; nothing is built on what it announced.
+    died = registry.read_events(client, fresh)[6] | {"version": "3", "finished": False}
+    registry.write_event(client, fresh, 7, died)
     capsys.readouterr()
     run(command, ["history", fresh], settings)
     lines = capsys.readouterr().out.splitlines()[1:]
@@ -185,9 +188,12 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
         ["rollback", "2", "3"],
         ["rollback", "1", "2"],
         ["promote", "2", "1"],
+        ["promote", "(did", "not"],
     ]
     assert "the customer asked; " in lines[2]
     assert "it flickers" in lines[3]
+    assert rollback(settings, name=fresh, reason="x").version == "1"
+    assert sorted(registry.read_events(client, fresh))[-1] == 8
 
 
 def run(module: Any, words: list[str], settings: Settings) -> int:

@@ -1,0 +1,245 @@
+"""The registered form of a model: what it answers, and that it needs nothing that it does not name."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from torch import Tensor, nn
+
+from infra import registry, tracking
+from infra.settings import Settings
+from jobs.train import REQUIREMENTS
+from pipelines.export import load_bundle
+
+NAME = "served"
+
+# Runs in an environment that knows neither this repository nor what is installed for it.
+LOAD_AND_FUSE = """
+import importlib.util, sys
+for name in ("degradations", "models", "pipelines", "infra", "jobs", "ray", "cv2"):
+    assert importlib.util.find_spec(name) is None, name
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+pairs = np.load(sys.argv[2])
+fused = {
+    size: model.predict({"vi": pairs["vi" + size], "ir": pairs["ir" + size]})
+    for size in sorted(name[2:] for name in pairs if name.startswith("vi"))
+}
+np.savez(sys.argv[3], **fused)
+"""
+SIZES = ((1, 16, 16), (2, 37, 50), (1, 240, 321), (3, 17, 100))
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    work = tmp_path_factory.mktemp("serving")
+    settings = Settings(
+        work=work,
+        tracking_uri=f"sqlite:///{work}/mlflow.db",
+        artifact_root=f"{work}/mlflow-artifacts",
+        ray_address=None,
+    )
+    return tracking.connect(settings)
+
+
+def register(client: MlflowClient, name: str, bundle: Path) -> str:
+    run_id = tracking.open_run(client, name="train", config={}, tags={}).info.run_id
+    version = registry.register_bundle(
+        client, name, bundle, run_id=run_id, tags={}, requirements=REQUIREMENTS
+    )
+    return f"models:/{name}/{version.version}"
+
+
+class Blend(nn.Module):
+    """A fuser in one line: so much of vi, the rest of ir."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, vi: Tensor, ir: Tensor) -> Tensor:
+        """B×3×H×W."""
+        return self.share * vi + (1 - self.share) * ir
+
+
+def blend_bundle(folder: Path, share: float) -> Path:
+    batch = torch.export.Dim("batch", min=1)
+    height, width = (8 * torch.export.Dim(name, min=2) for name in ("rows", "columns"))
+    shape = {0: batch, 2: height, 3: width}
+    example = torch.rand(2, 3, 40, 48), torch.rand(2, 1, 40, 48)
+    program = torch.export.export(Blend(share), example, dynamic_shapes=(shape, shape))
+    folder.mkdir()
+    torch.export.save(program, folder / "program.pt2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blends(client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Two versions of one model, loaded into this process."""
+    folder = tmp_path_factory.mktemp("blends")
+    return [
+        mlflow.pyfunc.load_model(
+            register(client, "blend", blend_bundle(folder / str(share), share))
+        )
+        for share in (0.25, 0.75)
+    ]
+
+
+def test_two_versions_in_one_process_keep_to_their_own(blends: list[Any]) -> None:
+    vi, ir = np.ones((1, 3, 19, 33), np.float32), np.zeros((1, 1, 19, 33), np.float32)
+    for model, share in zip(blends, (0.25, 0.75), strict=True):
+        fused = model.predict({"vi": vi, "ir": ir})
+        assert fused.shape == vi.shape
+        np.testing.assert_allclose(fused, share, rtol=1e-6)
+
+
+def pair(shape: tuple[int, int, int] = (1, 20, 20), *, dtype: Any = np.float32) -> dict[str, Any]:
+    batch, height, width = shape
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.random((batch, channels, height, width)).astype(dtype)
+        for name, channels in (("vi", 3), ("ir", 1))
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (pair() | {"ir": pair((1, 20, 24))["ir"]}, "batch and size must be equal"),
+        (pair((1, 8, 20)), "pictures of 20x8 px are too small; 16 a side"),
+        (pair((0, 20, 20)), "the batch is empty"),
+        (pair() | {"vi": 255 * pair()["vi"]}, r"vi lies in .*; give \[0, 1\]"),
+        (pair() | {"ir": pair()["ir"] * np.nan}, "ir lies in"),
+        (pair(dtype=np.float64), "enforce schema"),
+        ({"vi": pair()["vi"]}, "enforce schema"),
+        (pair() | {"vi": pair()["vi"][:, :1]}, "enforce schema"),
+    ],
+)
+def test_what_it_cannot_fuse_is_refused(
+    blends: list[Any], wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MlflowException, match=message):
+        blends[0].predict(wrong)
+
+
+@pytest.fixture(scope="module")
+def python(client: MlflowClient, served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with what the model's own requirements name, and nothing else."""
+    venv = tmp_path_factory.mktemp("fresh") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    requirements = mlflow.pyfunc.get_model_dependencies(served)
+    install = [venv / "bin" / "pip", "install", "--quiet", "-r", requirements]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return venv / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def served(client: MlflowClient, tiny_bundle: Path) -> str:
+    return register(client, NAME, tiny_bundle)
+
+
+def environment(client: MlflowClient, python: Path) -> dict[str, str]:
+    return {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "HOME": str(python.parents[2]),
+        "MLFLOW_TRACKING_URI": client.tracking_uri,
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.mark.slow
+def test_it_loads_where_only_its_requirements_are(
+    client: MlflowClient, served: str, python: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pairs = {size: pair(size) for size in SIZES}
+    named = {f"{key}{size}": image for size, both in pairs.items() for key, image in both.items()}
+    np.savez(tmp_path / "pairs.npz", **named)
+    arguments = [served, str(tmp_path / "pairs.npz"), str(tmp_path / "fused.npz")]
+    done = subprocess.run(
+        # -I: neither the folder it runs in nor PYTHONPATH is on its path.
+        [python, "-I", "-c", LOAD_AND_FUSE, *arguments],
+        cwd=tmp_path,
+        env=environment(client, python),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    fused, module = np.load(tmp_path / "fused.npz"), load_bundle(tiny_bundle)
+    for size, both in pairs.items():
+        with torch.inference_mode():
+            ours = module(torch.from_numpy(both["vi"]), torch.from_numpy(both["ir"]))
+        np.testing.assert_allclose(fused[str(size)], ours.numpy(), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def server(client: MlflowClient, served: str, python: Path) -> Iterator[str]:
+    """`mlflow models serve` in that environment; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = python.parents[2] / "serve.log"
+    command = [str(python.parent / "mlflow"), "models", "serve", "-m", served]
+    command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            env=environment(client, python),
+            cwd=log.parent,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 180
+    while not answers(f"http://127.0.0.1:{port}/ping"):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.5)
+    yield f"http://127.0.0.1:{port}"
+    # The command starts uvicorn, which is what listens.
+    os.killpg(process.pid, 15)
+    process.wait(timeout=30)
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except (OSError, URLError):
+        return False
+    return True
+
+
+def ask(url: str, inputs: dict[str, Any]) -> Any:
+    body = json.dumps({"inputs": {name: image.tolist() for name, image in inputs.items()}})
+    request = urllib.request.Request(
+        f"{url}/invocations", body.encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["predictions"]
+
+
+@pytest.mark.slow
+def test_it_is_served(server: str, tiny_bundle: Path) -> None:
+    both = pair((2, 21, 34))
+    with torch.inference_mode():
+        ours = load_bundle(tiny_bundle)(torch.from_numpy(both["vi"]), torch.from_numpy(both["ir"]))
+    np.testing.assert_allclose(ask(server, both), ours.numpy(), atol=1e-4)
+    with pytest.raises(HTTPError) as refused:
+        ask(server, pair((1, 8, 20)))
+    assert refused.value.code == 400
+    assert "pictures of 20x8 px are too small" in refused.value.read().decode()
