@@ -212,14 +212,17 @@ def _acquire(
     except MlflowException as error:
         held = _read_lock(client, name)
         # A request whose answer was lost is sent again, and then finds our own lock.
-        if held is None or held.tags["token"] != token:
+        if held is None:
+            # The other one was done meanwhile, or the store cannot be written to.
+            raise ValueError(
+                f"the promotion of {name!r} could not be locked ({error.message}); try again"
+            ) from error
+        if held.tags["token"] != token:
             raise ValueError(_refusal(name, held)) from error
     return Lock(client, name, token, expires_s)
 
 
-def _refusal(name: str, held: RegisteredModel | None) -> str:
-    if held is None:
-        return f"another promotion of {name!r} was under way until now; try again"
+def _refusal(name: str, held: RegisteredModel) -> str:
     left_s = max(0.0, float(held.tags["lease_s"]) - _age_s(held))
     return (
         f"another promotion of {name!r} is under way, by {held.tags['holder']} since "

@@ -279,6 +279,8 @@ def _now() -> str:
 def _main(arguments: argparse.Namespace) -> None:
     if bool(arguments.force) != bool(arguments.reason):
         raise ValueError("--force needs --reason TEXT, which is kept, and --reason needs --force")
+    if arguments.smoke:
+        raise ValueError("--smoke has no effect here: a promotion is judged by what was measured")
     settings = read_settings(work=arguments.work)
     recipe = override(find_recipe(PROMOTION, arguments.recipe), arguments.overrides)
     promoted = promote(

@@ -4,10 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from infra.storage import S3Folder
 from pipelines.checkpoints import save_checkpoint
 from pipelines.dataset import DatasetVersion
 from pipelines.files import sha256_of_file
-from pipelines.folders import LocalFolder
+from pipelines.folders import Folder, LocalFolder
 from pipelines.lineage import (
     CHECKPOINT,
     Link,
@@ -22,10 +23,13 @@ from pipelines.lineage import (
     tree_lines,
     version_digest,
 )
+from pipelines.plan import DatasetConfig
 from pipelines.scenes import Scene, SceneTable, read_file
 from pipelines.seeding import digest_of
+from tests.conftest import make_version
+from tests.s3_servers import make_bucket
 
-Version = tuple[DatasetVersion, LocalFolder]
+Version = tuple[DatasetVersion, Folder]
 
 
 def link_of(version_root: Version, scenes: list[Scene] | None) -> Link:
@@ -66,7 +70,9 @@ def test_the_digest_is_the_one_that_publishing_gives(version_root: Version) -> N
     assert version_digest(version_root[0]) == version_root[0].digest
 
 
-def test_what_changed_in_a_dataset_is_named(version_root: Version, scenes: list[Scene]) -> None:
+def test_what_changed_in_a_dataset_is_named(
+    version_root: tuple[DatasetVersion, LocalFolder], scenes: list[Scene]
+) -> None:
     version, root = version_root
     more_groups = version.config.model_copy(update={"split": "val"})
     edited = version.model_copy(update={"config": more_groups})
@@ -99,6 +105,18 @@ def test_what_changed_in_its_sources_is_named(version_root: Version, scenes: lis
     assert f"the shards hold 1 others, {scenes[0].id} first" in problems[1]
     (problem,) = broken(link_of(version_root, None))
     assert "the run kept no lineage/scenes.parquet" in problem
+
+
+def test_a_dataset_on_s3_is_read_there(
+    moto_url: str, config: DatasetConfig, scenes: list[Scene]
+) -> None:
+    root = S3Folder(f"{make_bucket(moto_url, 'lineage')}/data", moto_url, None)
+    version = make_version(root, config, scenes)
+    assert broken(link_of((version, root), scenes)) == []
+    tar = f"shards/{version.shards[0].name}.tar"
+    root.replace(tar, root.read(tar)[:-1] + b"x")
+    (problem,) = broken(link_of((version, root), scenes))
+    assert f"s3://lineage/data/{tar}: damaged" in problem
 
 
 def test_the_scenes_of_a_version_are_found_again(
