@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from pipelines.checkpoints import read_config, read_state
+from pipelines.checkpoints import read_config, read_state, read_weights
 from pipelines.dataset import DatasetVersion
 from pipelines.evidence import PROGRAM, WEIGHTS
 from pipelines.files import sha256_of_file
@@ -257,7 +257,7 @@ def _disagreements(
 
 
 def _same_tensors(checkpoint: Path, bundle: Path) -> bool:
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (checkpoint, bundle))
+    ours, theirs = read_weights(checkpoint), load_file(bundle / "model.safetensors")
     return ours.keys() == theirs.keys() and all(
         torch.equal(ours[name], theirs[name]) for name in ours
     )

@@ -1,11 +1,13 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
 from infra.storage import S3Folder
-from pipelines.checkpoints import save_checkpoint
+from pipelines.checkpoints import TrainingState, save_checkpoint
 from pipelines.dataset import DatasetVersion
 from pipelines.files import sha256_of_file
 from pipelines.folders import Folder, LocalFolder
@@ -135,17 +137,20 @@ def test_the_scenes_of_a_version_are_found_again(
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    save_checkpoint(folder, step=3, model=model, optimizer=optimizer, config_json="{}")
+    averaged = AveragedModel(model)
+    torch.nn.init.zeros_(averaged.module.weight)
+    state = TrainingState(model, torch.optim.AdamW(model.parameters()), averaged)
+    save_checkpoint(folder, state, step=3, config_json="{}")
     return folder
 
 
 def test_a_checkpoint_and_the_bundle_made_of_it(checkpoint: Path, tmp_path: Path) -> None:
     tags = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
-    weights = load_file(checkpoint / "model.safetensors")
+    # Where an average was kept, it is what stands for the model.
+    weights = load_file(checkpoint / "average.safetensors")
     save_file(weights, tmp_path / "model.safetensors")
     assert checkpoint_link(checkpoint, tags, bundle=tmp_path).problems == ()
-    save_file({key: 2 * value for key, value in weights.items()}, tmp_path / "model.safetensors")
+    shutil.copy(checkpoint / "model.safetensors", tmp_path)
     (problem,) = checkpoint_link(checkpoint, tags, bundle=tmp_path).problems
     assert "not those of the registered bundle" in problem
     (problem,) = checkpoint_link(checkpoint, {CHECKPOINT: "0" * 64}).problems
