@@ -10,6 +10,7 @@ from typing import Any
 from infra.settings import Settings
 from jobs.evaluate import ROWS
 from jobs.storage import open_folder, source_reader
+from pipelines.checkpoints import weights_file
 from pipelines.dataset import read_version
 from pipelines.evidence import EVALUATION, WEIGHTS
 from pipelines.files import sha256_of_file
@@ -93,7 +94,7 @@ class _Walk:
             if tags and found.get(key) != tags.get(key)
         ]
         checkpoint, children = self._checkpoint(run_id, found, bundle)
-        if weights and checkpoint and weights != sha256_of_file(checkpoint / "model.safetensors"):
+        if weights and checkpoint and weights != sha256_of_file(weights_file(checkpoint)):
             problems.append("its weights are not those that Stage II began with")
         try:
             folder = self.fetch(run_id, FOLDER)
@@ -126,9 +127,11 @@ class _Walk:
     def _stage1(self, source: str, sha256: str | None) -> Link:
         if source.startswith("runs:/"):
             return self.run(source.removeprefix("runs:/"), weights=sha256)
-        path = Path(source) / "model.safetensors"
-        same = path.is_file() and sha256_of_file(path) == sha256
-        problem = () if same else (f"{path} is missing or changed",)
+        try:
+            same = sha256_of_file(weights_file(Path(source))) == sha256
+        except (ValueError, OSError):
+            same = False
+        problem = () if same else (f"{source} is missing or changed",)
         return Link(f"Stage I checkpoint {source}", "of no run", problem)
 
     def _dataset(self, tags: dict[str, str], folder: Path) -> Link:

@@ -29,7 +29,7 @@ from jobs.config import (
 from jobs.console import facts, progress, run_command, say
 from jobs.recipes import TRAINING
 from jobs.storage import open_datasets
-from pipelines.checkpoints import read_config
+from pipelines.checkpoints import read_config, weights_file
 from pipelines.dataset import DatasetVersion, find_version, manifest_of
 from pipelines.evidence import bundle_evidence
 from pipelines.export import fuser_of_checkpoint, write_bundle
@@ -116,7 +116,7 @@ def inputs_of(
     recipe: TrainRecipe, version: DatasetVersion, config: TrainingConfig
 ) -> dict[str, Any]:
     """Everything that decides the weights: settings, data, and Stage I's weights."""
-    stage1 = sha256_of_file(Path(config.stage1) / "model.safetensors") if config.stage1 else None
+    stage1 = sha256_of_file(weights_file(Path(config.stage1))) if config.stage1 else None
     return run_inputs(recipe.model_dump(mode="json"), version.digest, stage1)
 
 

@@ -118,8 +118,12 @@ def read_state(folder: Path) -> CheckpointState:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Read the weights that stand for the model, their average where one was kept; checked."""
-    state = read_state(folder)
-    return load(_checked_bytes(folder, _AVERAGE if _AVERAGE in state.sha256 else _MODEL, state))
+    return load(_checked_bytes(folder, weights_file(folder).name, read_state(folder)))
+
+
+def weights_file(folder: Path) -> Path:
+    """Which file of a checkpoint holds the weights that stand for the model."""
+    return folder / (_AVERAGE if _AVERAGE in read_state(folder).sha256 else _MODEL)
 
 
 def read_config(folder: Path) -> dict[str, object]:

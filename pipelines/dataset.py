@@ -84,11 +84,8 @@ def publish_version(
         raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
     index_digest = digest_of(sorted(scene.digest for scene in scenes))
-    # As in a shard's address, ranges that nothing uses do not make another version.
-    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
-    digest = digest_of([recipe, index_digest, [shard.sha256 for shard in ordered]])
     version = DatasetVersion(
-        digest=digest,
+        digest=version_digest(config, index_digest, ordered),
         config=config,
         scene_index_digest=index_digest,
         shards=ordered,
@@ -105,6 +102,15 @@ def publish_version(
     if root.size_of(newest) is None or root.read(newest).decode() != version.name:
         root.replace(newest, version.name.encode())
     return version
+
+
+def version_digest(
+    config: DatasetConfig, scene_index_digest: str, shards: Iterable[ShardInfo]
+) -> str:
+    """Digest of what a version is: recipe, scenes, and the shards' bytes in order of name."""
+    # As in a shard's address, ranges that nothing uses do not make another version.
+    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
+    return digest_of([recipe, scene_index_digest, [shard.sha256 for shard in shards]])
 
 
 def manifest_of(name: str) -> str:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.checkpoints import read_config, read_state, read_weights
-from pipelines.dataset import DatasetVersion
+from pipelines.dataset import DatasetVersion, version_digest
 from pipelines.evidence import PROGRAM, WEIGHTS
 from pipelines.files import sha256_of_file
 from pipelines.folders import Folder
@@ -145,7 +145,8 @@ def dataset_link(
 ) -> Link:
     """A dataset version against the `digest` that a run read, its shards, and its scenes' files."""
     problems = []
-    if version_digest(version) != version.digest:
+    made_of = version_digest(version.config, version.scene_index_digest, version.shards)
+    if made_of != version.digest:
         problems.append("its manifest was changed: its digest is not that of its contents")
     if version.digest != digest:
         problems.append(f"it has digest {_short(version.digest)}, the run read {_short(digest)}")
@@ -158,14 +159,6 @@ def dataset_link(
     made = f"made {version.created} by code {version.commit}"
     children = (_recipe_link(version), shards, sources)
     return Link(f"dataset {version.name}", made, tuple(problems), children)
-
-
-def version_digest(version: DatasetVersion) -> str:
-    """The digest that `publish_version` gives these contents."""
-    config = version.config
-    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
-    shards = [shard.sha256 for shard in version.shards]
-    return digest_of([recipe, version.scene_index_digest, shards])
 
 
 def _recipe_link(version: DatasetVersion) -> Link:

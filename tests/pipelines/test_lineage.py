@@ -23,7 +23,6 @@ from pipelines.lineage import (
     run_inputs,
     scenes_of_version,
     tree_lines,
-    version_digest,
 )
 from pipelines.plan import DatasetConfig
 from pipelines.scenes import Scene, SceneTable, read_file
@@ -66,10 +65,6 @@ def test_a_dataset_holds_down_to_its_source_files(
     ).children[-1]
     assert [child.title for child in every.children[:-1]] == [f"scene {s.id}" for s in scenes]
     assert scenes[0].vi_uri in every.children[0].detail
-
-
-def test_the_digest_is_the_one_that_publishing_gives(version_root: Version) -> None:
-    assert version_digest(version_root[0]) == version_root[0].digest
 
 
 def test_what_changed_in_a_dataset_is_named(
