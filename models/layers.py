@@ -3,25 +3,22 @@
 Shapes: B batch, C channels, H W pixels, N tokens, D token width, h heads, c = C / h.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import frozen
+from models.attention import ChannelGram, attend, channel_weights, project_values
 from models.strips import (
     Branch,
     can_use_strips,
     checkpoint_strips,
     context_strips,
+    map_images,
     pixels_first,
     pixels_last,
-    row_strips,
     should_checkpoint,
 )
-
-# Below this length a query or key counts as zero (the guard of F.normalize).
-_MIN_NORM = 1e-12
 
 
 class ChannelNorm(nn.Module):
@@ -65,67 +62,6 @@ def _mlp(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-class ChannelGram:
-    """q kᵀ of each head and the lengths of q's and k's rows, summed over the pixels of one image.
-
-    Attention between channels needs q and k in no other form, so their maps need not be whole.
-    """
-
-    def __init__(self, channels: int, num_heads: int, like: Tensor) -> None:
-        self.gram = like.new_zeros(num_heads, channels // num_heads, channels // num_heads)
-        self.squares = like.new_zeros(2, channels)
-
-    def add(self, q: Tensor, k: Tensor) -> None:
-        """Add the pixels q and k, n×C each."""
-        num_heads = len(self.gram)
-        for gram, q_head, k_head in zip(
-            self.gram, q.chunk(num_heads, 1), k.chunk(num_heads, 1), strict=True
-        ):
-            gram.addmm_(q_head.t(), k_head)  # c c
-        self.squares[0] += q.square().sum(0)
-        self.squares[1] += k.square().sum(0)
-
-    def weights(self, temperature: Tensor) -> Tensor:
-        """Return the attention matrices h×c×c."""
-        q, k = self.squares.sqrt().clamp_min(_MIN_NORM).unflatten(1, self.gram.shape[:2])
-        lengths = q.unsqueeze(2) * k.unsqueeze(1)  # h c c
-        return (temperature * (self.gram / lengths)).softmax(dim=-1)
-
-
-def channel_weights(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
-    """Attention between channels instead of pixels (spec 1.3, MDTA; Restormer, Eq. 1).
-
-    q and k are B×C×H×W, `temperature` is h×1×1, the result is B×h×c×c. q and k have unit length
-    over the pixels; we divide the small Gram matrix by the lengths instead of the long rows.
-    """
-    num_heads = temperature.shape[0]
-    q, k = (x.flatten(2).unflatten(1, (num_heads, -1)) for x in (q, k))  # B h c HW
-    lengths = _row_lengths(q) * _row_lengths(k).transpose(-2, -1)  # B h c c
-    gram = q @ k.transpose(-2, -1) / lengths  # B h c c
-    return (temperature * gram).softmax(dim=-1)
-
-
-def _row_lengths(x: Tensor) -> Tensor:
-    # The guard stands below the root: a row of zeros has no gradient above it.
-    return x.square().sum(dim=-1, keepdim=True).clamp_min(_MIN_NORM**2).sqrt()  # B h c 1
-
-
-def fold_projection(project: Tensor, weights: Tensor) -> Tensor:
-    """Join the output projection C×C×1×1 with attention matrices …×h×c×c to …×C×C.
-
-    project · (A v) = (project · A) v: one product with C×C per pixel instead of two.
-    """
-    heads = project.flatten(1).unflatten(1, (weights.shape[-3], -1)).transpose(0, 1)  # h C c
-    return (heads @ weights).transpose(-3, -2).flatten(-2)  # … C C
-
-
-def attend(v: Tensor, weights: Tensor, project: Tensor) -> Tensor:
-    """Apply attention B×h×c×c and the output projection to v B×C×H×W."""
-    folded = fold_projection(project, weights)  # B C C
-    pixels = v.permute(0, 2, 3, 1).flatten(1, 2) @ folded.transpose(1, 2)  # B HW C
-    return pixels_first(pixels.unflatten(1, v.shape[-2:]))  # B C H W
-
-
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """A 1×1 convolution without bias, as the matrix product that it is for channels-last maps."""
     return pixels_first(F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)))
@@ -154,31 +90,26 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv_context(projected).chunk(3, dim=1)  # B C H W each
         return attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
 
+    def frozen(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Return x plus what `forward` does, for weights that do not learn."""
+        affine = frozen.Norm(norm.weight, norm.bias)
+        return frozen.attend(
+            [x], affine, [self._branch()], self.temperature, self.project_out.weight
+        )
+
+    def _branch(self) -> Branch:
+        return self.qkv.weight, self.qkv_context.weight
+
     def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
         """Attend in one image H×W×C: sum up the Gram matrix, keep v, then apply both."""
         channels = image.shape[-1]
-        gram = ChannelGram(channels, len(self.temperature), image)
+        gram = ChannelGram.zeros(channels, len(self.temperature), like=image)
         values = torch.empty_like(image)
-        branch = (self.qkv.weight, self.qkv_context.weight)
-        for rows, (qkv,) in context_strips(image, norm.last_axis, [branch]):
+        for rows, (qkv,) in context_strips(image, norm.last_axis, [self._branch()]):
             q, k, v = qkv.chunk(3, dim=1)  # n C each
             gram.add(q, k)
             values[rows] = v.view_as(values[rows])
         return project_values(values, gram.weights(self.temperature), self.project_out.weight)
-
-
-def project_values(values: Tensor, weights: Tensor, project: Tensor) -> Tensor:
-    """Apply attention h×c×c and the output projection to an image's v H×W×C, in place."""
-    folded = fold_projection(project, weights).t()  # C C
-    for rows in row_strips(values, values.shape[-1]):
-        values[rows] = values[rows] @ folded
-    return values
-
-
-def map_images(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change each image of B×C×H×W on its own, as H×W×C."""
-    images = [change(image) for image in pixels_last(x)]
-    return pixels_first(images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images))
 
 
 class GatedFeedForward(nn.Module):
@@ -198,6 +129,11 @@ class GatedFeedForward(nn.Module):
         if should_checkpoint(x, len(self.context.weight)):
             return self._in_checkpoints(x, norm)
         return self._gate(x, norm)
+
+    def frozen(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Return x plus what `forward` does, for weights that do not learn."""
+        affine = frozen.Norm(norm.weight, norm.bias)
+        return frozen.feed_forward(x, affine, self._branches(), self.project_out.weight)
 
     def _gate(self, x: Tensor, norm: ChannelNorm) -> Tensor:
         normed = norm(x)
@@ -240,6 +176,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the refined features."""
+        if frozen.is_frozen(self, x):
+            x = self.attention.frozen(x, self.attention_norm)
+            return self.feed_forward.frozen(x, self.feed_forward_norm)
         x = add_residual(self.attention(x, self.attention_norm), x)
         return add_residual(self.feed_forward(x, self.feed_forward_norm), x)
 

@@ -66,25 +66,43 @@ def context_strips(
 
     `norm` normalises the last axis. Yields the strip's rows and, for each branch, its n×P values.
     """
-    height, width, _ = image.shape
     rows = rows or strip_rows(image, sum(len(project) for project, _ in branches))
-    # A window holds a strip's projections with the row above and the row below.
-    windows = [image.new_zeros(rows + 2, width, len(project)) for project, _ in branches]
+
+    def fill(new: slice, maps: Sequence[Tensor]) -> None:
+        normed = norm(image[new]).flatten(0, 1)  # n C
+        for projected, (project, _) in zip(maps, branches, strict=True):
+            torch.mm(normed, project.flatten(1).t(), out=projected)
+
+    return convolved_strips(image, fill, [kernel for _, kernel in branches], rows)
+
+
+def convolved_strips(
+    image: Tensor,
+    fill: Callable[[slice, Sequence[Tensor]], None],
+    kernels: Sequence[Tensor],
+    rows: int,
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Convolve maps that are never whole with their depthwise kernels P×1×3×3.
+
+    `fill` writes some rows' values n×P of each map; it is asked for each row of `image` H×W×C once,
+    in order. Yields a strip's rows and what the convolutions made of each map, n×P.
+    """
+    height, width, _ = image.shape
+    # A window holds a strip of a map with the row above and the row below.
+    windows = [image.new_zeros(rows + 2, width, len(kernel)) for kernel in kernels]
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         # The row above and the strip's first are there already, but for the first strip.
         known = 2 if start else 1
-        new = image[start - 1 + known : stop + 1]
-        normed = norm(new).flatten(0, 1)  # n C
-        outputs = []
-        for window, (project, kernel) in zip(windows, branches, strict=True):
+        new = slice(start - 1 + known, min(stop + 1, height))
+        end = known + new.stop - new.start
+        for window in windows:
             if start:
                 window[:2] = window[rows:]
-            end = known + len(new)
-            torch.mm(normed, project.flatten(1).t(), out=window[known:end].flatten(0, 1))
             window[end:] = 0  # Below the image.
-            outputs.append(_convolve(window[: stop - start + 2], kernel))
-        yield slice(start, stop), outputs
+        fill(new, [window[known:end].flatten(0, 1) for window in windows])
+        cut = [window[: stop - start + 2] for window in windows]
+        yield slice(start, stop), list(map(_convolve, cut, kernels))
 
 
 def should_checkpoint(x: Tensor, channels: int) -> bool:
@@ -117,6 +135,12 @@ def checkpoint_strips(
             for rows in zip(above, strips, below, strict=True)
         ]
     )
+
+
+def map_images(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change each image of B×C×H×W on its own, as H×W×C."""
+    images = [change(image) for image in pixels_last(x)]
+    return pixels_first(images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images))
 
 
 def _convolve(window: Tensor, kernel: Tensor) -> Tensor:

@@ -11,21 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import frozen
+from models.attention import ChannelGram, attend, channel_weights, project_values
 from models.dspfusion.config import DSPFusionConfig
 from models.layers import (
-    ChannelGram,
     ChannelNorm,
     Downsample,
     TransformerBlock,
     Upsample,
-    attend,
-    channel_weights,
     depthwise3x3,
     pointwise,
-    project_values,
     split_pair,
 )
 from models.strips import (
+    Branch,
     can_use_strips,
     context_strips,
     pixels_first,
@@ -134,6 +133,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Return x with what it found in `other`."""
+        if frozen.is_frozen(self, x, other):
+            norm = frozen.Norm(self.norm.weight, self.norm.bias)
+            branches, project_out = self._branches(), self.project_out.weight
+            return frozen.attend([x, other], norm, branches, self.temperature, project_out)
         if can_use_strips(x, other):
             pairs = zip(pixels_last(x), pixels_last(other), strict=True)
             return pixels_first(torch.stack([self._in_strips(*pair) for pair in pairs]))
@@ -142,16 +145,20 @@ class CrossAttention(nn.Module):
         k, v = kv.chunk(2, dim=1)
         return x + attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
 
+    def _branches(self) -> tuple[Branch, Branch]:
+        """Of the map that asks, and of the other."""
+        query = self.query.weight, self.query_context.weight
+        return query, (self.key_value.weight, self.key_value_context.weight)
+
     def _in_strips(self, image: Tensor, other: Tensor) -> Tensor:
         """Attend from one image to another, H×W×C both."""
         channels = image.shape[-1]
-        gram = ChannelGram(channels, len(self.temperature), image)
+        gram = ChannelGram.zeros(channels, len(self.temperature), like=image)
         values = torch.empty_like(image)
-        q_branch = (self.query.weight, self.query_context.weight)
-        kv_branch = (self.key_value.weight, self.key_value_context.weight)
         rows_px = strip_rows(image, 3 * channels)
-        queries = context_strips(image, self.norm.last_axis, [q_branch], rows_px)
-        others = context_strips(other, self.norm.last_axis, [kv_branch], rows_px)
+        query, key_value = self._branches()
+        queries = context_strips(image, self.norm.last_axis, [query], rows_px)
+        others = context_strips(other, self.norm.last_axis, [key_value], rows_px)
         for (rows, (q,)), (_, (kv,)) in zip(queries, others, strict=True):
             k, v = kv.chunk(2, dim=1)  # n C each
             gram.add(q, k)
