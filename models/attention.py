@@ -31,8 +31,9 @@ class ChannelGram:
         return cls(like.new_zeros(num_heads, width, width), like.new_zeros(2, channels))
 
     def add(self, q: Tensor, k: Tensor) -> None:
-        """Add the pixels q and k, n×C each."""
+        """Add the pixels q and k, n×C each, in the sums' own precision."""
         num_heads = len(self.gram)
+        q, k = q.to(self.gram.dtype), k.to(self.gram.dtype)
         for gram, q_head, k_head in zip(
             self.gram, q.chunk(num_heads, 1), k.chunk(num_heads, 1), strict=True
         ):

@@ -53,7 +53,9 @@ class Norm:
 
 def is_frozen(module: nn.Module, *maps: Tensor) -> bool:
     """Whether a module's inputs need gradients and its weights do not, where strips are used."""
-    if not torch.is_grad_enabled() or any(p.requires_grad for p in module.parameters()):
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if any(p.requires_grad for p in module.parameters()):
         return False
     with torch.no_grad():
         return any(x.requires_grad for x in maps) and can_use_strips(*maps)

@@ -15,6 +15,7 @@ from models.strips import (
     checkpoint_strips,
     context_strips,
     map_images,
+    multiply_into,
     pixels_first,
     pixels_last,
     should_checkpoint,
@@ -160,7 +161,7 @@ class GatedFeedForward(nn.Module):
         out = torch.empty_like(image)
         project_out = self.project_out.weight.flatten(1).t()
         for rows, (gate, value) in context_strips(image, norm.last_axis, self._branches()):
-            torch.mm(F.gelu(gate).mul_(value), project_out, out=out[rows].flatten(0, 1))
+            multiply_into(out[rows].flatten(0, 1), F.gelu(gate).mul_(value), project_out)
         return out
 
 

@@ -30,7 +30,29 @@ def can_use_strips(*maps: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or any(x.device.type != "cpu" for x in maps):
         return False
-    return not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+    return not torch.is_grad_enabled()
+
+
+def strip_dtype(image: Tensor) -> torch.dtype:
+    """Number format of the wide maps of a strip: under autocast its own, else the image's."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+
+
+def strip_images(x: Tensor) -> Tensor:
+    """Return B×C×H×W as images B×H×W×C of float32 at least.
+
+    Under autocast a convolution may have made bfloat16 of it; norms, residuals and sums over pixels
+    do not stand that (README, Precision).
+    """
+    return pixels_last(x).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def multiply_into(out: Tensor, x: Tensor, matrix: Tensor) -> None:
+    """Write x @ matrix; under autocast the product is rounded, `out` keeps its format."""
+    if x.dtype == out.dtype:
+        torch.mm(x, matrix, out=out)
+    else:
+        out.copy_(x @ matrix.to(x.dtype))
 
 
 def pixels_last(x: Tensor) -> Tensor:
@@ -67,11 +89,13 @@ def context_strips(
     `norm` normalises the last axis. Yields the strip's rows and, for each branch, its n×P values.
     """
     rows = rows or strip_rows(image, sum(len(project) for project, _ in branches))
+    dtype = strip_dtype(image)
+    matrices = [project.flatten(1).t().to(dtype) for project, _ in branches]  # C P
 
     def fill(new: slice, maps: Sequence[Tensor]) -> None:
-        normed = norm(image[new]).flatten(0, 1)  # n C
-        for projected, (project, _) in zip(maps, branches, strict=True):
-            torch.mm(normed, project.flatten(1).t(), out=projected)
+        normed = norm(image[new]).flatten(0, 1).to(dtype)  # n C
+        for projected, matrix in zip(maps, matrices, strict=True):
+            torch.mm(normed, matrix, out=projected)
 
     return convolved_strips(image, fill, [kernel for _, kernel in branches], rows)
 
@@ -89,7 +113,8 @@ def convolved_strips(
     """
     height, width, _ = image.shape
     # A window holds a strip of a map with the row above and the row below.
-    windows = [image.new_zeros(rows + 2, width, len(kernel)) for kernel in kernels]
+    dtype = strip_dtype(image)
+    windows = [image.new_zeros(rows + 2, width, len(kernel), dtype=dtype) for kernel in kernels]
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         # The row above and the strip's first are there already, but for the first strip.
@@ -139,7 +164,7 @@ def checkpoint_strips(
 
 def map_images(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Change each image of B×C×H×W on its own, as H×W×C."""
-    images = [change(image) for image in pixels_last(x)]
+    images = [change(image) for image in strip_images(x)]
     return pixels_first(images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images))
 
 

@@ -1,6 +1,7 @@
 """The codec, and the only place that knows BGR: files to arrays, arrays to files, tensors between.
 
 Pictures are uint8, H×W×3 RGB (visible) or H×W×1 (infrared); tensors are B×C×H×W float32 in [0, 1].
+Only who fuses takes 16 bits a channel, as uint16: full scale is 1, and the result has 16 bits, too.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 
-def decode_vi(data: bytes, name: str) -> np.ndarray:
-    """Decode a visible picture to uint8 H×W×3 RGB; grey is replicated, EXIF rotation applied."""
-    return as_vi(decode(data, name))
+def decode_vi(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
+    """Decode a visible picture to H×W×3 RGB; grey is replicated, EXIF rotation applied."""
+    return as_vi(decode(data, name, deep=deep))
 
 
-def decode_ir(data: bytes, name: str) -> np.ndarray:
-    """Decode an infrared picture to uint8 H×W×1; equal channels are one, colour is refused."""
-    return as_ir(decode(data, name), name)
+def decode_ir(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
+    """Decode an infrared picture to H×W×1; equal channels are one, colour is refused."""
+    return as_ir(decode(data, name, deep=deep), name)
 
 
 def as_vi(image: np.ndarray) -> np.ndarray:
@@ -33,23 +35,25 @@ def as_ir(image: np.ndarray, name: str) -> np.ndarray:
     if image.ndim == 2:
         return image[:, :, None]
     # JPEG and palettes leave equal-channel grey off by a level or two; false colour is far off.
-    if int(np.ptp(image.astype(np.int16), axis=2).max()) > 8:
+    largest = 8 * np.iinfo(image.dtype).max // 255
+    if int(np.ptp(image.astype(np.int32), axis=2).max()) > largest:
         raise ValueError(f"{name}: infrared picture is in (false) colour; store it as grey")
     return np.ascontiguousarray(image[:, :, 1:2])
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
     """Decode a picture by its bytes, whatever its extension: uint8 H×W or H×W×3 BGR.
 
     Palettes become colours, alpha goes, EXIF rotation is applied.  A truncated file is refused, and
-    so is 16 bits a channel: the way to 8 bits (a fixed radiometric window, not one picture's own
-    range) is known to the owner of the camera, and a guess here would change every contrast.
+    so is, unless `deep`, 16 bits a channel (uint16): the way to 8 bits (a fixed radiometric window,
+    not one picture's own range) is known to the owner of the camera, and a guess here would change
+    every contrast.
     """
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
         raise ValueError(f"{name}: not an image that can be decoded, or cut short")
-    if image.dtype != np.uint8:
+    if image.dtype != np.uint8 and not (deep and image.dtype == np.uint16):
         raise ValueError(
             f"{name}: {image.dtype} picture; convert it to 8 bits a channel first, "
             "with one window for all pictures of the camera"
@@ -67,7 +71,7 @@ def perceptual_hash(image: np.ndarray) -> str:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode uint8 H×W×3 RGB or H×W×1 as PNG."""
+    """Encode uint8 or uint16 H×W×3 RGB or H×W×1 as PNG."""
     # No compression parameter: OpenCV 5's default is 1.8 times faster than level 1 (platform.md 4).
     done, data = cv2.imencode(".png", image[:, :, ::-1] if image.shape[2] == 3 else image)
     assert done
@@ -75,11 +79,18 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """Turn uint8 H×W×C into float32 1×C×H×W in [0, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].to(torch.float32) / 255  # 1 C H W
+    """Turn uint8 or uint16 H×W×C into float32 1×C×H×W in [0, 1]."""
+    levels = torch.from_numpy(image.astype(np.float32))
+    return levels.permute(2, 0, 1)[None] / np.iinfo(image.dtype).max  # 1 C H W
 
 
 def to_uint8(picture: Tensor) -> np.ndarray:
     """Turn 1×C×H×W in [0, 1] into uint8 H×W×C; values outside are clipped."""
-    levels = (picture[0].to(torch.float64) * 255).round().clamp(0, 255)  # C H W
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()  # H W C
+    return to_levels(picture, np.uint8)
+
+
+def to_levels(picture: Tensor, dtype: DTypeLike) -> np.ndarray:
+    """Turn 1×C×H×W in [0, 1] into uint8 or uint16 H×W×C; values outside are clipped."""
+    largest = np.iinfo(np.dtype(dtype)).max
+    levels = (picture[0].to(torch.float64) * largest).round().clamp(0, largest)  # C H W
+    return levels.permute(1, 2, 0).contiguous().numpy().astype(dtype)  # H W C

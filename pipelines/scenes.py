@@ -247,9 +247,9 @@ def fetched(scenes: Sequence[Scene], read: Read) -> Iterator[list[Scene]]:
 
 
 def read_pair(vi_path: Path, ir_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read two files as a pair of equal size (as `load_pair`, without checksums)."""
-    vi = decode_vi(read_file(str(vi_path)), str(vi_path))
-    ir = decode_ir(read_file(str(ir_path)), str(ir_path))
+    """Read two files to fuse as a pair of equal size, uint8 or uint16 each."""
+    vi = decode_vi(read_file(str(vi_path)), str(vi_path), deep=True)
+    ir = decode_ir(read_file(str(ir_path)), str(ir_path), deep=True)
     _check_sizes(vi, ir, vi_path)
     return vi, ir
 

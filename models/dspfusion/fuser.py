@@ -3,6 +3,8 @@
 Shapes: B batch, H W pixels, N prior tokens, D semantic prior width.
 """
 
+from typing import Literal, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,8 @@ from models.tiles import fuse_tiles
 
 MIN_SIZE_PX = 16
 MIN_TILE_PX = 64
+
+Precision = Literal["float32", "bf16"]
 
 
 class DSPFusionFuser(nn.Module):
@@ -37,6 +41,18 @@ class DSPFusionFuser(nn.Module):
         self.denoiser = Denoiser(config) if config.prior == "diffusion" else None
         self.schedule = prior_schedule(config)
         self.register_buffer("noise", _fixed_noise(config), persistent=False)
+        self.precision: Precision = "float32"
+
+    def speed_up(self, *, precision: Precision = "float32", compiled: bool = False) -> Self:
+        """Choose how the fusion network computes from now on, and return the fuser.
+
+        "bf16" rounds the products of its wide layers; `compiled` hands it to `torch.compile`, which
+        works at the first picture of a size. The priors stay as they are (README, Precision).
+        """
+        self.precision = precision
+        if compiled:
+            self.fusion.compile()
+        return self
 
     def forward(self, vi: Tensor, ir: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one."""
@@ -66,7 +82,7 @@ class DSPFusionFuser(nn.Module):
         degradation, semantic = self.priors(vi, ir, self._noise_of(vi.shape[0], noise))
 
         def fuse(vi: Tensor, ir: Tensor) -> Tensor:
-            return self.fusion(ir, vi, degradation, semantic)
+            return self._run_network(ir, vi, degradation, semantic)
 
         overlap_px = tile_px // 4
         fused = fuse_tiles(vi, ir, fuse, tile_px=tile_px, overlap_px=overlap_px)
@@ -86,8 +102,13 @@ class DSPFusionFuser(nn.Module):
 
     def fuse_three_channel(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
         """Return what `fuse_padded` does, for an infrared image that has three channels already."""
-        degradation_prior, semantic_prior = self.priors(vi, ir, noise)
-        return self.fusion(ir, vi, degradation_prior, semantic_prior)
+        return self._run_network(ir, vi, *self.priors(vi, ir, noise))
+
+    def _run_network(self, ir: Tensor, vi: Tensor, degradation: Tensor, semantic: Tensor) -> Tensor:
+        if self.precision == "float32":
+            return self.fusion(ir, vi, degradation, semantic)
+        with torch.autocast(vi.device.type, torch.bfloat16):
+            return self.fusion(ir, vi, degradation, semantic).to(vi.dtype)
 
     def priors(self, vi: Tensor, ir: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the dual prior of three-channel images: degradation 2B×N×., semantic B×N×D."""

@@ -28,8 +28,8 @@ from models.strips import (
     can_use_strips,
     context_strips,
     pixels_first,
-    pixels_last,
     row_strips,
+    strip_images,
     strip_rows,
 )
 
@@ -55,8 +55,11 @@ class SemanticIntegration(nn.Module):
         """Return the features with the scene's content added."""
         keys, contents = self._fold(prior)  # B hN C, B hN C
         if can_use_strips(x):
-            images = zip(pixels_last(x), keys, contents, strict=True)
-            return pixels_first(torch.stack([self._in_strips(*image) for image in images]))
+            images = strip_images(x)
+            # Under autocast they come rounded to bfloat16; the few products with them are not.
+            folded = (table.to(images.dtype) for table in (keys, contents))
+            each = zip(images, *folded, strict=True)
+            return pixels_first(torch.stack([self._in_strips(*image) for image in each]))
         pixels = self.pixel_norm.last_axis(x.permute(0, 2, 3, 1)).flatten(1, 2)  # B HW C
         weights = self._softmax(keys @ pixels.transpose(1, 2))  # B hN HW
         content = weights.transpose(1, 2) @ contents + self.project_out.bias  # B HW C
@@ -83,6 +86,7 @@ class SemanticIntegration(nn.Module):
         """Softmax over each head's tokens of …×hN×n."""
         return scores.unflatten(-2, (self.num_heads, -1)).softmax(dim=-2).flatten(-3, -2)
 
+    @torch.autocast("cpu", enabled=False)
     def _in_strips(self, image: Tensor, keys: Tensor, contents: Tensor) -> Tensor:
         """Add the content to one image H×W×C, for keys and contents hN×C."""
         out = torch.empty_like(image)
@@ -138,7 +142,7 @@ class CrossAttention(nn.Module):
             branches, project_out = self._branches(), self.project_out.weight
             return frozen.attend([x, other], norm, branches, self.temperature, project_out)
         if can_use_strips(x, other):
-            pairs = zip(pixels_last(x), pixels_last(other), strict=True)
+            pairs = zip(strip_images(x), strip_images(other), strict=True)
             return pixels_first(torch.stack([self._in_strips(*pair) for pair in pairs]))
         q = self.query_context(pointwise(self.norm(x), self.query.weight))
         kv = self.key_value_context(pointwise(self.norm(other), self.key_value.weight))

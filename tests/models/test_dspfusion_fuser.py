@@ -83,3 +83,26 @@ def test_noise_without_diffusion_is_refused():
 def test_wrong_inputs_are_refused(vi_shape, ir_shape, message):
     with pytest.raises(ValueError, match=message):
         fuser()(torch.rand(vi_shape), torch.rand(ir_shape))
+
+
+@torch.inference_mode()
+def test_bf16_is_nearly_float32():
+    """The priors are not touched; a fuser whose weights are bfloat16 would be 20 dB worse."""
+    vi, ir = pair(2, 24, 43)
+    precise, rounded = fuser()(vi, ir), fuser().speed_up(precision="bf16")(vi, ir)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, precise)
+    assert (rounded - precise).square().mean() < 1e-5
+
+
+@torch.inference_mode()
+def test_bf16_tiles():
+    vi, ir = pair(1, 50, 61)
+    model = fuser().speed_up(precision="bf16")
+    assert torch.equal(model.fuse_tiled(vi, ir, tile_px=64), model(vi, ir))
+
+
+def test_compiled_means_compiled():
+    """What the compiler makes of it is measured by `jobs.bench model`; it takes minutes."""
+    assert fuser().fusion._compiled_call_impl is None
+    assert fuser().speed_up(compiled=True).fusion._compiled_call_impl is not None

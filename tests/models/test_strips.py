@@ -90,7 +90,8 @@ def test_only_plain_inference_on_a_cpu_goes_by_strips() -> None:
         assert strips.can_use_strips(x)
         assert not strips.can_use_strips(x.to("meta"))
         with torch.autocast("cpu", torch.bfloat16):
-            assert not strips.can_use_strips(x)
+            assert strips.strip_dtype(x) == torch.bfloat16
+        assert strips.strip_dtype(x) == torch.float32
 
 
 def test_checkpointed_strips_have_the_gradients_of_the_whole(

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.images import decode_ir, decode_vi, encode_png
+from pipelines.images import decode_ir, decode_vi, encode_png, to_levels, to_tensor
 from tests.conftest import SHARED_DATA, needs_data
 
 
@@ -71,3 +71,18 @@ def test_sixteen_bits_are_refused_with_the_remedy(suffix: str) -> None:
     data = cv2.imencode(suffix, deep)[1].tobytes()
     with pytest.raises(ValueError, match=r"a\.png: uint16 picture; .* one window for all"):
         decode_ir(data, "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_are_kept_for_who_fuses(suffix: str) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 7, 3), np.uint16)
+    decoded = decode_vi(cv2.imencode(suffix, deep[:, :, ::-1])[1].tobytes(), "a", deep=True)
+    assert np.array_equal(decoded, deep)
+    assert np.array_equal(to_levels(to_tensor(decoded), np.uint16), deep)
+    assert np.array_equal(decode_vi(encode_png(deep), "a", deep=True), deep)
+
+
+def test_full_scale_is_one_at_both_depths() -> None:
+    for dtype in (np.uint8, np.uint16):
+        levels = np.array([[[0], [np.iinfo(dtype).max]]], dtype)
+        assert to_tensor(levels).flatten().tolist() == [0, 1]
