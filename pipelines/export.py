@@ -3,6 +3,8 @@
 config.json         networks, stage, and where it came from; rebuilds the fuser
 model.safetensors   its weights
 program.pt2         the exported program: `(vi, ir) -> fused`, sizes that are multiples of 8
+
+On request its fuser is written as ONNX, wherever the user wants it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,8 +24,15 @@ from pipelines.checkpoints import read_config, read_weights
 from pipelines.files import write_whole
 from pipelines.training import TrainingConfig
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 # Batch, height and width stay free in the program if they differ in the example (and are not 1).
 _EXAMPLE_BATCH, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH = 2, 5 * SIZE_MULTIPLE_PX, 6 * SIZE_MULTIPLE_PX
+
+# 16 is the least; 24 and 40 are no multiples of 16, so the bins of the priors overlap.
+_CHECKED_SIZES = ((1, 16, 16), (2, 24, 40), (3, 72, 16))
+ONNX_TOLERANCE = 1e-4
 
 
 def fuser_of_checkpoint(folder: Path) -> tuple[DSPFusionConfig, DSPFusionFuser]:
@@ -55,6 +65,46 @@ def export_program(fuser: DSPFusionFuser) -> torch.export.ExportedProgram:
     return torch.export.export(
         PaddedFuser(fuser).eval(), (vi, ir), dynamic_shapes=(shape, shape), strict=False
     )
+
+
+def write_onnx(path: Path, bundle: Path) -> float:
+    """Write a bundle's fuser as ONNX with free batch, height and width; return its error.
+
+    The error is the largest difference of onnxruntime on the CPU from the bundle's fuser, in [0, 1].
+    Raises ValueError when the packages of the extra `onnx` are absent or the error exceeds 1e-4.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx needs it and would say so less clearly
+    except ImportError as absent:
+        raise ValueError(f"{absent.name} is not installed; pip install '.[onnx]'") from absent
+    fuser = load_bundle(bundle)
+    # Not program.pt2: read back, the bounds of its sizes are no longer what the converter takes.
+    program = export_program(fuser)
+    converted = torch.onnx.export(
+        program, input_names=["vi", "ir"], output_names=["fused"], dynamo=True, verbose=False
+    )
+    assert converted is not None
+    data = converted.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    error = _onnx_error(session, fuser)
+    if error > ONNX_TOLERANCE:
+        raise ValueError(f"{bundle}: as ONNX it is {error:.1e} off, above {ONNX_TOLERANCE:.0e}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+    return error
+
+
+@torch.inference_mode()
+def _onnx_error(session: InferenceSession, fuser: DSPFusionFuser) -> float:
+    """Largest difference of a session from the fuser over sizes that share no shape."""
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for batch, height, width in _CHECKED_SIZES:
+        vi, ir = (torch.rand(batch, c, height, width, generator=generator) for c in (3, 1))
+        (fused,) = session.run(None, {"vi": vi.numpy(), "ir": ir.numpy()})
+        largest = max(largest, float((torch.from_numpy(fused) - fuser(vi, ir)).abs().max()))
+    return largest
 
 
 def load_bundle(folder: Path) -> DSPFusionFuser:

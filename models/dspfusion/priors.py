@@ -3,6 +3,7 @@
 Shapes: B batch, H W pixels (multiples of 8), N prior tokens, D prior width, C width.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,9 +44,27 @@ class PriorEncoder(nn.Module):
         """Return the prior tokens, row by row over the grid."""
         x = F.gelu(self.narrow(F.gelu(self.stem(images))))  # B C H/4 W/4
         x = self.conv_out(self.blocks(x))
-        x = F.adaptive_avg_pool2d(x, self.grid)  # B C grid grid
+        x = pool_to_grid(x, self.grid)  # B C grid grid
         tokens = self.mixer(x.flatten(2).transpose(1, 2))  # B N C
         return F.gelu(self.expand(tokens))  # B N 4C
+
+
+def pool_to_grid(x: Tensor, grid: int) -> Tensor:
+    """Average B×C×H×W over a grid of bins that overlap where the grid does not divide (spec 1.1).
+
+    What `adaptive_avg_pool2d` does, as two products: its ONNX form is wrong at free sizes.
+    """
+    rows, columns = (bins(length, grid, like=x) for length in x.shape[-2:])  # grid H, grid W
+    counts = rows.sum(1, keepdim=True) * columns.sum(1)  # grid grid
+    return rows @ x @ columns.t() / counts
+
+
+def bins(length: int, grid: int, *, like: Tensor) -> Tensor:
+    """Return which of 0..length each bin covers, as ones and zeros grid×length."""
+    index = torch.arange(grid, device=like.device).unsqueeze(1)
+    place = torch.arange(length, device=like.device)
+    start, stop = index * length // grid, ((index + 1) * length + grid - 1) // grid
+    return ((place >= start) & (place < stop)).to(like.dtype)
 
 
 class SemanticEncoder(nn.Module):
