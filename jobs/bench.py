@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from infra.settings import read_settings
 from jobs.console import run_command
@@ -18,14 +17,13 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _model(arguments: argparse.Namespace) -> None:
     # The plain build lies with the tests that hold it; nothing but this bench needs it.
-    from jobs.bench_model import Part, bench_model, say_own_peak
+    from jobs.bench_model import bench_model, say_own_peak
 
     if arguments.peak:
         part, side = arguments.peak
         say_own_peak(part, side, crop_px=arguments.crop)
         return
-    parts = arguments.parts or get_args(Part)
-    bench_model(parts, repeats=arguments.repeats, crop_px=arguments.crop)
+    bench_model(arguments.parts, repeats=arguments.repeats, crop_px=arguments.crop)
 
 
 def _metrics(arguments: argparse.Namespace) -> None:
@@ -43,7 +41,9 @@ def main() -> None:
     data.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     data.set_defaults(run=_data)
     model = benches.add_parser("model", help="networks against a plain build of the same maths")
-    model.add_argument("--parts", nargs="+", choices=["inference", "stage1", "stage2"])
+    parts = ["inference", "bf16", "stage1", "stage2"]
+    choices = [*parts, "compiled"]  # It compiles for minutes, so only who asks for it waits.
+    model.add_argument("--parts", nargs="+", choices=choices, default=parts)
     model.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     model.add_argument("--crop", type=int, default=224, help="px of a training crop (%(default)s)")
     model.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)

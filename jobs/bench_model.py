@@ -27,7 +27,7 @@ from models.dspfusion.stage2 import Stage2
 from pipelines.training import OptimConfig, train_step
 from tests.parity.reference import Reference, stage1_losses, stage2_losses
 
-Part = Literal["inference", "stage1", "stage2"]
+Part = Literal["inference", "bf16", "compiled", "stage1", "stage2"]
 Side = Literal["ours", "plain"]
 # Takes one step or fuses one pair; returns what both sides have to agree in.
 Work = Callable[[], Tensor]
@@ -41,10 +41,14 @@ def make_work(part: Part, side: Side, *, crop_px: int) -> Work:
     torch.manual_seed(0)
     fuser = DSPFusionFuser(DSPFusionConfig()).eval()
     match part, side:
-        case "inference", "ours":
-            return _fuse_ours(fuser)
-        case "inference", _:
+        case "inference" | "bf16" | "compiled", "plain":
             return _fuse_plain(fuser)
+        case "inference", _:
+            return _fuse_ours(fuser)
+        case "bf16", _:
+            return _fuse_ours(fuser.speed_up(precision="bf16"))
+        case "compiled", _:
+            return _fuse_ours(fuser.speed_up(compiled=True))
         case _, "ours":
             return _step_ours(fuser, part, crop_px)
         case _:
@@ -153,7 +157,9 @@ def compare(part: Part, *, repeats: int, crop_px: int) -> str:
     """Measure both sides of a part; return its line of the table."""
     works = {side: make_work(part, side, crop_px=crop_px) for side in get_args(Side)}
     first = {side: work() for side, work in works.items()}
-    difference = float((first["ours"] - first["plain"]).abs().max())
+    difference = first["ours"] - first["plain"]
+    # An image is worth its PSNR, too; a loss is one number.
+    psnr = f"{-10 * float(difference.square().mean().log10()):8.1f}" if difference.dim() else ""
     seconds: dict[str, list[float]] = {side: [] for side in works}
     for _ in range(repeats):
         for side, work in works.items():
@@ -161,10 +167,11 @@ def compare(part: Part, *, repeats: int, crop_px: int) -> str:
             work()
             seconds[side].append(time.process_time() - started)
     ours, plain = (statistics.median(seconds[side]) for side in get_args(Side))
+    largest = float(difference.abs().max())
     ours_mib, plain_mib = (peak_mib(part, side, crop_px=crop_px) for side in get_args(Side))
     return (
         f"{part:<10} {plain:8.2f} {ours:8.2f} {plain / ours:7.2f}x "
-        f"{plain_mib:9.0f} {ours_mib:9.0f} {ours_mib / plain_mib:7.2f} {difference:12.1e}"
+        f"{plain_mib:9.0f} {ours_mib:9.0f} {ours_mib / plain_mib:7.2f} {largest:12.1e} {psnr}"
     )
 
 
@@ -192,7 +199,7 @@ def bench_model(parts: Sequence[Part], *, repeats: int, crop_px: int) -> None:
         f"{WIDTH_PX}x{HEIGHT_PX} pair, float32, 1 thread; steps: batch {BATCH_SIZE}, "
         f"crop {crop_px}; torch {torch.__version__}"
     )
-    say("part        plain s   ours s  faster plain MiB  ours MiB   share   difference")
+    say("part        plain s   ours s  faster plain MiB  ours MiB   share   difference  PSNR dB")
     for part in parts:
         say(compare(part, repeats=repeats, crop_px=crop_px))
 
