@@ -76,8 +76,11 @@ class S3Folder:
         """Uploads that were begun and never completed; their parts are stored, and paid for."""
         for item in self._listed("list_multipart_uploads", "Uploads", prefix):
             name = self._name(item)
-            with _explained(f"{self.uri}/{name}"):
-                parts = self._client.list_parts(**self._at(name), UploadId=item["UploadId"])
+            try:
+                with _explained(f"{self.uri}/{name}"):
+                    parts = self._client.list_parts(**self._at(name), UploadId=item["UploadId"])
+            except FileNotFoundError:  # completed or aborted since it was listed
+                continue
             size = sum(part["Size"] for part in parts.get("Parts", ()))
             yield S3Entry(name, size, item["Initiated"].timestamp(), item["UploadId"])
 

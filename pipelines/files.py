@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+TEMPORARY = ".tmp-"
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BufferedRandom]:
@@ -55,7 +57,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def _temporary(path: Path) -> Path:
     # The pid is for people who look; two nodes that share the disk may have the same.
-    return path.parent / f".tmp-{path.name}-{os.getpid()}-{os.urandom(4).hex()}"
+    return path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.files import sha256_of_file, whole_file, write_whole
+from pipelines.files import TEMPORARY, sha256_of_file, whole_file, write_whole
 
 
 class Entry(Protocol):
@@ -100,12 +100,16 @@ class LocalFolder:
         return path.stat().st_size if path.is_file() else None
 
     def entries(self, prefix: str) -> Iterator[LocalEntry]:
-        """Files whose name starts with `prefix`, without hidden ones."""
-        yield from self._matching(f"{prefix}[!.]*" if prefix.endswith("/") else f"{prefix}*")
+        """Files whose name starts with `prefix`, in order of name, without hidden ones."""
+        for entry in self._below(prefix):
+            if not any(part.startswith(".") for part in entry.name.split("/")):
+                yield entry
 
     def unfinished(self, prefix: str) -> Iterator[LocalEntry]:
         """Temporary files of `whole_file`, of which most belong to writers that died."""
-        yield from self._matching(f"{prefix}.tmp-*")
+        for entry in self._below(prefix):
+            if entry.name.rpartition("/")[2].startswith(TEMPORARY):
+                yield entry
 
     def create(self, name: str) -> AbstractContextManager[BufferedRandom]:
         """Open a temporary file that takes its name when the block ends well."""
@@ -135,9 +139,13 @@ class LocalFolder:
             raise ValueError(f"{path}: missing or damaged; delete it and run jobs.generate again")
         yield path
 
-    def _matching(self, pattern: str) -> Iterator[LocalEntry]:
-        for path in sorted(self.path.glob(pattern)):
-            if path.is_file():
-                status = path.stat()
-                name = path.relative_to(self.path).as_posix()
+    def _below(self, prefix: str) -> Iterator[LocalEntry]:
+        folder = self.path / prefix.rpartition("/")[0]
+        found = (path for path in folder.rglob("*") if path.is_file())
+        for name in sorted(path.relative_to(self.path).as_posix() for path in found):
+            if name.startswith(prefix):
+                try:
+                    status = (self.path / name).stat()
+                except FileNotFoundError:  # a writer elsewhere renamed or deleted it since
+                    continue
                 yield LocalEntry(name, status.st_size, status.st_mtime)

@@ -71,6 +71,8 @@ def test_files_appear_whole_and_are_listed_in_order(folder: Folder) -> None:
         ("s/b.tar", 7),
     ]
     assert all(abs(entry.modified_s - time.time()) < 60 for entry in folder.entries("s/"))
+    assert [entry.name for entry in folder.entries("")] == ["s/a.json", "s/b.tar", "t/c"]
+    assert [entry.name for entry in folder.entries("s/b")] == ["s/b.tar"]
     assert list(folder.entries("absent/")) == []
     with folder.checked("t/c", sha256(b"t/c")) as path:
         opened = path.open("rb")
