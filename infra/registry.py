@@ -77,7 +77,21 @@ def find_model(client: MlflowClient, uri: str) -> ModelVersion:
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, number)
     except MlflowException as error:
-        raise ValueError(f"{uri}: no such registered model version ({error.message})") from error
+        there_is = _known(client, name)
+        raise ValueError(f"{uri}: no such registered model version; {there_is}") from error
+
+
+def _known(client: MlflowClient, name: str) -> str:
+    """What there is instead: the model's versions and aliases, else the names of all models."""
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException:
+        names = [model.name for model in client.search_registered_models()]
+        shown = ", ".join(name for name in names if not name.endswith(_LOCK_SUFFIX))
+        return f"there are the models: {shown or 'none yet; jobs.train registers them'}"
+    versions = sorted(int(one.version) for one in client.search_model_versions(f"name='{name}'"))
+    shown = ", ".join([*map(str, versions), *(f"@{alias}" for alias in sorted(aliases))])
+    return f"{name} has: {shown}"
 
 
 def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

@@ -50,7 +50,9 @@ def generate(
     if smoke:
         config = config.model_copy(update={"name": f"{config.name}-smoke"})
     index = load_index(settings, scenes)
-    check_refused_share(index, max_share=config.max_refused_share)
+    check_refused_share(
+        index, max_share=config.max_refused_share, setting="--set max_refused_share=…"
+    )
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
     reused, to_build = split_reuse(plan_shards(config, chosen), root)
@@ -137,7 +139,8 @@ def _main(arguments: argparse.Namespace) -> None:
         dry_run(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
         return
     version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
-    say(f"next: python -m jobs.train dspfusion_stage1_small --set dataset={version.config.name}")
+    recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
+    say(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
 
 
 def verify(version_or_uri: str, settings: Settings) -> None:

@@ -51,7 +51,7 @@ def scan_folder(
     # Before anything can fail: a scan that refuses too much is the one whose report is read.
     report = path.with_suffix(".report.json")
     write_whole(report, _report(result, leaks))
-    check_refused_share(result, max_share=max_refused_share)
+    check_refused_share(result, max_share=max_refused_share, setting="--max-refused-share")
     write_scenes(result, path)
     per_split = Counter(scene.split for scene in result.scenes)
     shown = {split: f"{count} scenes" for split, count in sorted(per_split.items())}
@@ -113,7 +113,12 @@ def main() -> None:
     )
     parser.add_argument("--name", help="name of the index (default: the folder's)")
     parser.add_argument("--split", default="train", help="split of a folder without split folders")
-    parser.add_argument("--max-refused-share", type=float, default=0.01)
+    parser.add_argument(
+        "--max-refused-share",
+        type=float,
+        default=0.01,
+        help="more bad pairs than this share stop the scan (default: 0.01)",
+    )
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)
 

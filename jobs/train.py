@@ -300,13 +300,21 @@ def _main(arguments: argparse.Namespace) -> None:
         say(f"checkpoint: {train_local(recipe, settings, name=arguments.recipe)}")
         return
     trained = train(recipe, settings, name=arguments.recipe)
-    facts({"run": trained.run_id, "model": trained.model or "not registered (Stage II registers)"})
+    _say_next(arguments, recipe, trained)
+
+
+def _say_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Trained) -> None:
+    first = recipe.objective.stage == "stage1"
+    why_not = "a try-out" if arguments.smoke else "Stage II registers" if first else "by its recipe"
+    facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
     if trained.model:
         say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
-        return
-    stage2 = arguments.recipe.replace("stage1", "stage2")
-    settings_of_stage2 = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
-    say(f"next: python -m jobs.train {stage2} {settings_of_stage2}")
+    elif first:
+        stage2 = arguments.recipe.replace("stage1", "stage2") + " --smoke" * arguments.smoke
+        source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
+        say(f"next: python -m jobs.train {stage2} {source}")
+    elif arguments.smoke:
+        say("next: both stages without --smoke")
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 VI_FOLDERS = ("vi", "vis", "visible", "crop_hr_visible")
 IR_FOLDERS = ("ir", "inf", "infrared", "cropinfrared")
 TARGETS = ("vi_enhanced", "ir_enhanced")
+NOT_A_PICTURE = "not an image file (by its extension)"
 
 # The suffixes of the authors' files (DSPFusion spec 3.1), and what they are called here.
 _NATIVE_NAMES = {
@@ -219,7 +220,7 @@ def _images_by_stem(folder: SourcePath) -> tuple[dict[str, SourcePath], list[Ref
         if path.name.startswith(".") or path.is_dir():
             continue
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            refused.append(Refused(path=str(path), reason="not an image file (by its extension)"))
+            refused.append(Refused(path=str(path), reason=NOT_A_PICTURE))
         elif path.stem in found:
             reason = f"second file of the stem {path.stem!r} beside {found[path.stem].name}"
             refused.append(Refused(path=str(path), reason=reason))

@@ -22,7 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.files import whole_file
 from pipelines.images import as_ir, as_vi, decode, decode_ir, decode_vi, perceptual_hash
-from pipelines.layouts import Refused, SourcePair, find_pairs, normalise, pair_by_stem
+from pipelines.layouts import (
+    NOT_A_PICTURE,
+    Refused,
+    SourcePair,
+    find_pairs,
+    normalise,
+    pair_by_stem,
+)
 from pipelines.seeding import digest_of
 from pipelines.source_paths import SourcePath
 
@@ -160,17 +167,21 @@ def scan(
     return ScanResult(scenes=SceneTable.of(unique), refused=tuple(refused + clashes))
 
 
-def check_refused_share(result: ScanResult, *, max_share: float) -> None:
-    """Raise ValueError, naming the first files, when more than `max_share` of the pairs was refused."""
-    total = len(result.scenes) + len(result.refused)
+def check_refused_share(result: ScanResult, *, max_share: float, setting: str) -> None:
+    """Raise ValueError, naming the first files, when more than `max_share` of the pairs was refused.
+
+    Files that are no pictures are reported, not counted. `setting` is what a person may raise.
+    """
+    bad = [item for item in result.refused if item.reason != NOT_A_PICTURE]
+    total = len(result.scenes) + len(bad)
     if not result.scenes:
         raise ValueError(
             f"no usable pair: {describe_refused(result.refused) or 'the folders are empty'}"
         )
-    if len(result.refused) > max_share * total:
+    if len(bad) > max_share * total:
         raise ValueError(
-            f"{len(result.refused)} of {total} pairs refused, more than {max_share:.1%}: "
-            f"{describe_refused(result.refused)}; mend the files or raise --max-refused-share"
+            f"{len(bad)} of {total} pairs refused, more than {max_share:.1%}: "
+            f"{describe_refused(bad)}; mend the files or raise {setting}"
         )
 
 
