@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from pydantic import ValidationError
@@ -98,6 +99,27 @@ def run_command(
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+Verb = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]
+
+
+def run_verbs(
+    module: str, doc: str | None, verbs: Mapping[str, Verb], *, otherwise: Verb
+) -> NoReturn:
+    """Run a command whose first word may be a verb; each adds its arguments and has its `main`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    add, main = verbs.get(verb, otherwise)
+    if verb in verbs:
+        parser.add_argument("verb", choices=[verb])
+    add(parser)
+    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    run_command(main, parser)
 
 
 def one_line(error: BaseException) -> str:

@@ -13,14 +13,16 @@ from pathlib import Path
 from infra.settings import Settings, read_settings
 from jobs.config import find_recipe, shrink_evaluation, shrink_training
 from jobs.console import facts, progress, run_command, say, section
-from jobs.evaluate import REPORT, Evaluated, evaluate
+from jobs.evaluate import Evaluated, evaluate
+from jobs.evaluate_report import REPORT
 from jobs.fuse import bundle_of, fuse_paths
 from jobs.generate import generate, named
-from jobs.promote import promote
+from jobs.promote_gate import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from jobs.scan import load_index, scan_folder
 from jobs.train import Trained, train
-from pipelines.evaluation import BASELINE, HEADLINE, MODEL
+from pipelines.evaluation_rows import BASELINE, MODEL
+from pipelines.evaluation_summary import HEADLINE
 from pipelines.export import load_bundle
 from pipelines.files import write_whole
 from pipelines.images import encode_png

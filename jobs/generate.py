@@ -8,15 +8,13 @@ python -m jobs.generate gc [--delete]             shards of no version, files of
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.settings import Settings, code_commit, read_settings
 from jobs.config import add_recipe_arguments, find_recipe, override
-from jobs.console import facts, progress, run_command, say
+from jobs.console import facts, progress, run_verbs, say
 from jobs.recipes import DATASETS
 from jobs.scan import load_index
 from jobs.storage import find_manifest, open_datasets, source_reader
@@ -213,10 +211,8 @@ def _add_gc(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_Add = Callable[[argparse.ArgumentParser], None]
-_Run = Callable[[argparse.Namespace], None]
 # Recognised before the names of recipes.
-_VERBS: dict[str, tuple[_Add, _Run]] = {
+_VERBS = {
     "verify": (_add_version, _main_verify),
     "inspect": (_add_inspect, _main_inspect),
     "gc": (_add_gc, _main_gc),
@@ -232,18 +228,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Run the command: a verb when the first word is one, else a recipe."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    add, run = _VERBS.get(verb, (_add_recipe, _main))
-    if verb in _VERBS:
-        parser.add_argument("verb", choices=[verb])
-    add(parser)
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(run, parser)
+    run_verbs("jobs.generate", __doc__, _VERBS, otherwise=(_add_recipe, _main))
 
 
 if __name__ == "__main__":

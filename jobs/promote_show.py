@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.settings import Settings
 from jobs.console import say
-from pipelines.evaluation import MODEL
+from pipelines.evaluation_rows import MODEL
 from pipelines.evidence import EVALUATION, PARITY, PROGRAM, WEIGHTS
 from pipelines.history import Event
 

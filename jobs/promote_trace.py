@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings
-from jobs.evaluate import ROWS
+from jobs.evaluate_rows import ROWS
 from jobs.storage import open_folder, source_reader
 from pipelines.checkpoints import weights_file
 from pipelines.dataset import read_version

@@ -35,7 +35,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
-from pipelines.evaluation import OVERALL, in_table_order
+from pipelines.evaluation_summary import OVERALL, in_table_order
 from pipelines.seeding import rng_at
 
 Outcome = Literal["better", "equal", "uncertain", "worse"]

@@ -8,7 +8,7 @@ import pytest
 from infra import registry, tracking
 from infra.settings import Settings
 from jobs.demo import demo
-from pipelines.evaluation import read_rows
+from pipelines.evaluation_rows import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

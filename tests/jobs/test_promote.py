@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs.promote_aliases import rollback
+from jobs.promote_gate import promote
 
 from infra import registry, tracking
 from infra.settings import Settings
 from jobs import promote as command
 from jobs.config import PromoteRecipe
-from jobs.promote import promote, rollback
 from models.metrics import METRIC_VERSION, METRICS
-from pipelines.evaluation import BASELINE, MODEL, write_rows
+from pipelines.evaluation_rows import BASELINE, MODEL, write_rows
 
 NAME = "gated"
 

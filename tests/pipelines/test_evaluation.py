@@ -8,16 +8,7 @@ import torch
 
 from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
 from pipelines.baselines import source_average
-from pipelines.evaluation import (
-    OVERALL,
-    Row,
-    evaluate_scene,
-    format_table,
-    make_example,
-    read_rows,
-    summarise,
-    write_rows,
-)
+from pipelines.evaluation import evaluate_scene, make_example
 from pipelines.scenarios import CLEAN, degrade, find_scenario
 from pipelines.scenes import Scene, load_pair, scan
 
@@ -42,11 +33,6 @@ def take_vi(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
 
 
 METHODS = {"take_vi": take_vi, "source_average": source_average}
-
-
-def row(scene: str, scenario: str, method: str, **metrics: float) -> Row:
-    head = {"scene": scene, "scenario": scenario, "method": method}
-    return head | {"metric_version": METRIC_VERSION, "reference": "hq"} | metrics
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -121,97 +107,3 @@ def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
     assert not np.array_equal(example.vi_lq, vi)
     assert example.fused["source_average"].shape == (HEIGHT, WIDTH, 3)
     assert example.fused["source_average"].dtype == np.uint8
-
-
-def test_rows_survive_the_file(scenes: list[Scene], tmp_path: Path) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
-    path = tmp_path / "out" / "rows.parquet"
-    write_rows(rows, path)
-    assert read_rows(path) == rows
-    assert [file.name for file in path.parent.iterdir()] == ["rows.parquet"]
-
-
-def test_a_failed_write_leaves_the_old_file(scenes: list[Scene], tmp_path: Path) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
-    path = tmp_path / "rows.parquet"
-    write_rows(rows, path)
-    with pytest.raises(Exception, match="bright"):
-        write_rows([item | {"VIF": "bright"} for item in rows], path)
-    assert read_rows(path) == rows
-    assert not list(tmp_path.glob(".tmp-*"))
-
-
-def test_rows_that_would_lose_columns_are_refused(scenes: list[Scene], tmp_path: Path) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
-    without = {name: value for name, value in rows[1].items() if name != "VIF"}
-    for odd in (without, rows[1] | {"sharpness": 1.0}):
-        with pytest.raises(ValueError, match=r"VIF|sharpness"):
-            write_rows([rows[0], odd], tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match="no rows to write"):
-        write_rows([], tmp_path / "rows.parquet")
-
-
-def test_reading_something_else_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file"):
-        read_rows(tmp_path / "absent.parquet")
-    (tmp_path / "text.parquet").write_text("not a table")
-    with pytest.raises(ValueError, match="not a Parquet file"):
-        read_rows(tmp_path / "text.parquet")
-
-
-def test_summary_weighs_scenarios_equally() -> None:
-    rows = [
-        row("a", "vi_rain", "m", VIF=0.8),
-        row("a", "clean", "m", VIF=0.2),
-        row("b", "clean", "m", VIF=0.4),
-    ]
-    summary = summarise(rows)
-    assert summary.scenarios == ("clean", "vi_rain")
-    assert summary.means["clean", "m", "VIF"] == pytest.approx(0.3)
-    assert summary.means[OVERALL, "m", "VIF"] == pytest.approx(0.55)
-    assert summary.num_scenes == {"clean": 2, "vi_rain": 1}
-    assert summary.best("clean", "VIF") is None
-
-
-def test_summary_names_the_leader_and_no_one_on_a_tie() -> None:
-    rows = [
-        row("a", "clean", "m", VIF=0.2, SSIM=0.5),
-        row("a", "clean", "n", VIF=0.3, SSIM=0.5),
-    ]
-    summary = summarise(rows)
-    assert summary.best("clean", "VIF") == "n"
-    assert summary.best("clean", "SSIM") is None
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([], "no rows"),
-        ([row("a", "clean", "m", VIF=1), row("a", "clean", "m", VIF=2)], "repeated"),
-        ([row("a", "clean", "m", VIF=1), row("b", "clean", "n", VIF=2)], "'m' was not measured"),
-        (
-            [row("a", "clean", "m", VIF=1), row("b", "clean", "m", VIF=1) | {"reference": "lq"}],
-            "mix",
-        ),
-    ],
-)
-def test_means_that_would_not_compare_are_refused(rows: list[Row], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        summarise(rows)
-
-
-def test_table_aligns_model_against_baseline() -> None:
-    rows = [
-        row("a", "clean", "model", VIF=0.7, Qabf=0.5),
-        row("a", "clean", "base", VIF=0.6, Qabf=0.55),
-        row("a", "low_light+stripe_noise", "model", VIF=0.5, Qabf=0.4),
-        row("a", "low_light+stripe_noise", "base", VIF=0.2, Qabf=0.4),
-    ]
-    lines = format_table(summarise(rows), model="model", baseline="base", metrics=("VIF", "Qabf"))
-    assert "model" in lines[0]
-    assert "base" in lines[0]
-    assert len({len(line) for line in lines[1:]}) == 1
-    assert lines[3].split() == ["clean", "1", "0.7000", "(+0.1000)", "0.5000", "(-0.0500)"]
-    assert lines[-1].split() == [OVERALL, "0.6000", "(+0.2000)", "0.4500", "(-0.0250)"]
-    with pytest.raises(ValueError, match="'other'; known: model, base"):
-        format_table(summarise(rows), model="model", baseline="other")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipelines.evaluation import OVERALL
+from pipelines.evaluation_summary import OVERALL
 from pipelines.gate import Comparison, GateConfig, Verdict, judge, judge_first
 
 Row = dict[str, Any]

@@ -1,0 +1,157 @@
+"""The report of `jobs.evaluate`: the page, what it shows, and the run it is logged to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from infra.settings import Settings
+from jobs.console import say
+from jobs.evaluate_rows import ROWS, Subject
+from jobs.storage import source_reader
+from pipelines.checkpoints import read_config
+from pipelines.efficiency import Efficiency, measure_efficiency
+from pipelines.embedding import Point, map_priors
+from pipelines.evaluation import (
+    Example,
+    make_example,
+    methods_of,
+    steps_means,
+)
+from pipelines.evaluation_rows import BASELINE, MODEL, Row, read_rows
+from pipelines.evaluation_summary import OVERALL, summarise, worst_cases
+from pipelines.export import load_bundle
+from pipelines.images import to_tensor
+from pipelines.report import write_report
+from pipelines.scenarios import find_scenario
+from pipelines.scenes import fetched, load_pair
+
+REPORT = "report.html"
+_NUM_WORST = 3
+# The model and its first baselines: nine pictures in a row are too small to judge.
+_SHOWN_METHODS = 4
+# Scenes of the map of priors: enough to see groups, few enough to read.
+_MAPPED_SCENES = 8
+
+
+def make_report(
+    client: Any, subject: Subject, folder: Path, run_id: str, settings: Settings
+) -> None:
+    """Write the page and log everything to the run."""
+    from infra import tracking
+
+    rows = read_rows(folder / ROWS)
+    with fetched(subject.scenes, source_reader(settings)) as scenes:
+        here = replace(subject, scenes=tuple(scenes))
+        write_report(
+            folder / REPORT,
+            title=f"{subject.model} on {subject.where}",
+            facts=_report_facts(subject, run_id),
+            rows=rows,
+            examples=_examples(here),
+            curves=_curves(client, subject.bundle),
+            worst=_worst(here, rows),
+            points=_points(here),
+            efficiencies=_efficiencies(here),
+            steps=_steps(subject, settings),
+        )
+    tracking.log_folder(client, run_id, folder, "evaluation")
+    for method, means in overall_means(rows).items():
+        finite = {
+            f"{method}.{name}": value for name, value in means.items() if math.isfinite(value)
+        }
+        tracking.log_metrics(client, run_id, finite)
+    tracking.finish_run(client, run_id)
+
+
+def overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Means over all scenarios, by method; methods that were not measured in all are left out."""
+    summary = summarise(rows)
+    return {
+        method: {metric: summary.means[OVERALL, method, metric] for metric in summary.metrics}
+        for method in summary.methods
+        if (OVERALL, method, summary.metrics[0]) in summary.means
+    }
+
+
+def _examples(subject: Subject) -> list[Example]:
+    """Pictures for the report: every scenario once, over the first few scenes in turn."""
+    recipe = subject.recipe
+    methods = dict(list(methods_of(subject.measurement).items())[:_SHOWN_METHODS])
+    shown = subject.scenes[: recipe.num_examples]
+    return [
+        make_example(shown[index % len(shown)], find_scenario(name), methods, seed=recipe.seed)
+        for index, name in enumerate(recipe.scenarios)
+        if shown
+    ]
+
+
+def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
+    """Pictures of where the model stays farthest behind the average on SSIM, beside the average."""
+    methods = methods_of(subject.measurement)
+    shown = {name: methods[name] for name in (MODEL, BASELINE)}
+    scenes = {scene.id: scene for scene in subject.scenes}
+    cases = worst_cases(rows, metric="SSIM", model=MODEL, baseline=BASELINE, count=_NUM_WORST)
+    return [
+        make_example(scenes[scene], find_scenario(name), shown, seed=subject.recipe.seed)
+        for scene, name in cases
+    ]
+
+
+def _points(subject: Subject) -> list[Point]:
+    measurement = subject.measurement
+    fuser, scenes = load_bundle(subject.bundle), subject.scenes[:_MAPPED_SCENES]
+    return map_priors(fuser, scenes, measurement.scenarios, seed=measurement.seed)
+
+
+def _efficiencies(subject: Subject) -> list[Efficiency]:
+    """What every method costs on the first scene."""
+    vi, ir = (to_tensor(image) for image in load_pair(subject.scenes[0]))
+    return [
+        measure_efficiency(name, fuse, vi, ir)
+        for name, fuse in methods_of(subject.measurement).items()
+    ]
+
+
+def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
+    """Means by number of sampling steps, on the example scenes; none for a model without steps."""
+    from infra import cluster
+
+    counts, scenes = subject.recipe.steps, subject.scenes[: subject.recipe.num_examples]
+    if not counts or not scenes:
+        return {}
+    if load_bundle(subject.bundle).denoiser is None:
+        say("  no sampling-steps curve: this model has no diffusion")
+        return {}
+    arguments = (scenes, subject.measurement, source_reader(settings))
+    with cluster.connected(settings):
+        found = list(cluster.map_tasks(steps_means, counts, *arguments))
+    return {int(means.pop("num_steps")): means for means in found}
+
+
+def _report_facts(subject: Subject, run_id: str) -> dict[str, str]:
+    origin: Any = read_config(subject.bundle).get("origin", {})
+    names = ("recipe", "dataset_version", "stage1", "run_id", "git_commit")
+    return {name: origin[name] for name in names if name in origin} | {
+        "evaluation run": run_id,
+        "scenes": str(len(subject.scenes)),
+    }
+
+
+def _curves(client: Any, bundle: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss curves of the runs that made the bundle, where this MLflow store has them."""
+    from infra import tracking
+
+    origin: Any = read_config(bundle).get("origin", {})
+    runs = {
+        "Stage I loss": origin.get("stage1", "").removeprefix("runs:/"),
+        "Stage II loss": origin.get("run_id", ""),
+    }
+    return {
+        title: curve
+        for title, run_id in runs.items()
+        if run_id and (curve := tracking.metric_curve(client, run_id, "loss"))
+    }

@@ -1,0 +1,68 @@
+import pytest
+
+from models.metrics import METRIC_VERSION
+from pipelines.evaluation_rows import Row
+from pipelines.evaluation_summary import OVERALL, format_table, summarise
+
+
+def row(scene: str, scenario: str, method: str, **metrics: float) -> Row:
+    head = {"scene": scene, "scenario": scenario, "method": method}
+    return head | {"metric_version": METRIC_VERSION, "reference": "hq"} | metrics
+
+
+def test_summary_weighs_scenarios_equally() -> None:
+    rows = [
+        row("a", "vi_rain", "m", VIF=0.8),
+        row("a", "clean", "m", VIF=0.2),
+        row("b", "clean", "m", VIF=0.4),
+    ]
+    summary = summarise(rows)
+    assert summary.scenarios == ("clean", "vi_rain")
+    assert summary.means["clean", "m", "VIF"] == pytest.approx(0.3)
+    assert summary.means[OVERALL, "m", "VIF"] == pytest.approx(0.55)
+    assert summary.num_scenes == {"clean": 2, "vi_rain": 1}
+    assert summary.best("clean", "VIF") is None
+
+
+def test_summary_names_the_leader_and_no_one_on_a_tie() -> None:
+    rows = [
+        row("a", "clean", "m", VIF=0.2, SSIM=0.5),
+        row("a", "clean", "n", VIF=0.3, SSIM=0.5),
+    ]
+    summary = summarise(rows)
+    assert summary.best("clean", "VIF") == "n"
+    assert summary.best("clean", "SSIM") is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no rows"),
+        ([row("a", "clean", "m", VIF=1), row("a", "clean", "m", VIF=2)], "repeated"),
+        ([row("a", "clean", "m", VIF=1), row("b", "clean", "n", VIF=2)], "'m' was not measured"),
+        (
+            [row("a", "clean", "m", VIF=1), row("b", "clean", "m", VIF=1) | {"reference": "lq"}],
+            "mix",
+        ),
+    ],
+)
+def test_means_that_would_not_compare_are_refused(rows: list[Row], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        summarise(rows)
+
+
+def test_table_aligns_model_against_baseline() -> None:
+    rows = [
+        row("a", "clean", "model", VIF=0.7, Qabf=0.5),
+        row("a", "clean", "base", VIF=0.6, Qabf=0.55),
+        row("a", "low_light+stripe_noise", "model", VIF=0.5, Qabf=0.4),
+        row("a", "low_light+stripe_noise", "base", VIF=0.2, Qabf=0.4),
+    ]
+    lines = format_table(summarise(rows), model="model", baseline="base", metrics=("VIF", "Qabf"))
+    assert "model" in lines[0]
+    assert "base" in lines[0]
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert lines[3].split() == ["clean", "1", "0.7000", "(+0.1000)", "0.5000", "(-0.0500)"]
+    assert lines[-1].split() == [OVERALL, "0.6000", "(+0.2000)", "0.4500", "(-0.0250)"]
+    with pytest.raises(ValueError, match="'other'; known: model, base"):
+        format_table(summarise(rows), model="model", baseline="other")
