@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 import ray.train
 import ray.train.torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -110,6 +110,66 @@ def map_tasks(
                 yield ray.get(ready[0])
             except RayTaskError as error:
                 raise error.cause from error
+
+
+def map_actors(
+    make: Callable[..., Callable[[_In], _Out]],
+    items: Iterable[_In],
+    *arguments: Any,
+    num_actors: int | None = None,
+) -> Iterator[tuple[_In, _Out | RayActorError]]:
+    """Let actors (default: one a CPU) that each hold `make(*arguments)` call it with each item.
+
+    Yields item and result as they come; every actor has one item at a time. An actor that dies is
+    started again and its item tried once more; if it dies of it again, the item comes with that
+    error. An error that `make` or the call raises is raised here as itself.
+    """
+    # One CPU each and, of the cluster, no more than that: actors that wait for a place would hang.
+    remote = ray.remote(_Holder).options(num_cpus=1, max_restarts=-1, max_task_retries=1)
+    limit = min(num_actors or num_cpus(), num_cpus())
+    free: list[Any] = []
+    busy: dict[Any, tuple[Any, _In]] = {}
+    started = 0
+    for item in items:
+        if not free and started < limit:
+            free.append(remote.remote(make, arguments))
+            started += 1
+        if not free:
+            actor, done = _first_done(busy)
+            free.append(actor)
+            yield done
+        actor = free.pop()
+        busy[actor.call.remote(item)] = actor, item
+    while busy:
+        yield _first_done(busy)[1]
+
+
+class _Holder:
+    """An actor: makes what it holds at the first call, so that an error of it reaches the caller."""
+
+    def __init__(
+        self, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
+    ) -> None:
+        self._make, self._arguments = make, arguments
+        self._held: Callable[[Any], Any] | None = None
+
+    def call(self, item: Any) -> Any:
+        """Call what is held."""
+        if self._held is None:
+            self._held = self._make(*self._arguments)
+        return self._held(item)
+
+
+def _first_done(busy: dict[Any, tuple[Any, _In]]) -> tuple[Any, tuple[_In, Any]]:
+    """Wait for one call; its actor, and its item with what came of it."""
+    ready, _ = ray.wait(list(busy), num_returns=1)
+    actor, item = busy.pop(ready[0])
+    try:
+        return actor, (item, ray.get(ready[0]))
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayActorError as error:
+        return actor, (item, error)
 
 
 def run_ddp(

@@ -15,7 +15,7 @@ from jobs.config import find_recipe, shrink_evaluation, shrink_training
 from jobs.console import facts, progress, run_command, say, section
 from jobs.evaluate import Evaluated, evaluate
 from jobs.evaluate_report import REPORT
-from jobs.fuse import bundle_of, fuse_paths
+from jobs.fuse import bundle_of, fuse_files
 from jobs.generate import generate, named
 from jobs.promote_gate import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
@@ -117,7 +117,8 @@ def _fuse_one(settings: Settings, model: str) -> Path:
     sources = folder / "vi.png", folder / "ir.png"
     for path, image in zip(sources, (vi, ir), strict=True):
         write_whole(path, encode_png(image))
-    [written] = fuse_paths(load_bundle(bundle_of(model, settings)), *sources, folder / "fused.png")
+    written = folder / "fused.png"
+    fuse_files(load_bundle(bundle_of(model, settings)), *sources, written)
     facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
     return written
 

@@ -1,25 +1,39 @@
-"""python -m jobs.fuse MODEL --vi PATH --ir PATH --out PATH: fuse a pair, or two folders of pairs.
+"""python -m jobs.fuse MODEL --vi URI --ir URI --out URI: fuse a pair, or two folders of pairs.
 
-MODEL is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a bundle's folder. Results are PNG, whatever
-the inputs were; of 16 bits a channel if an input was.
+MODEL is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a bundle's folder; URIs are paths or
+`s3://bucket/prefix`. Results are PNG, of 16 bits a channel if an input was. Folders are fused on Ray, by
+actors that hold the model; the same command goes on where it was stopped. What cannot be fused is
+listed in OUT/failures.json, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import get_args
 
-import numpy as np
-import torch
-
 from infra.settings import Settings, read_settings
-from jobs.console import facts, progress, run_command
+from jobs.console import facts, progress, run_command, say
+from jobs.storage import open_folder, open_sources, source_reader
 from models.dspfusion.fuser import DSPFusionFuser, Precision
-from pipelines.export import load_bundle
 from pipelines.files import whole_folder, write_whole
-from pipelines.images import encode_png, to_levels, to_tensor
-from pipelines.scenes import describe_refused, pair_folders, read_pair
+from pipelines.folders import Folder
+from pipelines.fusing import (
+    FAILURES,
+    Failure,
+    Fusing,
+    Pair,
+    PairFuser,
+    find_fusable,
+    fuse_pair,
+    left_to_fuse,
+    write_failures,
+)
+from pipelines.layouts import IMAGE_SUFFIXES
+from pipelines.scenes import Read
 
 
 def fuse_files(
@@ -29,48 +43,79 @@ def fuse_files(
 
     With `tile_px` a pair is fused in tiles of that side, which bounds the memory.
     """
-    pictures = read_pair(vi_path, ir_path)
-    vi, ir = map(to_tensor, pictures)
-    try:
-        with torch.inference_mode():
-            if tile_px is None:
-                fused = fuser(vi, ir)  # 1 3 H W
-            else:
-                fused = fuser.fuse_tiled(vi, ir, tile_px=tile_px)
-    except ValueError as error:
-        raise ValueError(f"{vi_path}: {error}") from error
-    write_whole(out, encode_png(to_levels(fused, np.result_type(*pictures))))
+    write_whole(out, fuse_pair(fuser, str(vi_path), str(ir_path), tile_px=tile_px))
 
 
-def fuse_paths(
-    fuser: DSPFusionFuser, vi: Path, ir: Path, out: Path, *, tile_px: int | None = None
-) -> list[Path]:
-    """Fuse two files, or two folders paired by stem; return the pictures written.
+@dataclass(frozen=True)
+class Fused:
+    """What became of two folders: pictures made now, made before, and not made."""
 
-    `out` is a file for two files if it ends in .png, else a folder.
+    made: int
+    skipped: int
+    failures: tuple[Failure, ...]
+
+
+def fuse_folders(
+    fusing: Fusing,
+    settings: Settings,
+    *,
+    vi: str,
+    ir: str,
+    out: str,
+    overwrite: bool = False,
+    local: bool = False,
+) -> Fused:
+    """Fuse two folders or S3 prefixes, paired by stem, into `out`; on Ray, or `local` in this process.
+
+    Pictures that `out` holds already are skipped, unless `overwrite`. What cannot be fused is listed
+    in `failures.json` there, and the rest is done. Raises ValueError where nothing can be done at all.
     """
-    for path in (vi, ir):
-        if not path.exists():
-            raise ValueError(f"{path}: no such file or folder")
-    if vi.is_file() != ir.is_file():
-        raise ValueError(f"{vi} and {ir}: give two files or two folders")
-    if vi.is_file():
-        target = out if out.suffix.lower() == ".png" else out / f"{vi.stem}.png"
-        fuse_files(fuser, vi, ir, target, tile_px=tile_px)
-        return [target]
-    pairs, refused = pair_folders(vi, ir)
-    if refused:
-        raise ValueError(f"not every picture has its partner: {describe_refused(refused)}")
-    if not pairs:
-        raise ValueError(f"{vi}: no pictures in it")
-    written = []
+    folder = open_folder(out, settings)
+    if folder.uri in (open_folder(vi, settings).uri, open_folder(ir, settings).uri):
+        raise ValueError(f"--out {out}: is where sources lie; choose another folder")
+    pairs = find_fusable(open_sources(vi, settings), open_sources(ir, settings))
+    left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
+    skipped = len(pairs) - len(left)
+    if skipped:
+        say(f"  {skipped} of {len(pairs)} pictures were there before")
+    arguments = (fusing, source_reader(settings), folder)
+    failures: list[Failure] = []
     with progress("pairs", len(pairs)) as advance:
-        for vi_path, ir_path in pairs:
-            target = out / f"{vi_path.stem}.png"
-            fuse_files(fuser, vi_path, ir_path, target, tile_px=tile_px)
-            written.append(target)
-            advance(len(written), vi_path.stem)
-    return written
+        outcomes = _in_process(left, *arguments) if local else _on_ray(left, settings, *arguments)
+        for done, (pair, failure) in enumerate(outcomes, start=1):
+            failures += [failure] if failure else []
+            advance(skipped + done, pair.name)
+    write_failures(failures, folder)
+    return Fused(len(left) - len(failures), skipped, tuple(failures))
+
+
+_Outcome = tuple[Pair, Failure | None]
+
+
+def _in_process(
+    pairs: Sequence[Pair], fusing: Fusing, read: Read, folder: Folder
+) -> Iterator[_Outcome]:
+    fuse = PairFuser(fusing, read, folder)
+    for pair in pairs:
+        yield pair, fuse(pair)
+
+
+def _on_ray(
+    pairs: Sequence[Pair], settings: Settings, fusing: Fusing, read: Read, folder: Folder
+) -> Iterator[_Outcome]:
+    if not pairs:
+        return
+    # Ray is only needed where there is something to do.
+    from infra.cluster import connected, map_actors
+
+    with connected(settings):
+        for pair, outcome in map_actors(PairFuser, pairs, fusing, read, folder):
+            if isinstance(outcome, Exception):
+                # Most likely the memory: another tile size is what a person can do.
+                reason = "its worker died twice, for want of memory? try --tile"
+                yield pair, Failure(name=pair.name, reason=reason)
+            else:
+                yield pair, outcome
 
 
 def resolve_model(model: str, settings: Settings) -> str:
@@ -106,14 +151,59 @@ def bundle_of(model: str, settings: Settings) -> Path:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work)
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
     model = resolve_model(arguments.model, settings)
-    fuser = load_bundle(bundle_of(model, settings))
-    fuser.speed_up(precision=arguments.precision, compiled=arguments.compile)
-    paths = arguments.vi, arguments.ir, arguments.out
-    written = fuse_paths(fuser, *paths, tile_px=arguments.tile)
-    where = written[0] if len(written) == 1 else f"{len(written)} pictures in {written[0].parent}"
-    facts({"model": model, "fused": str(where)})
+    fusing = Fusing(
+        bundle=bundle_of(model, settings),
+        precision=arguments.precision,
+        compiled=arguments.compile,
+        tile_px=arguments.tile,
+    )
+    kinds = [_is_picture(uri) for uri in (arguments.vi, arguments.ir)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
+    if kinds[0]:
+        uri = _fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
+        facts({"model": model, "fused": uri})
+        return
+    fused = fuse_folders(
+        fusing,
+        settings,
+        vi=arguments.vi,
+        ir=arguments.ir,
+        out=arguments.out,
+        overwrite=arguments.overwrite,
+        local=arguments.local,
+    )
+    counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} were there before"
+    facts({"model": model, "fused": counts})
+    if fused.failures:
+        out = open_folder(arguments.out, settings).uri
+        say(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
+        sys.exit(1)
+
+
+def _is_picture(uri: str) -> bool:
+    """Whether a URI is one picture: a file on disk, or an object that is called like one."""
+    if "://" in uri:
+        return PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES
+    if not Path(uri).exists():
+        raise ValueError(f"{uri}: no such file or folder")
+    return Path(uri).is_file()
+
+
+def _fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) -> str:
+    """Fuse a single pair, in this process; `out` is a PNG's URI or a folder's."""
+    if out.lower().endswith(".png"):
+        parent, _, name = out.rpartition("/")
+        root = open_folder(parent or ("/" if out.startswith("/") else "."), settings)
+    else:
+        root, name = open_folder(out, settings), f"{PurePosixPath(vi).stem}.png"
+    pair = Pair(vi_uri=vi, ir_uri=ir, name=name)
+    failure = PairFuser(fusing, source_reader(settings), root)(pair)
+    if failure:
+        raise ValueError(failure.reason)
+    return f"{root.uri}/{name}"
 
 
 def main() -> None:
@@ -122,11 +212,15 @@ def main() -> None:
     parser.add_argument(
         "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
     )
-    parser.add_argument("--vi", type=Path, required=True, help="visible picture, or folder")
-    parser.add_argument("--ir", type=Path, required=True, help="infrared picture, or folder")
+    what = "picture, folder or s3://bucket/prefix"
+    parser.add_argument("--vi", required=True, help=f"visible {what}")
+    parser.add_argument("--ir", required=True, help=f"infrared {what}")
+    parser.add_argument("--out", required=True, help="PNG to write (for two files), or folder")
     parser.add_argument(
-        "--out", type=Path, required=True, help="PNG to write (for two files), or folder"
+        "--overwrite", action="store_true", help="make pictures anew that are there already"
     )
+    parser.add_argument("--local", action="store_true", help="in this process, without Ray")
+    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
     parser.add_argument(
         "--tile",
         type=int,

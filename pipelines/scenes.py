@@ -22,14 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.files import whole_file
 from pipelines.images import as_ir, as_vi, decode, decode_ir, decode_vi, perceptual_hash
-from pipelines.layouts import (
-    NOT_A_PICTURE,
-    Refused,
-    SourcePair,
-    find_pairs,
-    normalise,
-    pair_by_stem,
-)
+from pipelines.layouts import NOT_A_PICTURE, Refused, SourcePair, find_pairs, normalise
 from pipelines.seeding import digest_of
 from pipelines.source_paths import SourcePath
 
@@ -257,21 +250,12 @@ def fetched(scenes: Sequence[Scene], read: Read) -> Iterator[list[Scene]]:
         ]
 
 
-def read_pair(vi_path: Path, ir_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read two files to fuse as a pair of equal size, uint8 or uint16 each."""
-    vi = decode_vi(read_file(str(vi_path)), str(vi_path), deep=True)
-    ir = decode_ir(read_file(str(ir_path)), str(ir_path), deep=True)
-    _check_sizes(vi, ir, vi_path)
+def read_pair(vi_uri: str, ir_uri: str, read: Read = read_file) -> tuple[np.ndarray, np.ndarray]:
+    """Read two sources to fuse as a pair of equal size, uint8 or uint16 each."""
+    vi = decode_vi(read(vi_uri), vi_uri, deep=True)
+    ir = decode_ir(read(ir_uri), ir_uri, deep=True)
+    _check_sizes(vi, ir, vi_uri)
     return vi, ir
-
-
-def pair_folders(vi_folder: Path, ir_folder: Path) -> tuple[list[tuple[Path, Path]], list[Refused]]:
-    """Pair two folders by file stem; files without a partner are refused by name."""
-    for folder in (vi_folder, ir_folder):
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder")
-    pairs, refused = pair_by_stem(vi_folder, ir_folder)
-    return [(Path(str(pair.vi)), Path(str(pair.ir))) for pair in pairs], refused
 
 
 def load_native(scene: Scene, member: str, read: Read = read_file) -> np.ndarray:
@@ -339,7 +323,7 @@ def _check_natives(
     return natives, refused
 
 
-def _check_sizes(vi: np.ndarray, ir: np.ndarray, vi_path: SourcePath) -> None:
+def _check_sizes(vi: np.ndarray, ir: np.ndarray, vi_path: SourcePath | str) -> None:
     if vi.shape[:2] != ir.shape[:2]:
         raise ValueError(
             f"{vi_path}: VI is {vi.shape[1]}x{vi.shape[0]} but IR is {ir.shape[1]}x{ir.shape[0]}; "
