@@ -66,3 +66,18 @@ def count_steps(
 def refuse_training(payload: dict[str, Any], **_: Any) -> None:
     """A loop that finds its configuration wrong."""
     raise ValueError(f"nothing to train on in {payload['folder']}")
+
+
+class Counted:
+    """What an actor holds: dies of 1, leaving a file; else counts the calls of its process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.num_calls = Path(folder), 0
+
+    def __call__(self, item: int) -> int:
+        """Count."""
+        if item == 1:
+            (self.folder / str(os.getpid())).touch()
+            os._exit(1)
+        self.num_calls += 1
+        return self.num_calls

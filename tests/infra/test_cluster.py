@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayActorError
 
 from infra import cluster, tracking
 from infra.settings import Settings
@@ -22,6 +23,16 @@ def test_tasks_in_flight_are_bounded(ray_settings: Settings, tmp_path: Path) -> 
         ray_workloads.count_in_flight, range(5), str(tmp_path), max_in_flight=1
     )
     assert list(running) == [1] * 5
+
+
+@pytest.mark.slow
+def test_actors_survive_an_item_that_kills_them(ray_settings: Settings, tmp_path: Path) -> None:
+    """It is tried twice and comes back with the error; what is held is made anew, and goes on."""
+    arguments = (ray_workloads.Counted, [0, 1, 2, 3], str(tmp_path))
+    found = dict(cluster.map_actors(*arguments, num_actors=1))
+    assert isinstance(found.pop(1), RayActorError)
+    assert found == {0: 1, 2: 1, 3: 2}
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
