@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.evaluate_report import REPORT
 
 from infra.settings import Settings
 from jobs.config import EvaluateRecipe
 from jobs.evaluate import evaluate
+from jobs.evaluate_report import REPORT
 from jobs.evaluate_rows import ROWS
 from jobs.scan import scan_folder
 from pipelines.evaluation_rows import MODEL, read_rows

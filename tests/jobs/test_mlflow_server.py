@@ -19,13 +19,13 @@ from urllib.error import URLError
 
 import boto3
 import pytest
-from jobs.promote_aliases import rollback
-from jobs.promote_gate import promote
 
 from infra import registry, tracking
 from infra.settings import Settings
 from jobs.config import PromoteRecipe
 from jobs.demo import demo
+from jobs.promote_aliases import rollback
+from jobs.promote_gate import promote
 from jobs.promote_trace import trace
 from pipelines.lineage import broken
 from tests.jobs.test_promote import add_version, champion, promote_at_once

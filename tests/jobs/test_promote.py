@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.promote_aliases import rollback
-from jobs.promote_gate import promote
 
 from infra import registry, tracking
 from infra.settings import Settings
 from jobs import promote as command
 from jobs.config import PromoteRecipe
+from jobs.promote_aliases import rollback
+from jobs.promote_gate import promote
 from models.metrics import METRIC_VERSION, METRICS
 from pipelines.evaluation_rows import BASELINE, MODEL, write_rows
 

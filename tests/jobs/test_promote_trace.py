@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.promote_gate import promote
 
 from infra import registry, tracking
 from infra.settings import Settings
 from jobs import promote as command
 from jobs.config import PromoteRecipe
 from jobs.demo import demo
+from jobs.promote_gate import promote
 from jobs.promote_trace import trace
 from pipelines.lineage import broken
 
