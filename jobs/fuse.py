@@ -158,6 +158,7 @@ def _main(arguments: argparse.Namespace) -> None:
         precision=arguments.precision,
         compiled=arguments.compile,
         tile_px=arguments.tile,
+        stretch=arguments.stretch,
     )
     kinds = [_is_picture(uri) for uri in (arguments.vi, arguments.ir)]
     if kinds[0] != kinds[1]:
@@ -237,6 +238,11 @@ def main() -> None:
         "--compile",
         action="store_true",
         help="compile the fusion network: minutes at the first size, for accelerators",
+    )
+    parser.add_argument(
+        "--stretch",
+        action="store_true",
+        help="stretch each result by its own extremes, as DSPFusion's authors do",
     )
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)

@@ -4,6 +4,8 @@ Shapes: B batch, H W pixels, K positives, M negatives, D width of an embedding. 
 [0, 1]; an infrared image has its grey value in all three channels.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,11 @@ from models.color import to_chroma, to_gray
 
 _SSIM_C1 = 0.01**2
 _SSIM_C2 = 0.03**2
+
+
+def element_maximum_loss(fused: Tensor, vi: Tensor, ir: Tensor) -> Tensor:
+    """Distance to the larger source in each channel (the paper's content loss, spec 2.3)."""
+    return F.l1_loss(fused, torch.maximum(vi, ir))
 
 
 def intensity_max_loss(fused: Tensor, vi: Tensor, ir: Tensor) -> Tensor:
@@ -36,6 +43,7 @@ def color_loss(fused: Tensor, vi: Tensor) -> Tensor:
 class FusionLoss(nn.Module):
     """The weighted terms of the fusion loss against clean sources (spec 2.1).
 
+    `intensity_by_element` takes the larger source in each channel instead of the brighter pixel.
     Always in float32: under autocast the variances of SSIM would drown in bfloat16.
     """
 
@@ -47,6 +55,7 @@ class FusionLoss(nn.Module):
         color: float,
         gradient: float,
         ssim: float,
+        intensity_by_element: bool = False,
     ) -> None:
         super().__init__()
         self.weights = {
@@ -56,6 +65,7 @@ class FusionLoss(nn.Module):
             "gradient": gradient,
             "ssim": ssim,
         }
+        self.content = element_maximum_loss if intensity_by_element else intensity_max_loss
         self.gradient = GradientLoss()
         self.similarity = Ssim()
 
@@ -64,7 +74,7 @@ class FusionLoss(nn.Module):
         with torch.autocast(fused.device.type, enabled=False):
             fused, vi, ir = fused.float(), vi.float(), ir.float()
             terms = {
-                "intensity_max": intensity_max_loss(fused, vi, ir),
+                "intensity_max": self.content(fused, vi, ir),
                 "intensity_consistency": intensity_consistency_loss(fused, vi, ir),
                 "color": color_loss(fused, vi),
                 "gradient": self.gradient(fused, vi, ir),
@@ -147,12 +157,20 @@ class Ssim(nn.Module):
         return torch.stack(rows)
 
 
-def info_nce(anchor: Tensor, positives: Tensor, negatives: Tensor, *, temperature: float) -> Tensor:
+def info_nce(
+    anchor: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float,
+    positive_in_denominator: bool = True,
+) -> Tensor:
     """Sum over the K positives of InfoNCE with cosine similarity, averaged over the batch.
 
     `anchor` is B×D, `positives` B×K×D, `negatives` B×M×D. Each positive stands alone in its
-    denominator with all the negatives (spec 2.1). Always in float32: a small temperature would
-    magnify the rounding of bfloat16.
+    denominator with all the negatives (spec 2.1), or the negatives stand there alone (spec 2.3,
+    paper; not bounded below). Always in float32: a small temperature would magnify the rounding of
+    bfloat16.
     """
     with torch.autocast(anchor.device.type, enabled=False):
         anchor, positives, negatives = (
@@ -161,7 +179,9 @@ def info_nce(anchor: Tensor, positives: Tensor, negatives: Tensor, *, temperatur
         positive_logits = torch.einsum("bd,bkd->bk", anchor, positives) / temperature  # B K
         negative_logits = torch.einsum("bd,bmd->bm", anchor, negatives) / temperature  # B M
         log_negatives = negative_logits.logsumexp(dim=1, keepdim=True)  # B 1
-        log_denominator = torch.logaddexp(positive_logits, log_negatives)  # B K
+        log_denominator = log_negatives
+        if positive_in_denominator:
+            log_denominator = torch.logaddexp(positive_logits, log_negatives)  # B K
         return (log_denominator - positive_logits).sum(dim=1).mean()
 
 
@@ -171,6 +191,7 @@ def group_contrastive_loss(
     negatives: Tensor,
     *,
     temperature: float,
+    positive_in_denominator: bool = True,
 ) -> Tensor:
     """Contrast two anchors of one scene, each the other's extra negative (spec 2.1).
 
@@ -180,6 +201,9 @@ def group_contrastive_loss(
     first, second = anchors
     against_second = torch.cat([negatives, second.unsqueeze(1)], dim=1)  # B M+1 D
     against_first = torch.cat([negatives, first.unsqueeze(1)], dim=1)
-    return info_nce(first, positives[0], against_second, temperature=temperature) + info_nce(
-        second, positives[1], against_first, temperature=temperature
+    contrast = partial(
+        info_nce, temperature=temperature, positive_in_denominator=positive_in_denominator
+    )
+    return contrast(first, positives[0], against_second) + contrast(
+        second, positives[1], against_first
     )

@@ -18,7 +18,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from models.dspfusion.denoiser import prior_schedule
 from models.metrics import DEFAULT, measurable, measure
 from pipelines.baselines import BASELINES, Baseline, Fuse
 from pipelines.evaluation_rows import BASELINE, MODEL, Row, row_head
@@ -123,7 +122,7 @@ def steps_means(
         raise ValueError(
             f"{measurement.bundle}: a Stage I model has no sampling steps; unset steps"
         )
-    fuser.schedule = prior_schedule(fuser.config.model_copy(update={"num_steps": num_steps}))
+    fuser.set_num_steps(num_steps)
     with fetched(scenes, read) as here:
         rows = [
             row

@@ -38,7 +38,7 @@ class Pair(BaseModel):
 
 
 class Fusing(BaseModel):
-    """What pairs are fused with; `tile_px` None for whole pictures."""
+    """What pairs are fused with; `tile_px` None for whole pictures, `stretch` as the authors do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,6 +46,7 @@ class Fusing(BaseModel):
     precision: Precision = "float32"
     compiled: bool = False
     tile_px: int | None = None
+    stretch: bool = False
 
 
 class Failure(BaseModel):
@@ -63,6 +64,7 @@ class PairFuser:
     def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
         self._fuser = load_bundle(fusing.bundle)
         self._fuser.speed_up(precision=fusing.precision, compiled=fusing.compiled)
+        self._fuser.stretch |= fusing.stretch
         self._tile_px, self._read, self._folder = fusing.tile_px, read, folder
 
     def __call__(self, pair: Pair) -> Failure | None:

@@ -1,7 +1,8 @@
 """Configurations of DSPFusion: the networks, the two training stages, and presets.
 
 The defaults are the full-size model of the released weights (spec 1) and the loss weights of the
-authors' training code (spec 2).
+authors' training code (spec 2). Where the paper says otherwise and says it well enough, a setting
+chooses (README, "Paper and code").
 """
 
 from typing import Literal, Self
@@ -17,6 +18,10 @@ from pydantic import (
 
 # Three halvings of the size: inputs of the padded fuser are multiples of this.
 SIZE_MULTIPLE_PX = 8
+
+# "brighter_source": the whole pixel of the source with the larger channel mean (code).
+# "element_maximum": the larger value in each channel (paper).
+ContentTarget = Literal["brighter_source", "element_maximum"]
 
 
 class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
@@ -37,6 +42,12 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     ffn_expansion: float = Field(2.66, ge=1)
     three_heads: bool = False
 
+    # Convolutions that the code has and the paper's equations do not, and one the other way round:
+    # 3×3 after the affine map of DPMM, 1×1 after the weighted sum, 1×1 before the last decoder.
+    dpmm_convolution: bool = True
+    fusion_convolution: bool = True
+    level1_reduction: bool = False
+
     # Priors: a grid of tokens at level 1, fewer tokens below.
     prior_grid: int = Field(4, ge=2)
     num_deep_tokens: PositiveInt = 4
@@ -45,13 +56,18 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     degradation_width: PositiveInt = 32
     num_degradation_blocks: PositiveInt = 4
 
-    # Diffusion of the semantic prior.
+    # Diffusion of the semantic prior: "x0" goes with the posterior mean and no noise (code), "noise"
+    # with ancestral sampling (paper).
+    denoiser_predicts: Literal["x0", "noise"] = "x0"
     denoiser_width: PositiveInt = 512
     num_denoiser_blocks: PositiveInt = 4
     num_steps: int = Field(10, ge=2)
     beta_start: float = Field(0.1, gt=0, lt=1)
     beta_end: float = Field(0.99, gt=0, lt=1)
     noise_seed: int = Field(0, ge=0)
+
+    # Stretch each result by its own extremes, as the authors save theirs. The objectives do not.
+    stretch: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -72,6 +88,11 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     def level_widths(self) -> tuple[int, int, int, int]:
         """Channels of the encoder's four levels."""
         return (self.width, 2 * self.width, 4 * self.width, 8 * self.width)
+
+    @property
+    def head_width(self) -> int:
+        """Channels of the last decoder and of the heads."""
+        return self.width if self.level1_reduction else 2 * self.width
 
     @property
     def level_tokens(self) -> tuple[int, int, int, int]:
@@ -97,6 +118,11 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
                 f"beta_end {self.beta_end} is below beta_start {self.beta_start}; "
                 "noise grows with the timestep"
             )
+        if self.denoiser_predicts == "noise" and self.prior == "low_quality":
+            raise ValueError(
+                "denoiser_predicts is 'noise', but with prior 'low_quality' there is no denoiser; "
+                "leave it out or set prior to 'diffusion'"
+            )
         return self
 
 
@@ -115,19 +141,30 @@ class FusionWeights(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("every fusion weight is 0; nothing would train the fusion network")
         return self
 
+    def check_target(self, content_target: ContentTarget) -> None:
+        """Raise ValueError for a target that no term reads."""
+        if content_target != "brighter_source" and not self.intensity_max:
+            raise ValueError(
+                f"content_target is {content_target!r}, but fusion_weights.intensity_max is 0; "
+                "leave content_target out or give the term a weight"
+            )
+
 
 class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     """Stage I: priors and fusion network together, fusion and contrastive losses (spec 2.1).
 
     `contrastive_weight` is positive: the type head learns from this loss alone, and without it
-    the groups of the batch would be decoded for nothing.
+    the groups of the batch would be decoded for nothing. `positive_in_denominator` is false in the
+    paper's contrastive loss.
     """
 
     stage: Literal["stage1"] = "stage1"
     model: DSPFusionConfig = DSPFusionConfig()
     fusion_weights: FusionWeights = FusionWeights()
+    content_target: ContentTarget = "brighter_source"
     contrastive_weight: PositiveFloat = 1
     contrastive_temperature: PositiveFloat = 0.1
+    positive_in_denominator: bool = True
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
@@ -136,6 +173,7 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
                 "model.three_heads is for imported weights: no loss is known that trains the "
                 "visible and infrared heads; set it to false"
             )
+        self.fusion_weights.check_target(self.content_target)
         return self
 
 
@@ -145,6 +183,7 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid"):
     stage: Literal["stage2"] = "stage2"
     model: DSPFusionConfig = DSPFusionConfig()
     fusion_weights: FusionWeights = FusionWeights()
+    content_target: ContentTarget = "brighter_source"
     diffusion_weight: PositiveFloat = 10
 
     @model_validator(mode="after")
@@ -154,6 +193,7 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid"):
                 f"model.prior is {self.model.prior!r}, but Stage II trains the denoiser; "
                 "set it to 'diffusion'"
             )
+        self.fusion_weights.check_target(self.content_target)
         return self
 
 
@@ -161,7 +201,8 @@ def fuser_config(config: Stage1Config | Stage2Config) -> DSPFusionConfig:
     """Return the configuration of the fuser that a stage's weights fit (Stage I: no denoiser)."""
     match config:
         case Stage1Config():
-            return config.model.model_copy(update={"prior": "low_quality"})
+            without = {"prior": "low_quality", "denoiser_predicts": "x0"}
+            return config.model.model_copy(update=without)
         case Stage2Config():
             return config.model
 

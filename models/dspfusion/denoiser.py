@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.diffusion import Schedule, reverse_step, sqrt_linear_schedule
+from models.diffusion import Schedule, ancestral_step, reverse_step, sqrt_linear_schedule
 from models.dspfusion.config import DSPFusionConfig
 from models.layers import TokenMixer, split_pair
 
@@ -19,6 +19,7 @@ _INITIAL_TIME_SCALE = 1e-3
 class Denoiser(nn.Module):
     """Predict the clean semantic prior x0 from x_t, the condition and the timestep (spec 1.4).
 
+    Or the noise in x_t, as the paper does: then without the last GELU, which has no negative values.
     The first layer reads [x_t, theta·t, condition]. We apply its three column blocks apart: the
     condition's share does not change along the chain (`encode_condition`), and the time's share
     is one vector.
@@ -27,6 +28,7 @@ class Denoiser(nn.Module):
     def __init__(self, config: DSPFusionConfig) -> None:
         super().__init__()
         self.prior_shape = (config.num_tokens, config.semantic_prior_width)
+        self.predicts = config.denoiser_predicts
         prior_width = config.semantic_prior_width
         condition_width = config.semantic_prior_width + 2 * config.degradation_prior_width
         self.time_scale = nn.Parameter(torch.full((1,), _INITIAL_TIME_SCALE))
@@ -43,14 +45,15 @@ class Denoiser(nn.Module):
         return F.linear(condition, weight, self.linear_in.bias)
 
     def forward(self, x_t: Tensor, encoded_condition: Tensor, timestep: int) -> Tensor:
-        """Return the predicted x0, B×N×D; `timestep` runs from 0 (least noise) to T-1."""
+        """Return the predicted x0 or noise, B×N×D; `timestep` runs from 0 (least noise) to T-1."""
         x_weight, time_weight, _ = self._weight_blocks()
         time = self.time_scale * timestep * time_weight.sum(dim=1)  # W
         h = F.linear(x_t, x_weight) + encoded_condition + time  # B N W
         h = F.leaky_relu(h, _LEAKY_SLOPE)
         for mixer in self.mixers:
             h = F.gelu(mixer(h))
-        return F.gelu(self.linear_out(h))
+        out = self.linear_out(h)
+        return F.gelu(out) if self.predicts == "x0" else out
 
     def _weight_blocks(self) -> tuple[Tensor, ...]:
         """Return the columns of the first layer that read x_t, the time, the condition."""
@@ -71,12 +74,36 @@ def join_condition(semantic_prior: Tensor, degradation_prior: Tensor) -> Tensor:
 
 
 def restore_prior(
-    denoiser: Denoiser, x_T: Tensor, condition: Tensor, *, schedule: Schedule
+    denoiser: Denoiser,
+    x_T: Tensor,
+    condition: Tensor,
+    *,
+    schedule: Schedule,
+    step_noise: Tensor | None = None,
 ) -> Tensor:
-    """Run all T reverse steps from x_T, B×N×D to B×N×D; every step stays in the graph."""
+    """Run all T reverse steps from x_T, B×N×D to B×N×D; every step stays in the graph.
+
+    `step_noise`, (T-1)×B×N×D or (T-1)×1×N×D, is what timesteps 1 to T-1 add with a denoiser that
+    predicts the noise, and None with any other.
+    """
+    assert (step_noise is not None) == (denoiser.predicts == "noise"), denoiser.predicts
     encoded = denoiser.encode_condition(condition)
     x_t = x_T
     for timestep in reversed(range(schedule.num_steps)):
-        x0 = denoiser(x_t, encoded, timestep)
-        x_t = reverse_step(x0, x_t, timestep, schedule)
+        predicted = denoiser(x_t, encoded, timestep)
+        if step_noise is None:
+            x_t = reverse_step(predicted, x_t, timestep, schedule)
+        else:
+            added = step_noise[timestep - 1] if timestep else None
+            x_t = ancestral_step(predicted, x_t, added, timestep, schedule)
     return x_t
+
+
+def num_noises(config: DSPFusionConfig) -> int:
+    """How many noises N×D the reverse chain takes: the one it starts from, and those it adds."""
+    return config.num_steps if config.denoiser_predicts == "noise" else 1
+
+
+def split_noises(noises: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Split `num_noises`×B×N×D into x_T's B×N×D and `step_noise`, or None where nothing is added."""
+    return noises[0], noises[1:] if len(noises) > 1 else None

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from models.color import to_rgb
 from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig
-from models.dspfusion.denoiser import Denoiser, join_condition, prior_schedule, restore_prior
+from models.dspfusion.denoiser import (
+    Denoiser,
+    join_condition,
+    num_noises,
+    prior_schedule,
+    restore_prior,
+    split_noises,
+)
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
 from models.tiles import fuse_tiles
@@ -27,10 +34,12 @@ class DSPFusionFuser(nn.Module):
 
     With `prior="diffusion"` the semantic prior is restored from one fixed noise, drawn from
     `noise_seed` and shared by all images, so that a result depends on nothing but its pair; with
-    `prior="low_quality"` the prior of the degraded pair is used and there is no denoiser.
+    `prior="low_quality"` the prior of the degraded pair is used and there is no denoiser. With
+    `stretch` each result fills [0, 1].
     """
 
     noise: Tensor
+    step_noise: Tensor | None
 
     def __init__(self, config: DSPFusionConfig) -> None:
         super().__init__()
@@ -39,9 +48,18 @@ class DSPFusionFuser(nn.Module):
         self.degradation = DegradationEncoder(config)
         self.semantic = SemanticEncoder(config)
         self.denoiser = Denoiser(config) if config.prior == "diffusion" else None
-        self.schedule = prior_schedule(config)
-        self.register_buffer("noise", _fixed_noise(config), persistent=False)
+        self.stretch = config.stretch
+        self.set_num_steps(config.num_steps)
         self.precision: Precision = "float32"
+
+    def set_num_steps(self, num_steps: int) -> None:
+        """Sample in so many steps from now on, which need not be as many as in training."""
+        config = self.config.model_copy(update={"num_steps": num_steps})
+        self.schedule = prior_schedule(config)
+        device = self.fusion.patch_embed.weight.device
+        noise, step_noise = split_noises(_fixed_noises(config).to(device))
+        self.register_buffer("noise", noise, persistent=False)
+        self.register_buffer("step_noise", step_noise, persistent=False)
 
     def speed_up(self, *, precision: Precision = "float32", compiled: bool = False) -> Self:
         """Choose how the fusion network computes from now on, and return the fuser.
@@ -55,12 +73,12 @@ class DSPFusionFuser(nn.Module):
         return self
 
     def forward(self, vi: Tensor, ir: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one."""
+        """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one that x_T is."""
         _check_pair(vi, ir)
         height, width = vi.shape[-2:]
         noise = self._noise_of(vi.shape[0], noise)
         fused = self.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), noise)
-        return fused[..., :height, :width]
+        return self.finish(fused[..., :height, :width])
 
     def fuse_tiled(
         self, vi: Tensor, ir: Tensor, *, tile_px: int, noise: Tensor | None = None
@@ -86,7 +104,11 @@ class DSPFusionFuser(nn.Module):
 
         overlap_px = tile_px // 4
         fused = fuse_tiles(vi, ir, fuse, tile_px=tile_px, overlap_px=overlap_px)
-        return fused[..., :height, :width]
+        return self.finish(fused[..., :height, :width])
+
+    def finish(self, fused: Tensor) -> Tensor:
+        """Stretch the cropped results B×3×H×W, if the configuration says so."""
+        return stretch_extremes(fused) if self.stretch else fused
 
     def _noise_of(self, size: int, noise: Tensor | None) -> Tensor:
         if noise is not None and self.denoiser is None:
@@ -116,7 +138,13 @@ class DSPFusionFuser(nn.Module):
         semantic_prior = self.semantic(torch.cat([ir, vi], dim=1))  # B N D
         if self.denoiser is not None:
             condition = join_condition(semantic_prior, degradation_prior)
-            semantic_prior = restore_prior(self.denoiser, noise, condition, schedule=self.schedule)
+            semantic_prior = restore_prior(
+                self.denoiser,
+                noise,
+                condition,
+                schedule=self.schedule,
+                step_noise=self.step_noise,
+            )
         return degradation_prior, semantic_prior
 
 
@@ -133,7 +161,7 @@ class PaddedFuser(nn.Module):
     def forward(self, vi: Tensor, ir: Tensor) -> Tensor:
         """Fuse vi B×3×H×W and ir B×1×H×W to B×3×H×W."""
         noise = self.fuser.noise.expand(vi.shape[0], -1, -1)  # B N D
-        return self.fuser.fuse_padded(vi, ir, noise)
+        return self.fuser.finish(self.fuser.fuse_padded(vi, ir, noise))
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:
@@ -143,9 +171,19 @@ def pad_to_multiple(image: Tensor) -> Tensor:
     return F.pad(image, padding, mode="reflect")
 
 
-def _fixed_noise(config: DSPFusionConfig) -> Tensor:
+def stretch_extremes(images: Tensor) -> Tensor:
+    """Map each image of B×3×H×W from its own extremes to [0, 1]; one without contrast becomes 0.
+
+    The authors stretch before the crop and after it, which is the same: each is an affine map, and the
+    second undoes the first (spec 1.5).
+    """
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)
+
+
+def _fixed_noises(config: DSPFusionConfig) -> Tensor:
     generator = torch.Generator().manual_seed(config.noise_seed)
-    shape = (1, config.num_tokens, config.semantic_prior_width)
+    shape = (num_noises(config), 1, config.num_tokens, config.semantic_prior_width)
     return torch.randn(shape, generator=generator, device="cpu")
 
 

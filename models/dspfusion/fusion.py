@@ -101,15 +101,21 @@ class SemanticIntegration(nn.Module):
 class DegradationModulation(nn.Module):
     """DPMM: an affine map per channel, chosen by the degradation prior (spec 1.3, DPMM).
 
-    Features B×C×H×W, prior B×N×D. No residual; the 3×3 convolution is the code's, not the paper's.
+    Features B×C×H×W, prior B×N×D. No residual; the 3×3 `convolution` is the code's, not the paper's.
     """
 
-    def __init__(self, channels: int, prior_width: int, *, num_tokens: int) -> None:
+    def __init__(
+        self, channels: int, prior_width: int, *, num_tokens: int, convolution: bool
+    ) -> None:
         super().__init__()
         self.token_weights = nn.Linear(channels, num_tokens)
         self.prior_norm = nn.LayerNorm(prior_width)
         self.scale_shift = nn.Linear(prior_width, 2 * channels, bias=False)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv_out = (
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            if convolution
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         """Return the modulated features."""
@@ -179,7 +185,10 @@ class EncoderLayer(nn.Module):
         channels, num_heads = config.level_widths[level], config.num_heads[level]
         self.spim = SemanticIntegration(channels, config.semantic_prior_width, num_heads=num_heads)
         self.dpmm = DegradationModulation(
-            channels, config.degradation_prior_width, num_tokens=config.level_tokens[level]
+            channels,
+            config.degradation_prior_width,
+            num_tokens=config.level_tokens[level],
+            convolution=config.dpmm_convolution,
         )
         self.cross_attention = CrossAttention(channels, num_heads=num_heads)
         self.blocks = _blocks(config, channels, num_heads, config.num_blocks[level])
@@ -221,15 +230,19 @@ class PriorGuidedFusion(nn.Module):
     """PGFM: gates from the prior (channels) and the features (pixels) (spec 1.3).
 
     Features 2B×C×H×W, semantic prior B×N×D, result B×C×H×W. The two modalities' gates are
-    independent; they share the spatial kernel.
+    independent; they share the spatial kernel. The 1×1 `convolution` is the code's, not the paper's.
     """
 
-    def __init__(self, channels: int, prior_width: int, *, num_tokens: int) -> None:
+    def __init__(
+        self, channels: int, prior_width: int, *, num_tokens: int, convolution: bool
+    ) -> None:
         super().__init__()
         self.token_pool = nn.Linear(num_tokens, 1)
         self.channel_gate = nn.Linear(prior_width, 2 * channels)
         self.spatial_gate = nn.Conv2d(2, 1, 7, padding=3, bias=False)
-        self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.project_out = (
+            nn.Conv2d(channels, channels, 1, bias=False) if convolution else nn.Identity()
+        )
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
         """Return the fused features."""
@@ -277,14 +290,14 @@ class FusionHead(nn.Module):
         super().__init__()
         self.refinement = DecoderLayer(
             config,
-            channels=2 * config.width,
+            channels=config.head_width,
             num_heads=config.num_heads[0],
             num_blocks=config.num_refinement_blocks,
         )
-        self.output = nn.Conv2d(2 * config.width, 3, 3, padding=1, bias=False)
+        self.output = nn.Conv2d(config.head_width, 3, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
-        """Map features B×2C×H×W to B×3×H×W, before the skip."""
+        """Map features B×(head width)×H×W to B×3×H×W, before the skip."""
         return self.output(self.refinement(x, semantic_prior))
 
 
@@ -309,13 +322,13 @@ class RestorationHead(nn.Module):
 
     def __init__(self, config: DSPFusionConfig, *, num_blocks: int, gated: bool) -> None:
         super().__init__()
-        channels = 2 * config.width
+        channels = config.head_width
         self.gate = ChannelGate(channels) if gated else nn.Identity()
         self.blocks = _blocks(config, channels, config.num_heads[0], num_blocks)
         self.output = nn.Conv2d(channels, 3, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map features B×2C×H×W to B×3×H×W, before the skip."""
+        """Map features B×(head width)×H×W to B×3×H×W, before the skip."""
         return self.output(self.blocks(self.gate(x)))
 
 
@@ -343,11 +356,16 @@ class FusionNetwork(nn.Module):
         self.encoders = nn.ModuleList(EncoderLayer(config, i) for i in range(_NUM_LEVELS))
         self.downs = nn.ModuleList(Downsample(width) for width in widths[:-1])
         self.fusions = nn.ModuleList(
-            PriorGuidedFusion(width, config.semantic_prior_width, num_tokens=num_tokens)
+            PriorGuidedFusion(
+                width,
+                config.semantic_prior_width,
+                num_tokens=num_tokens,
+                convolution=config.fusion_convolution,
+            )
             for width, num_tokens in zip(widths, config.level_tokens, strict=True)
         )
         self.ups = nn.ModuleList(Upsample(width) for width in widths[1:])
-        self.reductions = nn.ModuleList(_reduction(width, i) for i, width in enumerate(widths[:-1]))
+        self.reductions = nn.ModuleList(_reduction(config, i) for i in range(_NUM_LEVELS - 1))
         self.decoders = nn.ModuleList(_decoder(config, i) for i in range(_NUM_LEVELS - 1))
         self.three_heads = config.three_heads
         if config.three_heads:
@@ -388,7 +406,7 @@ class FusionNetwork(nn.Module):
         for level in reversed(range(_NUM_LEVELS - 1)):
             x = torch.cat([self.ups[level](x), fused[level]], dim=1)
             x = self.decoders[level](self.reductions[level](x), semantic[level])
-        return x  # B 2C H W
+        return x  # B 2C H W, or C with `level1_reduction`
 
     def _encode(
         self, pair: Tensor, semantic: Sequence[Tensor], degradation: Sequence[Tensor]
@@ -405,16 +423,17 @@ class FusionNetwork(nn.Module):
         return fused
 
 
-def _reduction(width: int, level: int) -> nn.Module:
-    # Level 1 keeps the 2C channels of the concatenation (spec 1.7, "level 1 decoder").
-    return nn.Identity() if level == 0 else nn.Conv2d(2 * width, width, 1, bias=False)
+def _reduction(config: DSPFusionConfig, level: int) -> nn.Module:
+    # In the code level 1 keeps the 2C channels of the concatenation (spec 1.7, "level 1 decoder").
+    width = config.level_widths[level]
+    kept = level == 0 and not config.level1_reduction
+    return nn.Identity() if kept else nn.Conv2d(2 * width, width, 1, bias=False)
 
 
 def _decoder(config: DSPFusionConfig, level: int) -> DecoderLayer:
-    width = config.level_widths[level]
     return DecoderLayer(
         config,
-        channels=2 * width if level == 0 else width,
+        channels=config.head_width if level == 0 else config.level_widths[level],
         num_heads=config.num_heads[level],
         num_blocks=config.num_blocks[level],
     )

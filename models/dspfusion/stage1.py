@@ -28,9 +28,13 @@ class Stage1(nn.Module):
         self.fusion = FusionNetwork(config.model)
         self.degradation = DegradationEncoder(config.model)
         self.semantic = SemanticEncoder(config.model)
-        self.fusion_loss = FusionLoss(**dict(config.fusion_weights))
+        self.fusion_loss = FusionLoss(
+            **dict(config.fusion_weights),
+            intensity_by_element=config.content_target == "element_maximum",
+        )
         self.contrastive_weight = config.contrastive_weight
         self.contrastive_temperature = config.contrastive_temperature
+        self.positive_in_denominator = config.positive_in_denominator
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return "loss" with its graph, and every weighted term detached."""
@@ -61,5 +65,6 @@ class Stage1(nn.Module):
             (ir_pos.unflatten(0, (size, num_positives)), vi_pos.unflatten(0, (size, -1))),
             neg.unflatten(0, (size, -1)),
             temperature=self.contrastive_temperature,
+            positive_in_denominator=self.positive_in_denominator,
         )
         return priors[: 2 * size], self.contrastive_weight * loss

@@ -13,7 +13,14 @@ from torch.nn import functional as F
 from models.color import to_rgb
 from models.diffusion import q_sample
 from models.dspfusion.config import Stage2Config
-from models.dspfusion.denoiser import Denoiser, join_condition, prior_schedule, restore_prior
+from models.dspfusion.denoiser import (
+    Denoiser,
+    join_condition,
+    num_noises,
+    prior_schedule,
+    restore_prior,
+    split_noises,
+)
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
 from models.layers import split_pair
@@ -37,9 +44,13 @@ class Stage2(nn.Module):
         self.degradation = DegradationEncoder(config.model)
         self.semantic = SemanticEncoder(config.model)
         self.denoiser = Denoiser(config.model)
-        self.fusion_loss = FusionLoss(**dict(config.fusion_weights))
+        self.fusion_loss = FusionLoss(
+            **dict(config.fusion_weights),
+            intensity_by_element=config.content_target == "element_maximum",
+        )
         self.diffusion_weight = config.diffusion_weight
         self.schedule = prior_schedule(config.model)
+        self.noise_shape = (num_noises(config.model), *self.denoiser.prior_shape)
         for network in self._frozen():
             network.requires_grad_(False)
         self.train()
@@ -66,16 +77,24 @@ class Stage2(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return "loss" with its graph, and every weighted term detached."""
         infrared = {name: to_rgb(batch[name]) for name in ("ir_lq", "ir_gt")}
-        noise = seeded_noise(batch["seed"], self.denoiser.prior_shape)
-        return self.losses({**batch, **infrared}, noise.to(batch["vi_lq"].device))
+        noises = seeded_noise(batch["seed"], self.noise_shape).transpose(0, 1)
+        noise, step_noise = split_noises(noises.to(batch["vi_lq"].device))
+        return self.losses({**batch, **infrared}, noise, step_noise)
 
-    def losses(self, batch: dict[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
-        """Return what `forward` does, for three-channel infrared images and a given B×N×D noise."""
+    def losses(
+        self, batch: dict[str, Tensor], noise: Tensor, step_noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return what `forward` does, for three-channel infrared images and given noise.
+
+        `noise` is B×N×D; `step_noise` is (T-1)×B×N×D with a denoiser that predicts the noise.
+        """
         ir, vi = batch["ir_lq"], batch["vi_lq"]
         degradation_prior, semantic_lq, target = self._frozen_priors(batch)
         x_T = q_sample(target, noise, self.schedule.alpha_bars[-1])  # B N D
         condition = join_condition(semantic_lq, degradation_prior)
-        prior = restore_prior(self.denoiser, x_T, condition, schedule=self.schedule)
+        prior = restore_prior(
+            self.denoiser, x_T, condition, schedule=self.schedule, step_noise=step_noise
+        )
         fused = self.fusion(ir, vi, degradation_prior, prior)
         terms = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
         fusion = torch.stack(list(terms.values())).sum()

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from models.diffusion import q_sample, reverse_step, sqrt_linear_schedule
+from models.diffusion import ancestral_step, q_sample, reverse_step, sqrt_linear_schedule
 
 
 def schedule():
@@ -31,6 +33,28 @@ def test_reverse_step_is_the_posterior_mean():
         x_t = q_sample(x0, torch.zeros(3), s.alpha_bars[t])
         x_before = q_sample(x0, torch.zeros(3), s.alpha_bars[t - 1])
         torch.testing.assert_close(reverse_step(x0, x_t, t, s), x_before)
+
+
+def test_ancestral_step_known_value():
+    """Two steps, beta 0.36 and 0.64: abar 0.64 and 0.2304; the variance is 0.64 * 0.36 / 0.7696."""
+    s = sqrt_linear_schedule(2, beta_start=0.36, beta_end=0.64)
+    x_t, predicted, added = torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([2.0])
+    mean = (1 - 0.64 / math.sqrt(0.7696) * 0.5) / 0.6
+    sigma = math.sqrt(0.64 * 0.36 / 0.7696)
+    assert float(ancestral_step(predicted, x_t, added, 1, s)) == pytest.approx(mean + 2 * sigma)
+    assert float(ancestral_step(predicted, x_t, None, 1, s)) == pytest.approx(mean)
+
+
+def test_ancestral_mean_is_the_posterior_mean():
+    """A true noise stands for a true x0: both steps have one mean, and at timestep 0 it is x0."""
+    s = schedule()
+    x0, noise = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for t in range(10):
+        x_t = q_sample(x0, noise, s.alpha_bars[t])
+        step = ancestral_step(noise, x_t, None, t, s)
+        torch.testing.assert_close(step, reverse_step(x0, x_t, t, s))
+    assert s.sigmas[0] == 0
+    torch.testing.assert_close(ancestral_step(noise, q_sample(x0, noise, 0.9), None, 0, s), x0)
 
 
 def test_q_sample_keeps_unit_variance():

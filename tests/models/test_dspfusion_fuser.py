@@ -3,7 +3,8 @@ import torch
 
 from models import build_fuser
 from models.dspfusion.config import DSPFusionConfig, tiny
-from models.dspfusion.fuser import DSPFusionFuser, pad_to_multiple
+from models.dspfusion.denoiser import join_condition
+from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser, pad_to_multiple, stretch_extremes
 
 
 def fuser(**changes) -> DSPFusionFuser:
@@ -70,6 +71,72 @@ def test_noise_without_diffusion_is_refused():
     model = fuser(prior="low_quality")
     with pytest.raises(ValueError, match="low_quality"):
         model(*pair(1, 16, 16), noise=model.noise)
+
+
+def test_stretch_is_of_the_cropped_result():
+    vi, ir = pair(2, 17, 30)
+    plain, stretched = fuser()(vi, ir), fuser(stretch=True)(vi, ir)
+    assert torch.equal(stretched.amin((1, 2, 3)), torch.zeros(2))
+    assert torch.equal(stretched.amax((1, 2, 3)), torch.ones(2))
+    low, high = float(plain[0].min()), float(plain[0].max())
+    torch.testing.assert_close(stretched[0], (plain[0] - low) / (high - low))
+    assert torch.equal(fuser(stretch=True).fuse_tiled(vi, ir, tile_px=64), stretched)
+
+
+def test_the_exported_part_stretches():
+    vi, ir = pair(1, 16, 24)
+    model = fuser(stretch=True)
+    assert torch.equal(PaddedFuser(model)(vi, ir), model(vi, ir))
+
+
+def test_stretch_known_values():
+    image = torch.tensor([0.2, 0.3, 0.6]).view(1, 3, 1, 1)
+    torch.testing.assert_close(stretch_extremes(image).flatten(), torch.tensor([0, 0.25, 1]))
+    assert torch.equal(stretch_extremes(torch.full((1, 3, 2, 2), 0.7)), torch.zeros(1, 3, 2, 2))
+
+
+def test_ancestral_sampling():
+    """The chain by hand: mean of the step, its sigma, no noise in the last; any sign comes out."""
+    vi, ir = pair(2, 16, 16)
+    model = fuser(denoiser_predicts="noise")
+    degradation, restored = model.priors(
+        vi, ir.expand(-1, 3, -1, -1), model.noise.expand(2, -1, -1)
+    )
+    both = torch.cat([ir.expand(-1, 3, -1, -1), vi], dim=1)
+    encoded = model.denoiser.encode_condition(join_condition(model.semantic(both), degradation))
+    x_t, s = model.noise.expand(2, -1, -1), model.schedule
+    for t in (2, 1, 0):
+        predicted = model.denoiser(x_t, encoded, t)
+        assert predicted.min() < -0.17  # Less than a GELU can be.
+        x_t = (x_t - s.betas[t] / (1 - s.alpha_bars[t]) ** 0.5 * predicted) / (
+            1 - s.betas[t]
+        ) ** 0.5
+        if t:
+            x_t = x_t + s.sigmas[t] * model.step_noise[t - 1]
+    torch.testing.assert_close(restored, x_t)
+    assert torch.equal(model.noise, fuser().noise)
+    assert fuser().step_noise is None
+
+
+def test_another_number_of_steps():
+    vi, ir = pair(1, 16, 16)
+    for predicts in ("x0", "noise"):
+        model = fuser(denoiser_predicts=predicts)
+        before = model(vi, ir)
+        model.set_num_steps(5)
+        assert not torch.equal(model(vi, ir), before)
+        model.set_num_steps(3)
+        assert torch.equal(model(vi, ir), before)
+
+
+def test_each_convolution_of_the_paper_changes_the_picture():
+    vi, ir = pair(1, 16, 24)
+    plain = fuser()
+    for change in ({"dpmm_convolution": False}, {"fusion_convolution": False}):
+        changed = fuser(**change)
+        changed.load_state_dict(plain.state_dict(), strict=False)
+        assert not torch.equal(changed(vi, ir), plain(vi, ir)), change
+    assert fuser(level1_reduction=True)(vi, ir).shape == vi.shape
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,14 @@ from torch.distributed import HashStore, destroy_process_group, init_process_gro
 from torch.nn.parallel import DistributedDataParallel
 
 from models import build_fuser, build_objective
-from models.dspfusion.config import Stage1Config, Stage2Config, full, fuser_config, tiny
+from models.dspfusion.config import (
+    DSPFusionConfig,
+    Stage1Config,
+    Stage2Config,
+    full,
+    fuser_config,
+    tiny,
+)
 from models.dspfusion.stage2 import seeded_noise
 from tests.models.samples import training_batch
 
@@ -93,6 +100,53 @@ def test_stage2_learns_through_every_reverse_step():
     objective(fields(objective, training_batch(1, 32)))["loss"].backward()
     handle.remove()
     assert len(calls) == tiny().num_steps
+
+
+@pytest.mark.parametrize("stage", [Stage1Config, Stage2Config])
+def test_the_papers_variants_train(stage):
+    """With every switch of the model: each trainable weight has a gradient, and the fuser takes them."""
+    changes = {
+        "dpmm_convolution": False,
+        "fusion_convolution": False,
+        "level1_reduction": True,
+        "denoiser_predicts": "noise",
+        "stretch": True,
+    }
+    config = stage(model=DSPFusionConfig(**{**tiny().model_dump(), **changes}))
+    objective = objective_of(config)
+    losses = objective(fields(objective, training_batch(2, 16)))
+    losses["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+        assert moved == parameter.requires_grad, name
+    build_fuser(fuser_config(config)).load_state_dict(objective.state_dict(), strict=True)
+
+
+def test_the_objectives_hand_their_switches_to_the_losses():
+    batch = training_batch(2, 16)
+    for plain in STAGES:
+        usual = objective_of(plain)
+        given = fields(usual, batch)
+        changes = {"content_target": "element_maximum"}
+        if plain.stage == "stage1":
+            changes["positive_in_denominator"] = False
+        other = objective_of(plain.model_copy(update=changes))(given)
+        usual_losses = usual(given)
+        assert float(other["intensity_max"]) != float(usual_losses["intensity_max"])
+        assert torch.equal(other["color"], usual_losses["color"])
+        if plain.stage == "stage1":
+            assert float(other["contrastive"]) < float(usual_losses["contrastive"])
+
+
+def test_step_noise_belongs_to_the_sample():
+    config = DSPFusionConfig(**{**tiny().model_dump(), "denoiser_predicts": "noise"})
+    objective = objective_of(Stage2Config(model=config)).eval()
+    batch = fields(objective, training_batch(2, 16))
+    swapped = {name: x.flip(0) for name, x in batch.items()}
+    losses, others = objective(batch), objective(swapped)
+    torch.testing.assert_close(losses["diffusion"], others["diffusion"])
+    reseeded = objective({**batch, "seed": batch["seed"] + 7})
+    assert float(reseeded["diffusion"]) != float(losses["diffusion"])
 
 
 def test_stage2_takes_the_weights_of_stage1():

@@ -9,6 +9,7 @@ from models.losses import (
     GradientLoss,
     Ssim,
     color_loss,
+    element_maximum_loss,
     group_contrastive_loss,
     info_nce,
     intensity_consistency_loss,
@@ -60,6 +61,25 @@ def test_intensity_max_takes_the_whole_brighter_pixel():
     assert float(intensity_max_loss(vi, vi, flat(0.2)[..., :1, :1])) == 0
 
 
+def test_the_papers_content_loss_takes_the_maximum_of_each_channel():
+    """Three channels, of which vi has the larger first and ir the two others."""
+    vi = torch.tensor([0.9, 0.0, 0.0]).view(1, 3, 1, 1)
+    ir = torch.full((1, 3, 1, 1), 0.4)
+    assert float(element_maximum_loss(ir, vi, ir)) == pytest.approx(0.5 / 3)
+    assert float(element_maximum_loss(vi, vi, ir)) == pytest.approx(0.8 / 3)
+
+
+def test_fusion_loss_takes_the_content_target_it_is_told():
+    vi = torch.tensor([0.9, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    ir = flat(0.4)
+    by_pixel, by_element = (
+        FusionLoss(**WEIGHTS, intensity_by_element=chosen)(ir, vi, ir) for chosen in (False, True)
+    )
+    assert float(by_pixel["intensity_max"]) == 0
+    assert float(by_element["intensity_max"]) == pytest.approx(15 * 0.5 / 3)
+    assert all(torch.equal(by_pixel[k], by_element[k]) for k in WEIGHTS if k != "intensity_max")
+
+
 def test_intensity_consistency_known_value():
     loss = intensity_consistency_loss(flat(0.5), flat(0.7), flat(0.1))
     assert float(loss) == pytest.approx((0.2 + 0.4) / 2)
@@ -102,6 +122,19 @@ def test_info_nce_known_value():
     expected = -math.log(math.e**2 / (math.e**2 + 1)) - math.log(1 / 2)
     loss = info_nce(anchor, positives, negatives, temperature=0.5)
     assert float(loss) == pytest.approx(expected)
+
+
+def test_info_nce_without_the_positive_in_the_denominator():
+    """The paper's: one negative of cosine 0, so each term is 0 less the positive's logit."""
+    anchor = torch.tensor([[1.0, 0.0]])
+    positives = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])  # cosine 1 and 0
+    negatives = torch.tensor([[[0.0, 3.0]]])  # cosine 0
+    loss = info_nce(anchor, positives, negatives, temperature=0.5, positive_in_denominator=False)
+    assert float(loss) == pytest.approx(-2)
+    groups = (anchor, anchor), (positives, positives), negatives
+    both = group_contrastive_loss(*groups, temperature=0.5, positive_in_denominator=False)
+    # Each anchor is the other's negative of cosine 1: ln(1 + e²) less the logits 2 and 0, twice.
+    assert float(both) == pytest.approx(2 * (2 * math.log(1 + math.e**2) - 2))
 
 
 def test_info_nce_is_float32_under_autocast():
