@@ -12,14 +12,18 @@ import functools
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from torch import Tensor
+
+# Spec 5.6: for networks and images, absolute.
+TOLERANCE = 5e-5
 
 _PREFIX = "dspfusion_"
 Arrays = Mapping[str, np.ndarray]
@@ -245,3 +249,19 @@ def _check_shape(case: str, tensor: str, ours: np.ndarray, golden: np.ndarray) -
         raise ValueError(
             f"{case}: {tensor} is {golden.shape} in the folder, but {ours.shape} by its index"
         )
+
+
+def known_arrays(
+    case: str, arrays: Arrays, ours: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Go through a file's arrays. Raises ValueError for one that we have no value for."""
+    for key, expected in arrays.items():
+        if key not in ours:
+            raise ValueError(f"{case}: nothing of ours is known for its array {key!r}")
+        yield key, expected
+
+
+def shape4(array: np.ndarray) -> tuple[int, int, int, int]:
+    """The shape of a B×C×H×W array."""
+    size, channels, height, width = array.shape
+    return size, channels, height, width

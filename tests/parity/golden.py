@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.parity import Constants, GoldenFolder, fill, open_folder
-from pipelines.parity_cases import Subject
+from pipelines.parity_networks import Subject
 from tests.parity.reference import Reference
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "parity"
