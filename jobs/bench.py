@@ -17,13 +17,14 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _model(arguments: argparse.Namespace) -> None:
     # The plain build lies with the tests that hold it; nothing but this bench needs it.
-    from jobs.bench_model import bench_model, say_own_peak
+    from jobs.bench_model import REAL_PAIRS, bench_model, say_own_peak
 
     if arguments.peak:
         part, side = arguments.peak
         say_own_peak(part, side, crop_px=arguments.crop)
         return
-    bench_model(arguments.parts, repeats=arguments.repeats, crop_px=arguments.crop)
+    pairs = arguments.pairs or REAL_PAIRS
+    bench_model(arguments.parts, repeats=arguments.repeats, crop_px=arguments.crop, pairs=pairs)
 
 
 def _metrics(arguments: argparse.Namespace) -> None:
@@ -46,6 +47,12 @@ def main() -> None:
     model.add_argument("--parts", nargs="+", choices=choices, default=parts)
     model.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     model.add_argument("--crop", type=int, default=224, help="px of a training crop (%(default)s)")
+    model.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="DIR",
+        help="folder with vi/ and ir/ for the error of bf16 (default: MSRS val of ../shared/data)",
+    )
     model.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     model.set_defaults(run=_model)
     metrics = benches.add_parser("metrics", help="metrics against a plain build of the same maths")

@@ -2,6 +2,7 @@
 
 Seconds are CPU time of one thread, both sides in turn in one process, the median of the repeats
 after a warm-up; peak memory is a process of its own for each side. Both sides hold the same weights.
+The row of bf16 is followed by its PSNR against float32 on real pairs, where some are given.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.released import OFFICIAL_FILES, official_name
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
+from pipelines.images import to_tensor
+from pipelines.parity import Constants
+from pipelines.parity_networks import fill_network
+from pipelines.scenes import pair_folders, read_pair
 from pipelines.training import OptimConfig, train_step
 from tests.parity.reference import Reference, stage1_losses, stage2_losses
 
@@ -33,6 +38,23 @@ Side = Literal["ours", "plain"]
 Work = Callable[[], Tensor]
 
 HEIGHT_PX, WIDTH_PX = 480, 640
+REAL_PAIRS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ivif" / "msrs" / "val"
+NUM_REAL_PAIRS = 3
+
+# The fill rule's public constants (spec 5.2): fresh weights leave the visible picture nearly as it
+# is, so that bf16 would look better than it is.
+PUBLIC = Constants(
+    seed=0,
+    gain=1,
+    out_gain=0.25,
+    temp_base=4,
+    temp_amp=1,
+    time_base=0.1,
+    time_amp=0.02,
+    bias_amp=0.1,
+    norm_amp=0.2,
+    img={},
+)
 BATCH_SIZE = 2
 
 
@@ -137,15 +159,16 @@ def _step(module: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Work:
     optim = OptimConfig(num_steps=1)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
-    forward = _Forward(losses)
+    forward = _Forward(module, losses)
     return lambda: train_step(forward, optimizer, [{}], optim.lr, optim.clip_norm)["loss"]
 
 
 class _Forward(nn.Module):
-    """A loss function as the module that a training step calls."""
+    """A loss function as the module that a training step calls; its weights are the objective's."""
 
-    def __init__(self, losses: Callable[[], dict[str, Tensor]]) -> None:
+    def __init__(self, objective: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> None:
         super().__init__()
+        self.objective = objective
         self._losses = losses
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,6 +208,41 @@ def peak_mib(part: Part, side: Side, *, crop_px: int) -> float:
     return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
 
 
+def describe_bf16(fuser: DSPFusionFuser, folder: Path) -> str:
+    """Say the PSNR of a fuser in bf16 against itself in float32 on the first pairs of a folder.
+
+    `folder` holds vi/ and ir/; where it does not exist a random picture serves, and the line says so.
+    """
+    if folder.is_dir():
+        found, _ = pair_folders(folder / "vi", folder / "ir")
+        paths = found[:NUM_REAL_PAIRS]
+        if not paths:
+            raise ValueError(f"{folder}: no pairs in its folders vi and ir")
+        pairs = {vi.stem: tuple(map(to_tensor, read_pair(vi, ir))) for vi, ir in paths}
+        where = f"real pairs of {folder.parent.name}/{folder.name}"
+    else:
+        ir, vi = _images(1, HEIGHT_PX, WIDTH_PX)
+        pairs = {"random": (vi, ir[:, :1])}
+        where = f"a random picture, for want of {folder}"
+    each = [f"{name} {_bf16_psnr_db(fuser, *pair):.1f}" for name, pair in pairs.items()]
+    return f"           bf16 against float32, PSNR in dB on {where}: {', '.join(each)}"
+
+
+@torch.inference_mode()
+def _bf16_psnr_db(fuser: DSPFusionFuser, vi: Tensor, ir: Tensor) -> float:
+    precise = fuser.speed_up(precision="float32")(vi, ir)
+    rounded = fuser.speed_up(precision="bf16")(vi, ir)
+    return -10 * float((rounded - precise).square().mean().log10())
+
+
+def filled_fuser() -> DSPFusionFuser:
+    """The full-size fuser with the weights of the fill rule."""
+    fuser = DSPFusionFuser(DSPFusionConfig()).eval()
+    for network in OFFICIAL_FILES:
+        fill_network(network, getattr(fuser, network), PUBLIC)
+    return fuser
+
+
 def _own_peak_mib() -> float:
     # Not getrusage: its peak is handed down from the process that started this one.
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -192,8 +250,10 @@ def _own_peak_mib() -> float:
     return int(peak) / 1024
 
 
-def bench_model(parts: Sequence[Part], *, repeats: int, crop_px: int) -> None:
-    """Print a line for each part."""
+def bench_model(
+    parts: Sequence[Part], *, repeats: int, crop_px: int, pairs: Path = REAL_PAIRS
+) -> None:
+    """Print a line for each part, and for bf16 a second one, on `pairs`."""
     torch.set_num_threads(1)
     say(
         f"{WIDTH_PX}x{HEIGHT_PX} pair, float32, 1 thread; steps: batch {BATCH_SIZE}, "
@@ -202,6 +262,8 @@ def bench_model(parts: Sequence[Part], *, repeats: int, crop_px: int) -> None:
     say("part        plain s   ours s  faster plain MiB  ours MiB   share   difference  PSNR dB")
     for part in parts:
         say(compare(part, repeats=repeats, crop_px=crop_px))
+        if part == "bf16":
+            say(describe_bf16(filled_fuser(), pairs))
 
 
 def say_own_peak(part: Part, side: Side, *, crop_px: int) -> None:

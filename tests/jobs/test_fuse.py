@@ -53,6 +53,25 @@ def test_depths_agree(tmp_path: Path) -> None:
     assert np.array_equal((fused[1] / 257).round().astype(np.uint8), fused[0])
 
 
+def test_the_command_stretches_on_request(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vi = write_noise(tmp_path / "vi.png", (16, 16, 3), np.uint8)
+    ir = write_noise(tmp_path / "ir.png", (16, 16), np.uint8)
+    fused = []
+    for name, options in (("plain", []), ("stretched", ["--stretch"])):
+        out = tmp_path / f"{name}.png"
+        paths = ["--vi", str(vi), "--ir", str(ir), "--out", str(out), "--work", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["fuse", str(tiny_bundle), *paths, *options])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert not ended.value.code
+        fused.append(cv2.imread(str(out)))
+    plain, stretched = fused
+    assert 0 < plain.min() < plain.max() < 255
+    assert (stretched.min(), stretched.max()) == (0, 255)
+
+
 def test_too_small_is_named(tmp_path: Path) -> None:
     vi = write_noise(tmp_path / "vi.png", (15, 20, 3), np.uint8)
     ir = write_noise(tmp_path / "ir.png", (15, 20), np.uint8)
