@@ -25,10 +25,11 @@ from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.released import OFFICIAL_FILES, official_name
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
+from pipelines.fusing import find_fusable
 from pipelines.images import to_tensor
 from pipelines.parity import Constants
 from pipelines.parity_networks import fill_network
-from pipelines.scenes import pair_folders, read_pair
+from pipelines.scenes import read_pair
 from pipelines.training import OptimConfig, train_step
 from tests.parity.reference import Reference, stage1_losses, stage2_losses
 
@@ -214,11 +215,10 @@ def describe_bf16(fuser: DSPFusionFuser, folder: Path) -> str:
     `folder` holds vi/ and ir/; where it does not exist a random picture serves, and the line says so.
     """
     if folder.is_dir():
-        found, _ = pair_folders(folder / "vi", folder / "ir")
-        paths = found[:NUM_REAL_PAIRS]
-        if not paths:
-            raise ValueError(f"{folder}: no pairs in its folders vi and ir")
-        pairs = {vi.stem: tuple(map(to_tensor, read_pair(vi, ir))) for vi, ir in paths}
+        found = find_fusable(folder / "vi", folder / "ir")[:NUM_REAL_PAIRS]
+        pairs = {
+            pair.name: tuple(map(to_tensor, read_pair(pair.vi_uri, pair.ir_uri))) for pair in found
+        }
         where = f"real pairs of {folder.parent.name}/{folder.name}"
     else:
         ir, vi = _images(1, HEIGHT_PX, WIDTH_PX)
