@@ -91,13 +91,15 @@ def map_tasks(
     """Run `function(item, *arguments)` as a Ray task for each item; yield results as they come.
 
     At most `max_in_flight` tasks (default: twice the cluster's CPUs) are submitted at a time. A task
-    whose worker dies is run again; an error it raises is raised here as itself.
+    whose worker dies is run again; an error it raises is raised here as itself, when the tasks that
+    are under way have given their results.
     """
     remote = ray.remote(function).options(max_retries=3)
     limit = max_in_flight or 2 * num_cpus()
     pending: list[Any] = []
     waiting = iter(items)
     exhausted = False
+    failure: RayTaskError | None = None
     while pending or not exhausted:
         while not exhausted and len(pending) < limit:
             try:
@@ -109,7 +111,9 @@ def map_tasks(
             try:
                 yield ray.get(ready[0])
             except RayTaskError as error:
-                raise error.cause from error
+                failure, exhausted = failure or error, True
+    if failure:
+        raise failure.cause from failure
 
 
 def map_actors(

@@ -217,7 +217,8 @@ def describe_bf16(fuser: DSPFusionFuser, folder: Path) -> str:
     if folder.is_dir():
         found = find_fusable(folder / "vi", folder / "ir")[:NUM_REAL_PAIRS]
         pairs = {
-            pair.name: tuple(map(to_tensor, read_pair(pair.vi_uri, pair.ir_uri))) for pair in found
+            Path(pair.name).stem: tuple(map(to_tensor, read_pair(pair.vi_uri, pair.ir_uri)))
+            for pair in found
         }
         where = f"real pairs of {folder.parent.name}/{folder.name}"
     else:

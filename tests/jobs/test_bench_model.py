@@ -49,5 +49,5 @@ def test_bf16_without_pairs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "a random picture, for want of" in line
     (tmp_path / "vi").mkdir()
     (tmp_path / "ir").mkdir()
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="no pictures"):
         describe_bf16(tiny_fuser(), tmp_path)
