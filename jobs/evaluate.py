@@ -91,6 +91,7 @@ def evaluate(
             if not (folder / ROWS).is_file():
                 write_rows(measure_scenes(subject, settings, folder / PARTS), folder / ROWS)
             shutil.rmtree(folder / PARTS, ignore_errors=True)
+            say("  writing the report")
             make_report(client, subject, folder, run_id, settings)
         except BaseException as error:
             tracking.fail_run(client, run_id, error)

@@ -76,7 +76,7 @@ def _line(number: int, event: Event) -> list[str]:
         event.over or "-",
         event.by,
         event.evidence or "-",
-        why or "better or equal in every scenario",
+        why or "no scenario worse than the gate tolerates",
     ]
 
 
