@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,7 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     root = LocalFolder(Path(settings.datasets))
     lines.append(_bytes_per_group(version, root))
     lines.append(_batches(version, root, work / "png", sizes))
-    lines.append(_growth(config, many, work / "growth" / run, sizes.growth))
+    lines.append(_growth(config, many, work / "growth" / run, sizes))
     if sizes.num_planned:
         lines.append(_driver_memory(sizes.num_planned, work / "planned"))
     for line in lines:
@@ -285,19 +286,20 @@ def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: Sizes) 
     return Line("batches a core, times 16 PNGs", plain_s / ours_s, 5, True, detail)
 
 
-def _growth(
-    config: DatasetConfig, scenes: Sequence[Scene], folder: Path, counts: Sequence[int]
-) -> Line:
-    """CPU seconds a scene from plan to manifest in one process; the largest over the smallest."""
-    make_sample(scenes[0], plan_shards(config, scenes[: counts[0]])[0])
-    per_scene = []
-    for count in counts:
-        spent = _cpu(partial(_publish, config, scenes[:count], LocalFolder(folder / str(count))))
-        per_scene.append(spent / count)
-    shown = ", ".join(
-        f"{spent * 1000:.1f} ms at {count}" for count, spent in zip(counts, per_scene, strict=True)
-    )
-    spread = max(per_scene) / min(per_scene)
+def _growth(config: DatasetConfig, scenes: Sequence[Scene], folder: Path, sizes: Sizes) -> Line:
+    """CPU seconds a scene from plan to manifest in one process; the largest over the smallest.
+
+    The better of several rounds: a neighbour on the cores slows one of them for a while.
+    """
+    make_sample(scenes[0], plan_shards(config, scenes[: sizes.growth[0]])[0])
+    best = {count: math.inf for count in sizes.growth}
+    for index in range(sizes.rounds):
+        for count in sizes.growth:
+            root = LocalFolder(folder / f"{index}-{count}")
+            spent_s = _cpu(partial(_publish, config, scenes[:count], root))
+            best[count] = min(best[count], spent_s / count)
+    shown = ", ".join(f"{spent_s * 1000:.1f} ms at {count}" for count, spent_s in best.items())
+    spread = max(best.values()) / min(best.values())
     return Line("cost a scene, largest over smallest", spread, 1.15, False, shown)
 
 

@@ -146,7 +146,7 @@ details { margin-top: 12px; }
 summary { cursor: pointer; color: var(--accent); margin-bottom: 10px; }
 article { margin: 18px 0 28px; }
 article .quiet { font-size: 13px; margin-left: 8px; }
-.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(195px, 1fr)); gap: 12px; }
+.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; }
 figure { margin: 0; }
 .strip img { display: block; width: 100%; border-radius: 5px; background: var(--line); }
 figcaption { font-size: 13px; padding-top: 5px; display: flex; flex-wrap: wrap; gap: 0 12px; }
