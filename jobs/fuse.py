@@ -18,7 +18,7 @@ from typing import get_args
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
 from jobs.storage import open_folder, open_sources, source_reader
-from models.dspfusion.fuser import DSPFusionFuser, Precision
+from models.dspfusion.fuser import TILE_PASSES, DSPFusionFuser, Precision
 from pipelines.files import whole_folder, write_whole
 from pipelines.folders import Folder
 from pipelines.fusing import (
@@ -36,14 +36,9 @@ from pipelines.layouts import IMAGE_SUFFIXES
 from pipelines.scenes import Read
 
 
-def fuse_files(
-    fuser: DSPFusionFuser, vi_path: Path, ir_path: Path, out: Path, *, tile_px: int | None = None
-) -> None:
-    """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file.
-
-    With `tile_px` a pair is fused in tiles of that side, which bounds the memory.
-    """
-    write_whole(out, fuse_pair(fuser, str(vi_path), str(ir_path), tile_px=tile_px))
+def fuse_files(fuser: DSPFusionFuser, vi_path: Path, ir_path: Path, out: Path) -> None:
+    """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file."""
+    write_whole(out, fuse_pair(fuser, str(vi_path), str(ir_path)))
 
 
 @dataclass(frozen=True)
@@ -158,6 +153,7 @@ def _main(arguments: argparse.Namespace) -> None:
         precision=arguments.precision,
         compiled=arguments.compile,
         tile_px=arguments.tile,
+        tile_passes=arguments.tile_passes,
         stretch=arguments.stretch,
     )
     kinds = [_is_picture(uri) for uri in (arguments.vi, arguments.ir)]
@@ -227,6 +223,13 @@ def main() -> None:
         type=int,
         metavar="PX",
         help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
+    )
+    parser.add_argument(
+        "--tile-passes",
+        type=int,
+        default=TILE_PASSES,
+        metavar="N",
+        help="runs over the tiles: more are nearer to the whole picture (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",

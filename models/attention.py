@@ -8,6 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
+from models.pixel_sums import PixelSums
 from models.strips import pixels_first, row_strips
 
 # Below this length a query or key counts as zero (the guard of F.normalize).
@@ -41,6 +42,10 @@ class ChannelGram:
         self.squares[0] += q.square().sum(0)
         self.squares[1] += k.square().sum(0)
 
+    def over_picture(self, sums: PixelSums) -> Self:
+        """Return these sums, or the whole picture's where this is a tile of it."""
+        return type(self)(*sums.add(self.gram, self.squares))
+
     def weights(self, temperature: Tensor) -> Tensor:
         """Return the attention matrices h×c×c."""
         q, k = _lengths(self.squares).unflatten(1, self.gram.shape[:2])
@@ -48,21 +53,23 @@ class ChannelGram:
         return (temperature * (self.gram / lengths)).softmax(dim=-1)
 
 
-def channel_weights(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
+def channel_weights(q: Tensor, k: Tensor, temperature: Tensor, sums: PixelSums) -> Tensor:
     """Attention between channels instead of pixels (spec 1.3, MDTA; Restormer, Eq. 1).
 
     q and k are B×C×H×W, `temperature` is h×1×1, the result is B×h×c×c. q and k have unit length
-    over the pixels; we divide the small Gram matrix by the lengths instead of the long rows.
+    over the pixels, the whole picture's where `sums` says so; we divide the small Gram matrix by the
+    lengths instead of the long rows.
     """
     num_heads = temperature.shape[0]
     q, k = (x.flatten(2).unflatten(1, (num_heads, -1)) for x in (q, k))  # B h c HW
-    lengths = _row_lengths(q) * _row_lengths(k).transpose(-2, -1)  # B h c c
-    gram = q @ k.transpose(-2, -1) / lengths  # B h c c
-    return (temperature * gram).softmax(dim=-1)
+    own = (q @ k.transpose(-2, -1), _row_squares(q), _row_squares(k))  # B h c c, B h c 1 twice
+    gram, q_squares, k_squares = sums.add(*own)
+    lengths = _lengths(q_squares) * _lengths(k_squares).transpose(-2, -1)  # B h c c
+    return (temperature * (gram / lengths)).softmax(dim=-1)
 
 
-def _row_lengths(x: Tensor) -> Tensor:
-    return _lengths(x.square().sum(dim=-1, keepdim=True))  # B h c 1
+def _row_squares(x: Tensor) -> Tensor:
+    return x.square().sum(dim=-1, keepdim=True)  # B h c 1
 
 
 def _lengths(squares: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from models import frozen
 from models.attention import ChannelGram, attend, channel_weights, project_values
+from models.pixel_sums import PixelSums
 from models.strips import (
     Branch,
     can_use_strips,
@@ -82,6 +83,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.qkv_context = depthwise3x3(3 * channels)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.sums = PixelSums()
 
     def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
         """Attend over the normalised x; the residual is the caller's."""
@@ -89,7 +91,8 @@ class SelfAttention(nn.Module):
             return map_images(x, lambda image: self._in_strips(image, norm))
         projected = pointwise(norm(x), self.qkv.weight)  # B 3C H W
         q, k, v = self.qkv_context(projected).chunk(3, dim=1)  # B C H W each
-        return attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
+        weights = channel_weights(q, k, self.temperature, self.sums)
+        return attend(v, weights, self.project_out.weight)
 
     def frozen(self, x: Tensor, norm: ChannelNorm) -> Tensor:
         """Return x plus what `forward` does, for weights that do not learn."""
@@ -104,12 +107,19 @@ class SelfAttention(nn.Module):
     def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
         """Attend in one image H×W×C: sum up the Gram matrix, keep v, then apply both."""
         channels = image.shape[-1]
-        gram = ChannelGram.zeros(channels, len(self.temperature), like=image)
         values = torch.empty_like(image)
-        for rows, (qkv,) in context_strips(image, norm.last_axis, [self._branch()]):
-            q, k, v = qkv.chunk(3, dim=1)  # n C each
-            gram.add(q, k)
-            values[rows] = v.view_as(values[rows])
+        if known := self.sums.known():
+            gram = ChannelGram(*known)
+            third = [weight[2 * channels :] for weight in self._branch()]
+            for rows, (v,) in context_strips(image, norm.last_axis, [(third[0], third[1])]):
+                values[rows] = v.view_as(values[rows])
+        else:
+            gram = ChannelGram.zeros(channels, len(self.temperature), like=image)
+            for rows, (qkv,) in context_strips(image, norm.last_axis, [self._branch()]):
+                q, k, v = qkv.chunk(3, dim=1)  # n C each
+                gram.add(q, k)
+                values[rows] = v.view_as(values[rows])
+            gram = gram.over_picture(self.sums)
         return project_values(values, gram.weights(self.temperature), self.project_out.weight)
 
 

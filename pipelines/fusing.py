@@ -6,14 +6,16 @@ Pictures keep their stems, so the frames of a video keep their order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from models.dspfusion.fuser import DSPFusionFuser, Precision
+from models.dspfusion.fuser import TILE_PASSES, Precision
 from pipelines.export import load_bundle
 from pipelines.files import sha256_of_file
 from pipelines.folders import Folder
@@ -21,6 +23,9 @@ from pipelines.images import encode_png, to_levels, to_tensor
 from pipelines.layouts import pair_by_stem
 from pipelines.scenes import Read, describe_refused, read_file, read_pair
 from pipelines.source_paths import SourcePath
+
+# vi 1×3×H×W and ir 1×1×H×W to 1×3×H×W, in [0, 1].
+Fuse = Callable[[Tensor, Tensor], Tensor]
 
 FAILURES = "failures.json"
 # What the pictures of a folder were made with, so that no two models meet in one.
@@ -46,6 +51,7 @@ class Fusing(BaseModel):
     precision: Precision = "float32"
     compiled: bool = False
     tile_px: int | None = None
+    tile_passes: int = Field(default=TILE_PASSES, ge=1)
     stretch: bool = False
 
 
@@ -62,44 +68,36 @@ class PairFuser:
     """A loaded model that writes what it fuses: what an actor holds."""
 
     def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
-        self._fuser = load_bundle(fusing.bundle)
-        self._fuser.speed_up(precision=fusing.precision, compiled=fusing.compiled)
-        self._fuser.stretch |= fusing.stretch
-        self._tile_px, self._read, self._folder = fusing.tile_px, read, folder
+        fuser = load_bundle(fusing.bundle)
+        fuser.speed_up(precision=fusing.precision, compiled=fusing.compiled)
+        fuser.stretch |= fusing.stretch
+        self._fuse: Fuse = fuser
+        if fusing.tile_px is not None:
+            self._fuse = partial(
+                fuser.fuse_tiled, tile_px=fusing.tile_px, num_passes=fusing.tile_passes
+            )
+        self._read, self._folder = read, folder
 
     def __call__(self, pair: Pair) -> Failure | None:
         """Fuse one pair; a pair that cannot be read or fused is told of, not raised."""
         try:
-            png = fuse_pair(
-                self._fuser, pair.vi_uri, pair.ir_uri, read=self._read, tile_px=self._tile_px
-            )
+            png = fuse_pair(self._fuse, pair.vi_uri, pair.ir_uri, read=self._read)
         except ValueError as error:
             return Failure(name=pair.name, reason=" ".join(str(error).split()))
         self._folder.replace(pair.name, png)
         return None
 
 
-def fuse_pair(
-    fuser: DSPFusionFuser,
-    vi_uri: str,
-    ir_uri: str,
-    *,
-    read: Read = read_file,
-    tile_px: int | None = None,
-) -> bytes:
+def fuse_pair(fuse: Fuse, vi_uri: str, ir_uri: str, *, read: Read = read_file) -> bytes:
     """Fuse two sources to a PNG, of 16 bits a channel if one of them has them.
 
-    With `tile_px` in tiles of that side, which bounds the memory. Raises ValueError that names a bad
-    file.
+    Raises ValueError that names a bad file.
     """
     pictures = read_pair(vi_uri, ir_uri, read)
     vi, ir = map(to_tensor, pictures)
     try:
         with torch.inference_mode():
-            if tile_px is None:
-                fused = fuser(vi, ir)  # 1 3 H W
-            else:
-                fused = fuser.fuse_tiled(vi, ir, tile_px=tile_px)
+            fused = fuse(vi, ir)  # 1 3 H W
     except ValueError as error:
         raise ValueError(f"{vi_uri}: {error}") from error
     return encode_png(to_levels(fused, np.result_type(*pictures)))

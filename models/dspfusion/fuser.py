@@ -25,6 +25,7 @@ from models.tiles import fuse_tiles
 
 MIN_SIZE_PX = 16
 MIN_TILE_PX = 64
+TILE_PASSES = 2
 
 Precision = Literal["float32", "bf16"]
 
@@ -81,13 +82,19 @@ class DSPFusionFuser(nn.Module):
         return self.finish(fused[..., :height, :width])
 
     def fuse_tiled(
-        self, vi: Tensor, ir: Tensor, *, tile_px: int, noise: Tensor | None = None
+        self,
+        vi: Tensor,
+        ir: Tensor,
+        *,
+        tile_px: int,
+        num_passes: int = TILE_PASSES,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Return what `forward` does, nearly, in the memory of one tile of `tile_px` a side.
 
-        The priors are those of the whole pair; what a tile does not see of the rest are the means
-        over all pixels in DPMM and in channel attention (README, Tiles). `tile_px` is a multiple of
-        8 and at least 64; a quarter of it overlaps.
+        The priors are those of the whole pair. The means over all pixels in DPMM and in channel
+        attention are those of the passes over all tiles before the last (README, Tiles); with one
+        pass each tile has its own. `tile_px` is a multiple of 8 and at least 64; a quarter overlaps.
         """
         _check_pair(vi, ir)
         if tile_px % SIZE_MULTIPLE_PX or tile_px < MIN_TILE_PX:
@@ -102,8 +109,16 @@ class DSPFusionFuser(nn.Module):
         def fuse(vi: Tensor, ir: Tensor) -> Tensor:
             return self._run_network(ir, vi, degradation, semantic)
 
-        overlap_px = tile_px // 4
-        fused = fuse_tiles(vi, ir, fuse, tile_px=tile_px, overlap_px=overlap_px)
+        fused = fuse_tiles(
+            vi,
+            ir,
+            fuse,
+            tile_px=tile_px,
+            overlap_px=tile_px // 4,
+            network=self.fusion,
+            num_passes=num_passes,
+            multiple_px=SIZE_MULTIPLE_PX,
+        )
         return self.finish(fused[..., :height, :width])
 
     def finish(self, fused: Tensor) -> Tensor:

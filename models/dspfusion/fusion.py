@@ -23,6 +23,7 @@ from models.layers import (
     pointwise,
     split_pair,
 )
+from models.pixel_sums import PixelSums
 from models.strips import (
     Branch,
     can_use_strips,
@@ -116,10 +117,12 @@ class DegradationModulation(nn.Module):
             if convolution
             else nn.Identity()
         )
+        self.sums = PixelSums()
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         """Return the modulated features."""
-        weights = self.token_weights(x.mean(dim=(2, 3))).softmax(dim=-1)  # B N
+        mean = self.sums.mean(x.mean(dim=(2, 3)), x.shape[2] * x.shape[3])  # B C
+        weights = self.token_weights(mean).softmax(dim=-1)  # B N
         summary = (weights.unsqueeze(1) @ prior).squeeze(1)  # B D
         alpha, beta = self.scale_shift(self.prior_norm(summary)).chunk(2, dim=-1)  # B C each
         return self.conv_out(alpha[..., None, None] * x + beta[..., None, None])
@@ -140,6 +143,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.key_value_context = depthwise3x3(2 * channels)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.sums = PixelSums()
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Return x with what it found in `other`."""
@@ -153,7 +157,8 @@ class CrossAttention(nn.Module):
         q = self.query_context(pointwise(self.norm(x), self.query.weight))
         kv = self.key_value_context(pointwise(self.norm(other), self.key_value.weight))
         k, v = kv.chunk(2, dim=1)
-        return x + attend(v, channel_weights(q, k, self.temperature), self.project_out.weight)
+        weights = channel_weights(q, k, self.temperature, self.sums)
+        return x + attend(v, weights, self.project_out.weight)
 
     def _branches(self) -> tuple[Branch, Branch]:
         """Of the map that asks, and of the other."""
@@ -173,7 +178,7 @@ class CrossAttention(nn.Module):
             k, v = kv.chunk(2, dim=1)  # n C each
             gram.add(q, k)
             values[rows] = v.view_as(values[rows])
-        weights = gram.weights(self.temperature)
+        weights = gram.over_picture(self.sums).weights(self.temperature)
         return project_values(values, weights, self.project_out.weight).add_(image)
 
 

@@ -13,6 +13,7 @@ from models.layers import (
     channel_weights,
     split_pair,
 )
+from models.pixel_sums import PixelSums
 
 
 def test_channel_norm_is_layer_norm_of_each_pixel():
@@ -31,7 +32,7 @@ def test_channel_attention_equals_normalised_rows(num_heads):
     q, k, v = torch.randn(3, 2, 4, 3, 5).unbind(0)
     temperature = torch.rand(num_heads, 1, 1) + 1
     project = torch.randn(4, 4, 1, 1)
-    ours = attend(v, channel_weights(q, k, temperature), project)
+    ours = attend(v, channel_weights(q, k, temperature, PixelSums()), project)
     rows = [x.reshape(2, num_heads, 4 // num_heads, 15) for x in (q, k, v)]
     weights = temperature * F.normalize(rows[0], dim=-1) @ F.normalize(rows[1], dim=-1).mT
     plain = (weights.softmax(-1) @ rows[2]).reshape(2, 4, 3, 5)
@@ -40,7 +41,7 @@ def test_channel_attention_equals_normalised_rows(num_heads):
 
 def test_channel_attention_of_black_features_is_finite():
     zero = torch.zeros(1, 4, 4, 4, requires_grad=True)
-    weights = channel_weights(zero, zero, torch.ones(1, 1, 1))
+    weights = channel_weights(zero, zero, torch.ones(1, 1, 1), PixelSums())
     out = attend(zero, weights, torch.ones(4, 4, 1, 1))
     out.sum().backward()
     assert torch.isfinite(out).all()

@@ -1,11 +1,14 @@
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig, tiny
 from models.dspfusion.fuser import DSPFusionFuser
-from models.tiles import fade, fuse_tiles, tile_slices
+from models.pixel_sums import PixelSums
+from models.tiles import even_slices, fade, fuse_tiles, tile_slices
 
 
 @pytest.mark.parametrize(("length", "tile"), [(10, 16), (16, 16), (17, 16), (100, 16), (64, 24)])
@@ -18,6 +21,16 @@ def test_tiles_cover_and_overlap(length: int, tile: int) -> None:
         assert after.stop - after.start == tile
 
 
+@pytest.mark.parametrize(("length", "tile"), [(16, 16), (24, 16), (104, 48), (800, 512), (8, 64)])
+def test_even_tiles_cover_without_overlap(length: int, tile: int) -> None:
+    pieces = even_slices(length, tile, 8)
+    assert [piece.start for piece in pieces] == [0, *(piece.stop for piece in pieces[:-1])]
+    assert pieces[-1].stop == length
+    sizes = [piece.stop - piece.start for piece in pieces]
+    assert all(size % 8 == 0 and 0 < size <= tile for size in sizes)
+    assert max(sizes) - min(sizes) <= 8
+
+
 def test_fade_leaves_the_images_ends_alone() -> None:
     like = torch.zeros(1)
     assert fade(slice(0, 8), 8, 3, like=like).tolist() == [1.0] * 8
@@ -27,13 +40,67 @@ def test_fade_leaves_the_images_ends_alone() -> None:
 
 def test_blending_a_local_function_is_exact() -> None:
     vi, ir = torch.rand(2, 3, 40, 33), torch.rand(2, 3, 40, 33)
-    blended = fuse_tiles(vi, ir, lambda a, b: a * b, tile_px=16, overlap_px=5)
+    blended = tiled(vi, ir, lambda a, b: a * b, nn.Identity())
     torch.testing.assert_close(blended, vi * ir)
 
 
+class MinusMean(nn.Module):
+    """A layer that reads a mean over all pixels: what tiles get wrong by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums = PixelSums()
+
+    def forward(self, vi: Tensor, ir: Tensor) -> Tensor:
+        mean = self.sums.mean(vi.mean(dim=(2, 3)), vi.shape[2] * vi.shape[3])
+        return vi * ir - mean[..., None, None]
+
+
+def test_a_second_pass_knows_the_means_of_the_picture() -> None:
+    vi, ir = torch.rand(2, 3, 40, 33), torch.rand(2, 3, 40, 33)
+    vi[..., 20:] += 1  # no tile has the picture's mean
+    layer = MinusMean()
+    whole = layer(vi, ir)
+    torch.testing.assert_close(tiled(vi, ir, layer, layer), whole)
+    assert (tiled(vi, ir, layer, layer, num_passes=1) - whole).abs().max() > 0.3
+
+
+def test_layers_are_as_before_after_the_tiles_even_if_these_fail() -> None:
+    vi, ir = torch.rand(1, 3, 40, 33), torch.rand(1, 3, 40, 33)
+    layer = MinusMean()
+    whole = layer(vi, ir)
+    tiled(vi, ir, layer, layer)
+    assert torch.equal(layer(vi, ir), whole)
+
+    def fail(vi: Tensor, ir: Tensor) -> Tensor:
+        layer(vi, ir)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        tiled(vi, ir, fail, layer)
+    assert torch.equal(layer(vi, ir), whole)
+
+
+def tiled(
+    vi: Tensor,
+    ir: Tensor,
+    fuse: Callable[[Tensor, Tensor], Tensor],
+    network: nn.Module,
+    *,
+    num_passes: int = 2,
+    overlap_px: int = 5,
+) -> Tensor:
+    return fuse_tiles(
+        vi, ir, fuse, tile_px=16, overlap_px=overlap_px, network=network, num_passes=num_passes
+    )
+
+
 def test_overlap_has_bounds() -> None:
+    vi, ir = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
     with pytest.raises(ValueError, match="overlap_px is 9"):
-        fuse_tiles(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), max, tile_px=16, overlap_px=9)
+        tiled(vi, ir, MinusMean(), nn.Identity(), overlap_px=9)
+    with pytest.raises(ValueError, match="num_passes is 0"):
+        tiled(vi, ir, MinusMean(), nn.Identity(), num_passes=0)
 
 
 def fuser() -> DSPFusionFuser:
