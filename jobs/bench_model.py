@@ -161,7 +161,7 @@ def _step(module: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Work:
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
     forward = _Forward(module, losses)
-    return lambda: train_step(forward, optimizer, [{}], optim.lr, optim.clip_norm)["loss"]
+    return lambda: train_step(forward, optimizer, [{}], [optim.lr], optim.clip_norm)["loss"]
 
 
 class _Forward(nn.Module):

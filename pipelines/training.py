@@ -157,7 +157,7 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 def train(
     config: TrainingConfig,
-    objective: nn.Module,
+    objective: Stage1 | Stage2,
     batches: ShardBatches,
     *,
     resume: Sequence[Path],
@@ -182,7 +182,8 @@ def train(
         parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
         window.batch_ready()
         rate = learning_rate(step, optim)
-        terms = train_step(replica, state.optimizer, parts, rate, optim.clip_norm, optim.precision)
+        rates = [rate * share for share, _ in objective.parameter_groups()]
+        terms = train_step(replica, state.optimizer, parts, rates, optim.clip_norm, optim.precision)
         done = step + 1
         # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
         _check_loss(float(terms["loss"]), optim, step, batches)
@@ -201,11 +202,11 @@ def train(
                 report(metrics, folder)
 
 
-def start_state(objective: nn.Module, optim: OptimConfig) -> TrainingState:
+def start_state(objective: Stage1 | Stage2, optim: OptimConfig) -> TrainingState:
     """The state before the first step; frozen parameters are not optimised."""
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = [{"params": parameters} for _, parameters in objective.parameter_groups()]
     optimizer = torch.optim.AdamW(
-        trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+        groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
     )
     if optim.ema_decay is None:
         return TrainingState(objective, optimizer, None)
@@ -217,11 +218,11 @@ def train_step(
     replica: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
-    rate: float,
+    rates: Sequence[float],
     clip_norm: float,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> dict[str, Tensor]:
-    """Forward and backward over all batches, clip, step.
+    """Forward and backward over all batches, clip, step at one of `rates` for each parameter group.
 
     Returns the mean of the detached loss terms and the gradient's norm before clipping.
     """
@@ -236,7 +237,7 @@ def train_step(
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / len(batches)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    for group in optimizer.param_groups:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     optimizer.step()
     return sums | {"grad_norm": norm}

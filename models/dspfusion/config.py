@@ -155,7 +155,9 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
 
     `contrastive_weight` is positive: the type head learns from this loss alone, and without it
     the groups of the batch would be decoded for nothing. `positive_in_denominator` is false in the
-    paper's contrastive loss.
+    paper's contrastive loss. `degradation_start` chooses the first weights of the degradation encoder
+    and `degradation_rate` is its share of the learning rate: short runs need other ones than the
+    published (README, "Results").
     """
 
     stage: Literal["stage1"] = "stage1"
@@ -165,6 +167,8 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     contrastive_weight: PositiveFloat = 1
     contrastive_temperature: PositiveFloat = 0.1
     positive_in_denominator: bool = True
+    degradation_start: Literal["torch", "contrast"] = "torch"
+    degradation_rate: PositiveFloat = 1
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:

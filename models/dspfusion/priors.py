@@ -107,6 +107,22 @@ class DegradationEncoder(nn.Module):
         """Return the degradation prior of each image."""
         return self.encoder(images)
 
+    def start_for_contrast(self) -> None:
+        """Draw weights from which the contrastive loss can be learned in a short run.
+
+        With torch's own, the embeddings of all images start equal and stay so for thousands of steps.
+        Here the variance of the signal passes through (He et al. 2015, Eq. 10, no biases), and the
+        first kernels have no mean: they see detail, which degradations change, and not brightness.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            kernels = self.encoder.stem.weight
+            kernels -= kernels.mean(dim=(1, 2, 3), keepdim=True)
+
     def type_vector(self, prior: Tensor) -> Tensor:
         """Summarise priors B×N×D as B×D, the embedding of the contrastive loss (spec 1.2)."""
         return F.gelu(self.type_mlp(prior.transpose(1, 2))).squeeze(-1)  # B D

@@ -32,9 +32,17 @@ class Stage1(nn.Module):
             **dict(config.fusion_weights),
             intensity_by_element=config.content_target == "element_maximum",
         )
+        if config.degradation_start == "contrast":
+            self.degradation.start_for_contrast()
+        self.degradation_rate = config.degradation_rate
         self.contrastive_weight = config.contrastive_weight
         self.contrastive_temperature = config.contrastive_temperature
         self.positive_in_denominator = config.positive_in_denominator
+
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """What is trained, and at which share of the learning rate."""
+        others = [*self.fusion.parameters(), *self.semantic.parameters()]
+        return [(1.0, others), (self.degradation_rate, list(self.degradation.parameters()))]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return "loss" with its graph, and every weighted term detached."""

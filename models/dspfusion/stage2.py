@@ -55,6 +55,10 @@ class Stage2(nn.Module):
             network.requires_grad_(False)
         self.train()
 
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """What is trained, and at which share of the learning rate: the denoiser."""
+        return [(1.0, list(self.denoiser.parameters()))]
+
     def load_stage1(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the weights of a Stage I objective, strictly; they are frozen already."""
         names = ("fusion", "degradation", "semantic")

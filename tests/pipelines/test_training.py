@@ -217,3 +217,18 @@ def test_schedule_has_the_published_values() -> None:
     assert learning_rate(400_000, published) == pytest.approx(1.005e-4, rel=1e-5)
     assert learning_rate(450_000, published) == pytest.approx(3.01429e-5, rel=1e-5)
     assert learning_rate(499_999, published) == pytest.approx(1.00000001e-6, rel=1e-8)
+
+
+def test_the_degradation_encoder_may_learn_at_a_rate_of_its_own(
+    version_root: Published, tmp_path: Path
+) -> None:
+    """A share of almost nothing leaves it where it was, and the others move."""
+    config = stage1_config(version_root, weight_decay=0.0)
+    slow = config.objective.model_copy(update={"degradation_rate": 1e-9})
+    config = config.model_copy(update={"objective": slow})
+    before = {name: x.clone() for name, x in make_objective(config).state_dict().items()}
+    run(config, tmp_path / "run")
+    after = read_weights(tmp_path / "run" / "6")
+    moved = {name for name in before if (after[name] - before[name]).abs().max() > 1e-6}
+    assert moved
+    assert not any(name.startswith("degradation.") for name in moved)
