@@ -82,7 +82,12 @@ def write_onnx(path: Path, bundle: Path) -> float:
     # Not program.pt2: read back, the bounds of its sizes are no longer what the converter takes.
     program = export_program(fuser)
     converted = torch.onnx.export(
-        program, input_names=["vi", "ir"], output_names=["fused"], dynamo=True, verbose=False
+        program,
+        input_names=["vi", "ir"],
+        output_names=["fused"],
+        dynamo=True,
+        verbose=False,
+        optimize=False,  # onnxruntime does that when it loads; here it takes minutes
     )
     assert converted is not None
     data = converted.model_proto.SerializeToString()
