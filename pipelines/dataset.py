@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.folders import Entry, Folder
 from pipelines.layouts import Refused
 from pipelines.plan import DatasetConfig, ShardPlan
-from pipelines.scenes import Scene
+from pipelines.scenes import Scene, SceneTable
 from pipelines.seeding import digest_of
 from pipelines.shards import SHARDS, ShardInfo, find_shards
 
@@ -58,7 +58,7 @@ class DatasetVersion(BaseModel):
 
 def split_reuse(specs: ShardPlan, root: Folder) -> tuple[list[ShardInfo], ShardPlan]:
     """Say which shards exist whole (reuse) and which are to be made (build)."""
-    names = [spec.name for spec in specs]
+    names = specs.names()
     whole = find_shards(root, names)
     missing = [place for place, name in enumerate(names) if name not in whole]
     return [whole[name] for name in names if name in whole], specs.only(missing)
@@ -83,7 +83,8 @@ def publish_version(
     if gone:
         raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
-    index_digest = digest_of(sorted(scene.digest for scene in scenes))
+    table = scenes if isinstance(scenes, SceneTable) else SceneTable.of(scenes)
+    index_digest = digest_of(sorted(table.digests()))
     version = DatasetVersion(
         digest=version_digest(config, index_digest, ordered),
         config=config,

@@ -94,19 +94,19 @@ class ShardSpec(BaseModel):
     @property
     def name(self) -> str:
         """Content address of the shard; its file is `<name>.tar`."""
-        address = {
-            "schema": SCHEMA_VERSION,
-            "config": self.config.address(),
-            "scenes": [scene.digest for scene in self.scenes],
-        }
-        return digest_of(address)[:24]
+        return _address(self.config.address(), [scene.digest for scene in self.scenes])
+
+
+def _address(config: dict[str, object], digests: Sequence[str]) -> str:
+    """Digest of what a shard is made of; the scenes' digests in order of their ids."""
+    return digest_of({"schema": SCHEMA_VERSION, "config": config, "scenes": digests})[:24]
 
 
 class ShardPlan(Sequence[ShardSpec]):
     """The shards of a dataset, each made when it is asked for: a plan holds places of scenes only."""
 
     def __init__(
-        self, config: ShardConfig, scenes: Sequence[Scene], leaves: Sequence[np.ndarray]
+        self, config: ShardConfig, scenes: SceneTable, leaves: Sequence[np.ndarray]
     ) -> None:
         self._config, self._scenes, self._leaves = config, scenes, leaves
 
@@ -123,6 +123,19 @@ class ShardPlan(Sequence[ShardSpec]):
         members = (self._scenes[int(index)] for index in self._leaves[place])
         ordered = tuple(sorted(members, key=lambda scene: scene.id))
         return ShardSpec(scenes=ordered, config=self._config)
+
+    def names(self) -> list[str]:
+        """Content addresses of all shards, in order; those of `ShardSpec.name`, without the specs."""
+        config, ids, digests = self._config.address(), self._scenes.ids(), self._scenes.digests()
+        return [
+            _address(config, [digests[place] for place in sorted(leaf, key=ids.__getitem__)])
+            for leaf in self._leaves
+        ]
+
+    def pixels(self) -> list[int]:
+        """Pixels of each shard's scenes, in order: what its time and its bytes go with."""
+        pixels = self._scenes.pixels()
+        return [int(pixels[leaf].sum()) for leaf in self._leaves]
 
     def only(self, places: Iterable[int]) -> ShardPlan:
         """The shards at some places."""
@@ -142,11 +155,11 @@ def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> ShardPlan:
             f"{len(scenes)} scenes, but a group with {config.shard.num_positives} positives needs "
             f"at least {fewest}; scan more pairs or lower shard.num_positives"
         )
-    ids = scenes.ids() if isinstance(scenes, SceneTable) else [scene.id for scene in scenes]
-    bits = np.fromiter(map(_hash_bits, ids), np.uint64, len(ids))
+    table = scenes if isinstance(scenes, SceneTable) else SceneTable.of(scenes)
+    bits = np.fromiter(map(_hash_bits, table.ids()), np.uint64, len(table))
     places = np.argsort(bits, kind="stable").astype(np.uint32)
     leaves = _split(bits[places], places, depth=0, most=config.scenes_per_shard, fewest=fewest)
-    return ShardPlan(config.shard, scenes, leaves)
+    return ShardPlan(config.shard, table, leaves)
 
 
 _NUM_BITS = 64

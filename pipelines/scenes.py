@@ -28,6 +28,7 @@ from pipelines.source_paths import SourcePath
 
 # The smallest picture that a network takes; smaller ones would fail long after the scan.
 MIN_SIDE_PX = 16
+_ROWS_AT_ONCE = 10_000
 
 
 class Native(BaseModel):
@@ -68,10 +69,21 @@ class Scene(BaseModel):
     @property
     def digest(self) -> str:
         """Digest of name and contents; where the files lie does not matter."""
-        contents: list[object] = [self.id, self.vi_sha256, self.ir_sha256]
-        if self.natives:
-            contents.append([[native.member, native.sha256] for native in self.natives])
-        return digest_of(contents)
+        natives = [(native.member, native.sha256) for native in self.natives]
+        return _digest(self.id, self.vi_sha256, self.ir_sha256, natives)
+
+
+def _member(native: dict[str, str]) -> tuple[str, str]:
+    return native["member"], native["sha256"]
+
+
+def _digest(
+    scene_id: str, vi_sha256: str, ir_sha256: str, natives: Sequence[tuple[str, str]]
+) -> str:
+    contents: list[object] = [scene_id, vi_sha256, ir_sha256]
+    if natives:
+        contents.append([list(native) for native in natives])
+    return digest_of(contents)
 
 
 class SceneTable(Sequence[Scene]):
@@ -104,6 +116,23 @@ class SceneTable(Sequence[Scene]):
     def ids(self) -> list[str]:
         """Names of all scenes, in order."""
         return self._columns["id"].to_pylist()
+
+    def digests(self) -> list[str]:
+        """Digests of all scenes, in order; a third of the time that the scenes themselves would take."""
+        columns = self.table.select(["id", "vi_sha256", "ir_sha256", "natives"])
+        # In batches: as Python objects, a million rows take more than the table itself.
+        return [
+            _digest(
+                row["id"], row["vi_sha256"], row["ir_sha256"], list(map(_member, row["natives"]))
+            )
+            for batch in columns.to_batches(max_chunksize=_ROWS_AT_ONCE)
+            for row in batch.to_pylist()
+        ]
+
+    def pixels(self) -> np.ndarray:
+        """Width times height of all scenes, in order."""
+        sides = [self._columns[name].to_numpy() for name in ("width", "height")]
+        return np.multiply(*sides, dtype=np.int64)
 
     def of_split(self, split: str) -> SceneTable:
         """Scenes of one split, in order of id. Raises ValueError when there is none."""
