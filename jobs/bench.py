@@ -1,4 +1,4 @@
-"""python -m jobs.bench data|model|metrics: measure the speed that is promised, as ratios of one run."""
+"""python -m jobs.bench data|plan|model|metrics: measure what is promised, as ratios of one run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ def _data(arguments: argparse.Namespace) -> None:
     from jobs.bench_data import bench_data
 
     bench_data(read_settings(work=arguments.work), smoke=arguments.smoke)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from jobs.bench_plan import bench_plan
+
+    bench_plan(
+        read_settings(work=arguments.work),
+        scenes=arguments.scenes,
+        recipe=arguments.recipe,
+        num_planned=arguments.num_planned,
+        smoke=arguments.smoke,
+    )
 
 
 def _model(arguments: argparse.Namespace) -> None:
@@ -41,6 +53,15 @@ def main() -> None:
     data.add_argument("--smoke", action="store_true", help="the same code on a few small scenes")
     data.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     data.set_defaults(run=_data)
+    plan = benches.add_parser("plan", help="the forecast against runs; a plan of a million scenes")
+    plan.add_argument("--scenes", help="name of a scene index (default: 64 scenes rendered here)")
+    plan.add_argument("--recipe", default="paper", help="dataset recipe (%(default)s)")
+    plan.add_argument(
+        "--num-planned", type=int, default=1_000_000, help="scenes of the simulation (%(default)s)"
+    )
+    plan.add_argument("--smoke", action="store_true", help="the same code on a few small scenes")
+    plan.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    plan.set_defaults(run=_plan)
     model = benches.add_parser("model", help="networks against a plain build of the same maths")
     parts = ["inference", "bf16", "stage1", "stage2"]
     choices = [*parts, "compiled"]  # It compiles for minutes, so only who asks for it waits.

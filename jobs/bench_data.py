@@ -320,7 +320,7 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
     The tasks make no shard, only what is said of one: the driver sees nothing else of a real one.
     """
     config = DatasetConfig(name="planned", scenes_per_shard=scenes_per_shard)
-    plan = plan_shards(config, SceneTable.of(map(_made_up_scene, range(num_scenes))))
+    plan = plan_shards(config, SceneTable.of(map(made_up_scene, range(num_scenes))))
     work.mkdir(parents=True, exist_ok=True)
     settings = Settings(work=work, tracking_uri="", artifact_root=None, ray_address=None)
     with cluster.connected(settings):
@@ -335,7 +335,8 @@ def describe_shard(spec: ShardSpec) -> ShardInfo:
     return ShardInfo(name=spec.name, sha256=spec.name, **counts)
 
 
-def _made_up_scene(index: int) -> Scene:
+def made_up_scene(index: int) -> Scene:
+    """A scene of no files."""
     digest = hashlib.sha256(str(index).encode()).hexdigest()
     return Scene(
         id=f"planned-train-{index:06}",

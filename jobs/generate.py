@@ -1,5 +1,6 @@
 """python -m jobs.generate RECIPE --scenes INDEX: make a dataset version, rebuilding only what changed.
 
+python -m jobs.generate RECIPE … --dry-run [--cluster 64x16]   what it would make, cost and take
 python -m jobs.generate verify VERSION            read every byte of it and say what is wrong
 python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
 python -m jobs.generate gc [--delete]             shards of no version, files of dead writers
@@ -28,10 +29,21 @@ from pipelines.dataset import (
     split_reuse,
 )
 from pipelines.folders import Folder
+from pipelines.forecast import (
+    ClusterSize,
+    Measured,
+    SceneCost,
+    calibrate,
+    cost_of_run,
+    forecast,
+    keep_cost,
+    kept_cost,
+    write_measured,
+)
 from pipelines.gallery import write_gallery
 from pipelines.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.scenes import SceneTable, check_refused_share
-from pipelines.shards import ShardInfo, make_sample, write_shard
+from pipelines.shards import ShardInfo
 from pipelines.verify import verify_version
 
 _SMOKE_SCENES = 8
@@ -80,19 +92,25 @@ def generate(
 def _build(specs: ShardPlan, root: Folder, settings: Settings) -> list[ShardInfo]:
     """Make the shards as Ray tasks, a bounded number at a time."""
     # Ray is only needed where there is something to do.
-    from infra.cluster import connected, map_tasks
+    from infra.cluster import connected, map_tasks, num_cpus
 
     built: list[ShardInfo] = []
+    costs: list[Measured] = []
     images = num_bytes = 0
     with connected(settings), progress("shards", len(specs)) as advance:
         started = time.monotonic()
-        for info in map_tasks(write_shard, specs, root, source_reader(settings)):
+        for measured in map_tasks(write_measured, specs, root, source_reader(settings)):
+            costs.append(measured)
+            info = measured.info
             built.append(info)
             images += info.num_images
             num_bytes += info.num_bytes
             spent_s = time.monotonic() - started
             rates = f"{len(built) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
             advance(len(built), f"{rates}  {num_bytes / 2**20:.1f} MiB")
+        when = datetime.now(UTC).isoformat(sep=" ", timespec="minutes")
+        cost = cost_of_run(costs, when=when, num_cores=num_cpus())
+    keep_cost(settings.work, specs[0].config, root.uri, cost)
     return built
 
 
@@ -111,31 +129,90 @@ def _choose(config: DatasetConfig, scenes: SceneTable, *, smoke: bool) -> SceneT
     return chosen[:_SMOKE_SCENES] if smoke else chosen
 
 
-def dry_run(config: DatasetConfig, settings: Settings, *, scenes: str, smoke: bool = False) -> None:
-    """Say what `generate` would do; bytes and time are measured on one scene, made and dropped."""
+def dry_run(
+    config: DatasetConfig,
+    settings: Settings,
+    *,
+    scenes: str,
+    smoke: bool = False,
+    cluster: ClusterSize | None = None,
+    price: float | None = None,
+    fresh: bool = False,
+) -> None:
+    """Say what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
+
+    Bytes and time are those of a former run, or measured on a few scenes, made and dropped (`fresh`).
+    """
     chosen = _choose(config, load_index(settings, scenes).scenes, smoke=smoke)
-    reused, to_build = split_reuse(plan_shards(config, chosen), open_datasets(settings))
+    root = open_datasets(settings)
+    reused, to_build = split_reuse(plan_shards(config, chosen), root)
     rows = {
         "reuse": f"{len(reused)} shards, {sum(shard.num_bytes for shard in reused) / 2**20:.1f} MiB",
         "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
     }
     if to_build:
-        spec = to_build[0]
-        started_s = time.process_time()
-        sample, _ = make_sample(spec.scenes[0], spec, source_reader(settings))
-        core_s = (time.process_time() - started_s) * to_build.num_scenes
-        num_bytes = sum(map(len, sample.values())) * to_build.num_scenes
-        rows["about"] = f"{num_bytes / 2**20:.1f} MiB, {core_s:.0f} s of one core"
+        kept = None if fresh else kept_cost(settings.work, config.shard, root.uri)
+        cost = kept or calibrate(to_build, source_reader(settings))
+        rows |= _forecast_rows(to_build, cost, cluster, price)
     facts(rows)
+
+
+def _forecast_rows(
+    plan: ShardPlan, cost: SceneCost, cluster: ClusterSize | None, price: float | None
+) -> dict[str, str]:
+    alone = forecast(plan, cost, 1)
+    mib, num_scenes = alone.num_bytes / 2**20, plan.num_scenes
+    rows = {
+        "figures": f"of {cost.source}",
+        "a scene": f"{mib / num_scenes:.2f} MiB, {alone.core_s / num_scenes:.3f} s of a core",
+        "about": f"{mib:.1f} MiB, {alone.core_s:.0f} s of one core",
+    }
+    if cluster is None:
+        return rows
+    ahead = forecast(plan, cost, cluster.num_cores)
+    busy = ahead.core_s / (ahead.clock_s * cluster.num_cores)
+    size = f"{cluster.num_nodes} nodes of {cluster.cores_per_node} cores"
+    rows["on the cluster"] = (
+        f"{_duration(ahead.clock_s)} on {size}, which work {busy:.0%} of it; starting Ray is not in it"
+    )
+    # A node is paid for until the last shard is there, whether its cores work or not.
+    core_h = ahead.clock_s * cluster.num_cores / 3600
+    rows["paid for"] = f"{core_h:.2f} core-hours"
+    if price is not None:
+        rows["paid for"] += f", {core_h * price:.2f} at {price:g} each"
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(seconds / 60, 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.0f} min"
 
 
 def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     config = override(find_recipe(DATASETS, arguments.recipe), arguments.overrides)
     config = named(config, arguments.scenes)
+    ahead = (arguments.cluster, arguments.price, arguments.fresh_figures)
     if arguments.dry_run:
-        dry_run(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
+        cluster, price, fresh = ahead
+        if price is not None and not cluster:
+            raise ValueError("--price is of a core-hour; it needs --cluster NODESxCORES")
+        dry_run(
+            config,
+            settings,
+            scenes=arguments.scenes,
+            smoke=arguments.smoke,
+            cluster=ClusterSize.parse(cluster) if cluster else None,
+            price=price,
+            fresh=fresh,
+        )
         return
+    if ahead != (None, None, False):
+        raise ValueError(
+            "--cluster, --price and --fresh-figures have an effect with --dry-run only"
+        )
     version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
     recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
     say(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
@@ -223,6 +300,15 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, DATASETS)
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    parser.add_argument(
+        "--cluster", metavar="NODESxCORES", help="with --dry-run: how long it takes on, say, 64x16"
+    )
+    parser.add_argument("--price", type=float, help="of a core-hour, in any currency")
+    parser.add_argument(
+        "--fresh-figures",
+        action="store_true",
+        help="measure a few scenes here, also where a former run has left its figures",
+    )
     parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
 
 

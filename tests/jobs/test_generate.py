@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import generate
+from jobs import generate, scan
 from pipelines.dataset import DatasetVersion
 from pipelines.folders import LocalFolder
 
@@ -79,3 +79,55 @@ def test_a_recipe_is_still_a_recipe(run: Run) -> None:
     status, text = run("small", "--scenes", "absent", "--dry-run")
     assert status == 2
     assert "no such scene index" in text
+
+
+def _index(work: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["job", str(scene_folder), "--name", "rendered", "--work", str(work)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        scan.main()
+    assert ended.value.code == 0
+
+
+def test_a_dry_run_says_where_its_figures_are_from(
+    run: Run, work: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _index(work, scene_folder, monkeypatch)
+    words = ["paper", "--scenes", "rendered", "--dry-run"]
+    status, text = run(*words, "--cluster", "2x3", "--price", "0.5")
+    assert status == 0, text
+    assert "scenes made here just now" in text
+    assert "2 nodes of 3 cores" in text
+    assert "core-hours" in text
+    assert "at 0.5 each" in text
+    assert "nodes of" not in run(*words)[1]
+
+
+@pytest.mark.ray
+def test_a_run_leaves_figures_for_the_next_dry_run(
+    run: Run, work: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _index(work, scene_folder, monkeypatch)
+    words = ["small", "--scenes", "rendered"]
+    status, text = run(*words, "--smoke")
+    assert status == 0, text
+    status, text = run(*words, "--dry-run")
+    assert "of the run of 20" in text
+    assert ": 8 scenes on " in text
+    assert "made here just now" in run(*words, "--dry-run", "--fresh-figures")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dry-run", "--cluster", "many"], "write NODESxCORES"),
+        (["--dry-run", "--price", "0.1"], "it needs --cluster"),
+        (["--cluster", "2x2"], "with --dry-run only"),
+        (["--fresh-figures"], "with --dry-run only"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_says_why(run: Run, words: list[str], message: str) -> None:
+    status, text = run("small", "--scenes", "rendered", *words)
+    assert status == 2
+    assert message in text
