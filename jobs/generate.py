@@ -69,7 +69,7 @@ def generate(
     facts(
         {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
     )
-    built = _build(to_build, root, settings) if to_build else []
+    built = _build(to_build, root, settings, keep_figures=not smoke) if to_build else []
     version = publish_version(
         root,
         config,
@@ -89,8 +89,13 @@ def generate(
     return version
 
 
-def _build(specs: ShardPlan, root: Folder, settings: Settings) -> list[ShardInfo]:
-    """Make the shards as Ray tasks, a bounded number at a time."""
+def _build(
+    specs: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
+) -> list[ShardInfo]:
+    """Make the shards as Ray tasks, a bounded number at a time.
+
+    With `keep_figures` what they took is the next forecast's; a try-out is too short to tell.
+    """
     # Ray is only needed where there is something to do.
     from infra.cluster import connected, map_tasks, num_cpus
 
@@ -108,9 +113,10 @@ def _build(specs: ShardPlan, root: Folder, settings: Settings) -> list[ShardInfo
             spent_s = time.monotonic() - started
             rates = f"{len(built) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
             advance(len(built), f"{rates}  {num_bytes / 2**20:.1f} MiB")
-        when = datetime.now(UTC).isoformat(sep=" ", timespec="minutes")
-        cost = cost_of_run(costs, when=when, num_cores=num_cpus())
-    keep_cost(settings.work, specs[0].config, root.uri, cost)
+        if keep_figures:
+            when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            cost = cost_of_run(costs, when=when, num_cores=num_cpus())
+            keep_cost(settings.work, specs[0].config, root.uri, cost)
     return built
 
 

@@ -81,9 +81,11 @@ def test_a_recipe_is_still_a_recipe(run: Run) -> None:
     assert "no such scene index" in text
 
 
-def _index(work: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _index(
+    work: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "rendered"
+) -> None:
     monkeypatch.setattr(
-        sys, "argv", ["job", str(scene_folder), "--name", "rendered", "--work", str(work)]
+        sys, "argv", ["job", str(scene_folder), "--name", name, "--work", str(work)]
     )
     with pytest.raises(SystemExit) as ended:
         scan.main()
@@ -105,17 +107,20 @@ def test_a_dry_run_says_where_its_figures_are_from(
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_settings")
 def test_a_run_leaves_figures_for_the_next_dry_run(
     run: Run, work: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _index(work, scene_folder, monkeypatch)
-    words = ["small", "--scenes", "rendered"]
-    status, text = run(*words, "--smoke")
-    assert status == 0, text
-    status, text = run(*words, "--dry-run")
+    for name in ("first", "second"):
+        _index(work, scene_folder, monkeypatch, name)
+    ahead = ["small", "--scenes", "second", "--dry-run"]
+    assert run("small", "--scenes", "first", "--smoke")[0] == 0
+    assert "made here just now" in run(*ahead)[1]  # a try-out leaves none
+    assert run("small", "--scenes", "first")[0] == 0
+    text = run(*ahead)[1]
     assert "of the run of 20" in text
-    assert ": 8 scenes on " in text
-    assert "made here just now" in run(*words, "--dry-run", "--fresh-figures")[1]
+    assert "UTC: 16 scenes on " in text
+    assert "made here just now" in run(*ahead, "--fresh-figures")[1]
 
 
 @pytest.mark.parametrize(
