@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.metrics.windows import ratio
+from models.metrics.windows import correlate_valid, filter_valid, ratio
 
 _NUM_SCALES, _BLOCK = 4, 3
 _NOISE_VARIANCE, _TOLERANCE = 0.4, 1e-15
@@ -38,18 +38,16 @@ _BAND = ((0.00277643, -0.00986904, -0.01021852, 0.0),
 
 def wavelet_information(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """VIF of Sheikh and Bovik 2006 in two orientations of four scales, summed over the sources."""
-    return {"vifvec_sum": _fidelity(a, f) + _fidelity(b, f)}
-
-
-def _fidelity(reference: Tensor, distorted: Tensor) -> Tensor:
-    kept, whole = reference.new_zeros(len(reference)), reference.new_zeros(len(reference))
-    pairs = zip(_bands(reference), _bands(distorted), strict=True)
-    for index, (ours, theirs) in enumerate(pairs):
+    kept, whole = f.new_zeros(2, len(f)), f.new_zeros(2, len(f))
+    for index, bands in enumerate(zip(*(_bands(x) for x in (f, a, b)), strict=True)):
         # Two bands a scale; the windows of the finest are the widest.
         window = 2 ** (_NUM_SCALES - index // 2) + 1
-        kept_here, whole_here = _information(_to_blocks(ours), _to_blocks(theirs), window)
-        kept, whole = kept + kept_here, whole + whole_here
-    return ratio(kept, whole)
+        distorted, *references = (_to_blocks(band) for band in bands)
+        for i, reference in enumerate(references):
+            kept_here, whole_here = _information(reference, distorted, window)
+            kept[i] += kept_here
+            whole[i] += whole_here
+    return {"vifvec_sum": ratio(kept, whole).sum(dim=0)}
 
 
 def _bands(x: Tensor) -> Iterator[Tensor]:
@@ -70,13 +68,13 @@ def _whole(x: Tensor, quarter: tuple[tuple[float, ...], ...], *, odd: bool = Fal
     return torch.cat([upper, upper[:-1].flip(0)])
 
 
-def _correlate(x: Tensor, window: Tensor, step: int = 1) -> Tensor:
-    """Correlate B×H×W with mirrored borders; with a step, at the middle of every block."""
-    border = len(window) // 2
-    padded = F.pad(x[:, None], (border,) * 4, mode="reflect")
-    offset = step // 2
-    padded = padded[:, :, offset:, offset:]
-    return F.conv2d(padded, window[None, None], stride=step)[:, 0]
+def _correlate(x: Tensor, window: Tensor) -> Tensor:
+    """Correlate B×H×W with mirrored borders: B×H×W."""
+    return correlate_valid(_mirrored(x, len(window) // 2), window.tolist())
+
+
+def _mirrored(x: Tensor, border_px: int) -> Tensor:
+    return F.pad(x[:, None], (border_px,) * 4, mode="reflect")[:, 0]
 
 
 def _to_blocks(x: Tensor) -> Tensor:
@@ -100,10 +98,11 @@ def _information(reference: Tensor, distorted: Tensor, window: int) -> tuple[Ten
 def _distortion(reference: Tensor, distorted: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Gain and residual variance of "distorted = gain · reference + residual", a block each."""
     count = window * window
-    ones = reference.new_ones(window, window)
 
     def total(x: Tensor) -> Tensor:
-        return _correlate(x, ones, _BLOCK)
+        """Sum over the window around the middle of every block."""
+        middle = slice(_BLOCK // 2, None, _BLOCK)
+        return filter_valid(_mirrored(x, window // 2), (1.0,) * window)[:, middle, middle]
 
     sum_r, sum_d = total(reference), total(distorted)
     cov = total(reference * distorted) - sum_r * sum_d / count

@@ -6,7 +6,7 @@ Legend: B batch, H W pixels, K taps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -30,13 +30,37 @@ def filter_valid(x: Tensor, taps: Sequence[float]) -> Tensor:
 
     By shifted sums, strip by strip: several times faster than float64 `conv2d` on a CPU.
     """
-    size = len(taps) - 1
-    filtered = x.new_empty(x.shape[0], x.shape[1] - size, x.shape[2] - size)
+    return _by_strips(x, len(taps), lambda rows: _shift_sum(_shift_sum(rows, taps, 0), taps, 1))
+
+
+def correlate_valid(x: Tensor, window: Sequence[Sequence[float]]) -> Tensor:
+    """Correlate B×H×W with any K×K window, only where it fits: B×(H-K+1)×(W-K+1)."""
+    size = len(window)
+
+    def apply(rows: Tensor) -> Tensor:
+        height, width = rows.shape[0] - size + 1, rows.shape[1] - size + 1
+        total = rows.new_zeros(height, width)
+        for (i, j), tap in _each(window):
+            total.add_(rows[i : i + height, j : j + width], alpha=tap)
+        return total
+
+    return _by_strips(x, size, apply)
+
+
+def _each(window: Sequence[Sequence[float]]) -> list[tuple[tuple[int, int], float]]:
+    """Places and weights of a window, without those that weigh nothing."""
+    cells = ((i, j, tap) for i, line in enumerate(window) for j, tap in enumerate(line))
+    return [((i, j), tap) for i, j, tap in cells if tap]
+
+
+def _by_strips(x: Tensor, size: int, apply: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a filter with windows of `size` a side to strips of rows; x is B×H×W."""
+    border = size - 1
+    filtered = x.new_empty(x.shape[0], x.shape[1] - border, x.shape[2] - border)
     strip = filtered.shape[1] if x.is_cuda else _STRIP_PX
     for picture, target in zip(x, filtered, strict=True):
         for top in range(0, target.shape[0], strip):
-            rows = picture[top : top + strip + size]
-            target[top : top + strip] = _shift_sum(_shift_sum(rows, taps, 0), taps, 1)
+            target[top : top + strip] = apply(picture[top : top + strip + border])
     return filtered
 
 
