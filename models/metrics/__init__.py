@@ -32,12 +32,14 @@ METRIC_VERSION = "1"
 class Family(NamedTuple):
     """Metrics that share most of their work, from pictures of at least so many pixels a side.
 
-    `measure` takes f, a, b (B×H×W levels of fused, infrared, visible) and gives B values a name.
+    `measure` takes f, a, b (B×H×W levels of fused, infrared, visible) and gives B values a name;
+    those in `larger` it leaves out of pictures with fewer pixels a side than it says there.
     """
 
     names: tuple[str, ...]
     measure: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
     min_side_px: int = 1
+    larger: Mapping[str, int] = MappingProxyType({})
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -51,8 +53,11 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(("Qabf",), edges.edge_preservation),
     Family(("Nabf",), edges.artefacts),
-    Family(("SSIM",), structure.structural_similarity),
-    Family(("MS_SSIM",), structure.multiscale_similarity, structure.MS_SSIM_MIN_SIDE_PX),
+    Family(
+        ("SSIM", "MS_SSIM"),
+        structure.structural_similarity,
+        larger={"MS_SSIM": structure.MS_SSIM_MIN_SIDE_PX},
+    ),
     Family(("SCD", "CC"), statistics.correlations),
     Family(("PSNR", "PSNR_py_maxF", "PSNR_ml", "MSE_py"), statistics.errors),
     # DRFusion's, and what only variants need.
@@ -94,7 +99,11 @@ DIRECTION: Mapping[str, int] = MappingProxyType(
     {name: -1 if name in _LOWER_IS_BETTER else 1 for name in METRICS}
 )
 MIN_SIDE_PX: Mapping[str, int] = MappingProxyType(
-    {name: family.min_side_px for family in FAMILIES for name in family.names}
+    {
+        name: family.larger.get(name, family.min_side_px)
+        for family in FAMILIES
+        for name in family.names
+    }
 )
 
 
@@ -136,7 +145,7 @@ def to_grey(picture: Tensor, *, name: str = "picture") -> Tensor:
     """
     if picture.ndim != 4 or picture.shape[1] not in (1, 3):
         raise ValueError(f"{name} has shape {tuple(picture.shape)}; give B×1×H×W or B×3×H×W")
-    levels = (picture.to(torch.float64) * 255).round()  # B C H W
+    levels = (picture.to(torch.float64) * 255).round_()  # B C H W
     low, high = levels.aminmax()
     if not (low >= 0 and high <= 255):  # also false for NaN
         raise ValueError(
@@ -145,9 +154,9 @@ def to_grey(picture: Tensor, *, name: str = "picture") -> Tensor:
         )
     if picture.shape[1] == 1:
         return levels[:, 0]
+    red, green, blue = levels.unbind(dim=1)
     # Whole numbers over 1000: exact, so that a half is a half and rounds to even.
-    weights = levels.new_tensor([299.0, 587.0, 114.0]).view(1, 3, 1, 1)
-    return ((levels * weights).sum(dim=1) / 1000).round()  # B H W
+    return (red * 299).add_(green, alpha=587).add_(blue, alpha=114).div_(1000).round_()  # B H W
 
 
 def _check_side(fused: Tensor, wanted: Sequence[str]) -> None:

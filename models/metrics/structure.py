@@ -5,8 +5,9 @@ Legend: B batch, H W pixels. `f` fused, `a` infrared, `b` visible: B×H×W level
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,44 +30,61 @@ class _Moments(NamedTuple):
 
 
 def structural_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """SSIM: mean of SSIM(F, A) and SSIM(F, B) (Wang et al. 2004), L = 255, replicate padding."""
-    return {"SSIM": _mean_similarity(f, a, b, _PEAK)}
+    """SSIM and, of pictures that are large enough for it, MS_SSIM, each the mean over both sources.
+
+    SSIM: Wang et al. 2004, L = 255, replicate padding. MS_SSIM: Wang et al. 2003, five scales,
+    without padding; its finest scale is what SSIM's maps hold away from the border.
+    """
+    finest = _maps(*(replicate_pad(x, _BORDER_PX) for x in (f, a, b)), peak=_PEAK)
+    values = {"SSIM": _mean_over_sources(luminance * structure for luminance, structure in finest)}
+    if min(f.shape[1:]) < MS_SSIM_MIN_SIDE_PX:
+        return values
+    inner = slice(_BORDER_PX, -_BORDER_PX)
+    scales = [[structure[:, inner, inner] for _, structure in finest]]
+    for _ in _SCALE_WEIGHTS[1:]:
+        f, a, b = (halve_by_mean(x) for x in (f, a, b))
+        coarsest = _maps(f, a, b, peak=_PEAK)
+        scales.append([structure for _, structure in coarsest])
+    # Contrast and structure of the finer scales, all of SSIM at the coarsest.
+    scales[-1] = [luminance * structure for luminance, structure in coarsest]
+    return values | {"MS_SSIM": _weighted_product(scales)}
 
 
 def unit_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """SSIM of levels with L = 1, as MATLAB takes pictures of doubles."""
-    return {"SSIM_ml_mean_L1": _mean_similarity(f, a, b, 1.0)}
+    maps = _maps(*(replicate_pad(x, _BORDER_PX) for x in (f, a, b)), peak=1.0)
+    return {
+        "SSIM_ml_mean_L1": _mean_over_sources(
+            luminance * structure for luminance, structure in maps
+        )
+    }
 
 
-def _mean_similarity(f: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
-    f, a, b = (replicate_pad(x, _BORDER_PX) for x in (f, a, b))
-    of_f, total = _moments(f, _TAPS), f.new_zeros(len(f))
+def _maps(f: Tensor, a: Tensor, b: Tensor, *, peak: float) -> list[tuple[Tensor, Tensor]]:
+    """Luminance and contrast-structure maps of the fused picture with either source."""
+    of_f = _moments(f, _TAPS)
+    maps = []
     for source in (a, b):
         of_source = _moments(source, _TAPS)
         cov = _covariance(f, source, of_f, of_source, _TAPS)
-        luminance, structure = _similarity(of_f, *of_source, cov, peak)
-        total += (luminance * structure).mean(dim=(1, 2))
-    return total / 2
+        maps.append(_similarity(of_f, *of_source, cov, peak))
+    return maps
 
 
-def multiscale_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """MS_SSIM: mean over both sources of the five-scale index (Wang et al. 2003).
+def _mean_over_sources(maps: Iterable[Tensor]) -> Tensor:
+    return torch.stack([one.mean(dim=(1, 2)) for one in maps]).mean(dim=0)
 
-    Contrast and structure of the four finer scales, all of SSIM at the coarsest. A negative mean
-    counts as 0: it has no real power.
+
+def _weighted_product(scales: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Weighted product of the maps' means over the scales, then the mean over both sources.
+
+    A negative mean counts as 0: it has no real power.
     """
-    products = [f.new_ones(len(f)), f.new_ones(len(f))]
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
-        of_f = _moments(f, _TAPS)
-        for i, source in enumerate((a, b)):
-            of_source = _moments(source, _TAPS)
-            cov = _covariance(f, source, of_f, of_source, _TAPS)
-            luminance, structure = _similarity(of_f, *of_source, cov, _PEAK)
-            last = scale == len(_SCALE_WEIGHTS) - 1
-            mean = (luminance * structure if last else structure).mean(dim=(1, 2))
-            products[i] = products[i] * mean.clamp(min=0) ** weight
-        f, a, b = (halve_by_mean(x) for x in (f, a, b))
-    return {"MS_SSIM": (products[0] + products[1]) / 2}
+    means = [torch.stack([one.mean(dim=(1, 2)) for one in maps]) for maps in scales]
+    powers = [
+        mean.clamp(min=0) ** weight for mean, weight in zip(means, _SCALE_WEIGHTS, strict=True)
+    ]
+    return functools.reduce(torch.mul, powers).mean(dim=0)
 
 
 def boxed_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ def _scales(
     for scale, num_taps in enumerate(_TAPS):
         taps = gaussian(num_taps, num_taps / 5)
         if scale > 0:
-            f, a, b = (filter_valid(x, taps)[:, ::2, ::2] for x in (f, a, b))
+            f, a, b = (filter_valid(x, taps, step=2) for x in (f, a, b))
         limit = 255.0 if saturate and scale == 0 else None
         mean_f = filter_valid(f, taps)
         var_f = _moment(f, f, taps, limit) - mean_f * mean_f

@@ -101,8 +101,9 @@ def _distortion(reference: Tensor, distorted: Tensor, window: int) -> tuple[Tens
 
     def total(x: Tensor) -> Tensor:
         """Sum over the window around the middle of every block."""
-        middle = slice(_BLOCK // 2, None, _BLOCK)
-        return filter_valid(_mirrored(x, window // 2), (1.0,) * window)[:, middle, middle]
+        offset = _BLOCK // 2
+        padded = _mirrored(x, window // 2)[:, offset:, offset:]
+        return filter_valid(padded, (1.0,) * window, step=_BLOCK)
 
     sum_r, sum_d = total(reference), total(distorted)
     cov = total(reference * distorted) - sum_r * sum_d / count

@@ -25,12 +25,17 @@ def gaussian(num_taps: int, sigma_px: float) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def filter_valid(x: Tensor, taps: Sequence[float]) -> Tensor:
+def filter_valid(x: Tensor, taps: Sequence[float], *, step: int = 1) -> Tensor:
     """Correlate B×H×W with the window taps ⊗ taps, only where it fits: B×(H-K+1)×(W-K+1).
 
-    By shifted sums, strip by strip: several times faster than float64 `conv2d` on a CPU.
+    With a step, only every so manieth row and column of that. By shifted sums, strip by strip:
+    several times faster than float64 `conv2d` on a CPU.
     """
-    return _by_strips(x, len(taps), lambda rows: _shift_sum(_shift_sum(rows, taps, 0), taps, 1))
+
+    def apply(rows: Tensor) -> Tensor:
+        return _shift_sum(_shift_sum(rows, taps, 0, step).T, taps, 1, step)
+
+    return _by_strips(x, len(taps), apply, step)
 
 
 def correlate_valid(x: Tensor, window: Sequence[Sequence[float]]) -> Tensor:
@@ -53,22 +58,26 @@ def _each(window: Sequence[Sequence[float]]) -> list[tuple[tuple[int, int], floa
     return [((i, j), tap) for i, j, tap in cells if tap]
 
 
-def _by_strips(x: Tensor, size: int, apply: Callable[[Tensor], Tensor]) -> Tensor:
+def _by_strips(x: Tensor, size: int, apply: Callable[[Tensor], Tensor], step: int = 1) -> Tensor:
     """Apply a filter with windows of `size` a side to strips of rows; x is B×H×W."""
-    border = size - 1
-    filtered = x.new_empty(x.shape[0], x.shape[1] - border, x.shape[2] - border)
-    strip = filtered.shape[1] if x.is_cuda else _STRIP_PX
+    height, width = (-(-(side - size + 1) // step) for side in x.shape[1:])
+    filtered = x.new_empty(x.shape[0], height, width)
+    strip = height if x.is_cuda else _STRIP_PX
     for picture, target in zip(x, filtered, strict=True):
-        for top in range(0, target.shape[0], strip):
-            target[top : top + strip] = apply(picture[top : top + strip + border])
+        for top in range(0, height, strip):
+            rows = picture[top * step : (top + strip - 1) * step + size]
+            target[top : top + strip] = apply(rows)
     return filtered
 
 
-def _shift_sum(x: Tensor, taps: Sequence[float], dim: int) -> Tensor:
+def _shift_sum(x: Tensor, taps: Sequence[float], dim: int, step: int) -> Tensor:
+    """Correlate one dimension of H×W; the other one comes first in what is returned."""
     length = x.shape[dim] - len(taps) + 1
-    total = x.narrow(dim, 0, length) * taps[0]
-    for i, tap in enumerate(taps[1:], start=1):
-        total.add_(x.narrow(dim, i, length), alpha=tap)
+    # All shifted views in one call: a `narrow` each takes a third of the time of the sums.
+    first, *others = x.unfold(dim, length, 1)[..., ::step].unbind(dim)
+    total = first * taps[0]
+    for shifted, tap in zip(others, taps[1:], strict=True):
+        total.add_(shifted, alpha=tap)
     return total
 
 

@@ -1,17 +1,38 @@
-"""The default metrics as one writes them down: one picture at a time, 2-D windows, NumPy and SciPy.
+"""The default metrics as one writes them down: one picture at a time, NumPy and SciPy.
 
-The measure of the fast ones, in numbers and in seconds. `f`, `a`, `b` are H×W float64 levels.
+The measure of the fast ones, in numbers and in seconds. `f`, `a`, `b` are H×W float64 levels;
+`blur` filters with a Gaussian window where it fits, in 2-D as the definitions have it, or by lines.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.ndimage import correlate
+from scipy.ndimage import correlate, correlate1d
 from scipy.signal import convolve2d
 
+Blur = Callable[[np.ndarray, int, float], np.ndarray]
 
-def plain_metrics(f: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+
+def blur_by_planes(x: np.ndarray, size: int, sigma: float) -> np.ndarray:
+    line = taps(size, sigma)
+    return convolve2d(x, np.outer(line, line), "valid")
+
+
+def blur_by_lines(x: np.ndarray, size: int, sigma: float) -> np.ndarray:
+    line, inner = taps(size, sigma), slice(size // 2, -(size // 2))
+    return correlate1d(correlate1d(x, line, axis=0)[inner], line, axis=1)[:, inner]
+
+
+def taps(size: int, sigma: float) -> np.ndarray:
+    line = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
+    return line / line.sum()
+
+
+def plain_metrics(
+    f: np.ndarray, a: np.ndarray, b: np.ndarray, blur: Blur = blur_by_planes
+) -> dict[str, float]:
     mse = (np.mean((f - a) ** 2) + np.mean((f - b) ** 2)) / 2
     gy, gx = np.gradient(f)
     frequency = np.mean(np.diff(f, axis=0) ** 2) + np.mean(np.diff(f, axis=1) ** 2)
@@ -21,12 +42,12 @@ def plain_metrics(f: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, floa
         "SF": math.sqrt(frequency),
         "AG": float(np.sqrt((gx**2 + gy**2) / 2).mean()),
         "MI": mutual(f, a) + mutual(f, b),
-        "VIF": vifp(a, f) + vifp(b, f),
-        "VIFF": viff(a, b, f),
+        "VIF": vifp(a, f, blur) + vifp(b, f, blur),
+        "VIFF": viff(a, b, f, blur),
         "Qabf": qabf(a, b, f),
         "Nabf": nabf(a, b, f),
-        "SSIM": (ssim(f, a) + ssim(f, b)) / 2,
-        "MS_SSIM": (ms_ssim(f, a) + ms_ssim(f, b)) / 2,
+        "SSIM": (ssim(f, a, blur) + ssim(f, b, blur)) / 2,
+        "MS_SSIM": (ms_ssim(f, a, blur) + ms_ssim(f, b, blur)) / 2,
         "SCD": corr(f - b, a) + corr(f - a, b),
         "CC": (corr(f, a) + corr(f, b)) / 2,
         "PSNR": 10 * math.log10(255**2 / mse),
@@ -47,25 +68,20 @@ def mutual(x: np.ndarray, y: np.ndarray) -> float:
     return entropy(x) + entropy(y) - entropy(x, y)
 
 
-def window(size: int, sigma: float) -> np.ndarray:
-    line = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
-    plane = np.outer(line, line)
-    return plane / plane.sum()
-
-
-def channels(ref: np.ndarray, dist: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def channels(
+    ref: np.ndarray, dist: np.ndarray, blur: Blur
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Gain, source variance and residual variance at the four scales of VIFp."""
     found = []
     for scale in range(4):
         size = 2 ** (4 - scale) + 1
-        w = window(size, size / 5)
         if scale:
-            ref = convolve2d(ref, w, "valid")[::2, ::2]
-            dist = convolve2d(dist, w, "valid")[::2, ::2]
-        m1, m2 = convolve2d(ref, w, "valid"), convolve2d(dist, w, "valid")
-        v1 = np.maximum(convolve2d(ref * ref, w, "valid") - m1 * m1, 0)
-        v2 = np.maximum(convolve2d(dist * dist, w, "valid") - m2 * m2, 0)
-        cov = convolve2d(ref * dist, w, "valid") - m1 * m2
+            ref = blur(ref, size, size / 5)[::2, ::2]
+            dist = blur(dist, size, size / 5)[::2, ::2]
+        m1, m2 = blur(ref, size, size / 5), blur(dist, size, size / 5)
+        v1 = np.maximum(blur(ref * ref, size, size / 5) - m1 * m1, 0)
+        v2 = np.maximum(blur(dist * dist, size, size / 5) - m2 * m2, 0)
+        cov = blur(ref * dist, size, size / 5) - m1 * m2
         gain = cov / (v1 + 1e-10)
         rest = v2 - gain * cov
         gain[v1 < 1e-10] = 0
@@ -79,17 +95,18 @@ def channels(ref: np.ndarray, dist: np.ndarray) -> list[tuple[np.ndarray, np.nda
     return found
 
 
-def vifp(ref: np.ndarray, dist: np.ndarray) -> float:
+def vifp(ref: np.ndarray, dist: np.ndarray, blur: Blur) -> float:
     kept = whole = 0.0
-    for gain, variance, rest in channels(ref, dist):
+    for gain, variance, rest in channels(ref, dist, blur):
         kept += np.log10(1 + gain**2 * variance / (rest + 2)).sum()
         whole += np.log10(1 + variance / 2).sum()
     return float(kept / whole)
 
 
-def viff(a: np.ndarray, b: np.ndarray, f: np.ndarray) -> float:
+def viff(a: np.ndarray, b: np.ndarray, f: np.ndarray, blur: Blur) -> float:
     noise, total = 0.005 * 255**2, 0.0
-    for weight, one, two in zip((1, 0, 0.15, 1), channels(a, f), channels(b, f), strict=True):
+    both = channels(a, f, blur), channels(b, f, blur)
+    for weight, one, two in zip((1, 0, 0.15, 1), *both, strict=True):
         gain, variance, rest = (
             np.where(one[0] < two[0], x, y) for x, y in zip(one, two, strict=True)
         )
@@ -138,23 +155,23 @@ def nabf(a: np.ndarray, b: np.ndarray, f: np.ndarray) -> float:
     return float(lost / whole)
 
 
-def ssim_maps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    w, c1, c2 = window(11, 1.5), (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mx, my = convolve2d(x, w, "valid"), convolve2d(y, w, "valid")
-    vx, vy = (convolve2d(z * z, w, "valid") - m * m for z, m in ((x, mx), (y, my)))
-    cov = convolve2d(x * y, w, "valid") - mx * my
+def ssim_maps(x: np.ndarray, y: np.ndarray, blur: Blur) -> tuple[np.ndarray, np.ndarray]:
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mx, my = blur(x, 11, 1.5), blur(y, 11, 1.5)
+    vx, vy = (blur(z * z, 11, 1.5) - m * m for z, m in ((x, mx), (y, my)))
+    cov = blur(x * y, 11, 1.5) - mx * my
     return (2 * mx * my + c1) / (mx**2 + my**2 + c1), (2 * cov + c2) / (vx + vy + c2)
 
 
-def ssim(x: np.ndarray, y: np.ndarray) -> float:
-    luminance, structure = ssim_maps(np.pad(x, 5, "edge"), np.pad(y, 5, "edge"))
+def ssim(x: np.ndarray, y: np.ndarray, blur: Blur) -> float:
+    luminance, structure = ssim_maps(np.pad(x, 5, "edge"), np.pad(y, 5, "edge"), blur)
     return float((luminance * structure).mean())
 
 
-def ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
+def ms_ssim(x: np.ndarray, y: np.ndarray, blur: Blur) -> float:
     product, weights = 1.0, (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
     for scale, weight in enumerate(weights):
-        luminance, structure = ssim_maps(x, y)
+        luminance, structure = ssim_maps(x, y, blur)
         product *= (luminance * structure if scale == 4 else structure).mean() ** weight
         pad = ((0, 1), (0, 1))
         x, y = (

@@ -19,7 +19,7 @@ from models.metrics import (
     measure,
     to_grey,
 )
-from tests.models.plain_metrics import plain_metrics, plain_quality
+from tests.models.plain_metrics import blur_by_lines, plain_metrics, plain_quality
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 TNO = SHARED / "data" / "ivif" / "tno" / "test"
@@ -127,8 +127,9 @@ def test_every_metric_has_a_direction_and_a_least_size() -> None:
 def test_the_plain_build_gives_the_same_numbers() -> None:
     fused, vi, ir = noise(0, 176, 180), noise(1, 176, 180), noise(2, 176, 180)
     levels = [to_grey(x)[0].numpy() for x in (fused, ir, vi)]
-    for name, value in plain_metrics(*levels).items():
-        assert one(name, fused, vi, ir) == pytest.approx(value, rel=1e-9), name
+    ours = {name: float(value) for name, value in measure(fused, vi, ir).items()}
+    assert plain_metrics(*levels) == pytest.approx(ours, rel=1e-9)
+    assert plain_metrics(*levels, blur_by_lines) == pytest.approx(ours, rel=1e-9)
     for name, value in plain_quality(*levels).items():
         assert one(name, fused, vi, ir) == pytest.approx(value, rel=1e-9), name
 
