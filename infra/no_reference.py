@@ -6,19 +6,27 @@ pyiqa fetches weights on first use, which makes it the outside world: this file 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Our name -> pyiqa's. PI is better when lower, the others when higher.
 NAMES = {"MUSIQ": "musiq", "PI": "pi", "TReS": "tres"}
+# The files of weights that pyiqa 0.1.16 opens, below torch's hub folder (TORCH_HOME/hub).
+WEIGHTS = {
+    "MUSIQ": ("pyiqa/musiq_koniq_ckpt-e95806b9.pth",),
+    "PI": ("pyiqa/NRQM_model.mat", "pyiqa/niqe_modelparameters.mat"),
+    "TReS": ("checkpoints/resnet50-0676ba61.pth", "pyiqa/tres_koniq-f0502926.pth"),
+}
 
 # B×3×H×W in [0, 1] -> B scores.
 Score = Callable[[Any], Any]
 
 
 def load_scores(device: str = "cpu") -> dict[str, Score]:
-    """Build the three metrics with their published weights.
+    """Build the three metrics with their published weights, which pyiqa fetches if it has a network.
 
-    Raises ValueError when the package is not installed or weights can be neither found nor fetched.
+    Raises ValueError when the package cannot be imported, or with the names of the files when weights
+    can be neither found nor fetched.
     """
     try:
         import pyiqa
@@ -27,15 +35,35 @@ def load_scores(device: str = "cpu") -> dict[str, Score]:
             f"no-reference metrics need pyiqa ({error}); install it with "
             "pip install '.[noreference]' (it brings torchvision)"
         ) from error
+    except RuntimeError as error:
+        # What torchvision raises when its operators do not load.
+        raise ValueError(
+            f"pyiqa is there, but its torchvision does not work with this torch ({error}); install "
+            "the torchvision that was built for it: for torch without CUDA that is the one of "
+            "PyTorch's own index for CPUs, not PyPI's"
+        ) from error
     scores = {}
     for name, key in NAMES.items():
         try:
             scores[name] = pyiqa.create_metric(key, device=device)
         except Exception as error:
-            # Whatever its downloader raises: URL, socket, hub and file errors share no parent.
-            raise ValueError(
-                f"the weights of {name} are not there and could not be fetched ({error}); run "
-                "once on a machine with a network and copy its torch hub cache "
-                "(TORCH_HOME/hub/pyiqa) here"
-            ) from error
+            # Whatever its downloader and readers raise: URL, socket, pickle and file errors share
+            # no parent.
+            raise ValueError(_without_weights(name, error)) from error
     return scores
+
+
+def _without_weights(name: str, error: Exception) -> str:
+    """Which files are missing, and how they get here; or that one is damaged."""
+    import torch
+
+    hub = Path(torch.hub.get_dir())
+    missing = [file for file in WEIGHTS[name] if not (hub / file).is_file()]
+    if not missing:
+        files = ", ".join(str(hub / file) for file in WEIGHTS[name])
+        return f"the weights of {name} cannot be read ({error}); delete {files} and fetch them anew"
+    return (
+        f"the weights of {name} are not there and could not be fetched ({error}): in {hub} "
+        f"{', '.join(missing)} is missing; run the same command once on a machine with a network "
+        "and copy its hub folder here (TORCH_HOME says where it is)"
+    )

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from infra.no_reference import load_scores
+from infra.no_reference import WEIGHTS, load_scores
 from jobs.metrics import means_of, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.triples import find_triples
@@ -57,3 +57,41 @@ def test_no_reference_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(ValueError, match=r"need pyiqa.*noreference"):
         load_scores()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "index for CPUs"),
+        (
+            "def create_metric(name, device):\n    raise OSError('Name or service not known')",
+            r"MUSIQ .*service not known.* pyiqa/musiq_koniq_ckpt-e95806b9.pth is missing",
+        ),
+    ],
+)
+def test_no_reference_metrics_name_the_remedy(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the real package fails: with another torch's torchvision, and without a network.
+    (tmp_path / "pyiqa.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        load_scores()
+    sys.modules.pop("pyiqa", None)
+
+
+def test_damaged_weights_are_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyiqa.py").write_text("def create_metric(name, device):\n    raise EOFError()")
+    for file in WEIGHTS["MUSIQ"]:
+        (tmp_path / "hub" / file).parent.mkdir(parents=True)
+        (tmp_path / "hub" / file).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"MUSIQ cannot be read .*delete .*musiq_koniq"):
+        load_scores()
+    sys.modules.pop("pyiqa", None)
