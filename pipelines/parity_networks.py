@@ -18,6 +18,7 @@ from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.denoiser import join_condition, prior_schedule
 from models.dspfusion.fuser import DSPFusionFuser, pad_to_multiple, stretch_extremes
 from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.priors import DegradationEncoder
 from models.dspfusion.released import OFFICIAL_FILES, Network, official_name
 from models.layers import split_pair
 from pipelines.parity import (
@@ -158,6 +159,7 @@ def _network_outputs(subject: Subject, given: Mapping[str, Tensor]) -> dict[str,
     """Our outputs under the names of the golden arrays."""
     fuser, denoiser, (ir, vi, x_t) = subject.fuser, subject.fuser.denoiser, given.values()
     assert denoiser is not None, "the subject has diffusion"
+    assert isinstance(fuser.degradation, DegradationEncoder), "the published model has it"
     priors = fuser.degradation(torch.cat([ir, vi]))  # 2B N .
     semantic = fuser.semantic(torch.cat([ir, vi], dim=1))  # B N D
     encoded = denoiser.encode_condition(join_condition(semantic, priors))

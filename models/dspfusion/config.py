@@ -28,11 +28,15 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     """Widths, depths and constants of the four networks.
 
     `prior` says which semantic prior the fuser uses: the one restored by diffusion, or the one of
-    the degraded images (a Stage I model, which has no denoiser).
+    the degraded images (a Stage I model, which has no denoiser). `degradation_prior` and
+    `semantic_prior` set to false cut a prior off, for ablations: neither its encoder nor what it
+    guides is built (README, "Ablations"). Without a semantic prior there is none to restore.
     """
 
     system: Literal["dspfusion"] = "dspfusion"
     prior: Literal["diffusion", "low_quality"] = "diffusion"
+    degradation_prior: bool = True
+    semantic_prior: bool = True
 
     # Fusion network, level 1 first; the channels double from level to level.
     width: PositiveInt = 32
@@ -76,13 +80,18 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def semantic_prior_width(self) -> int:
-        """Width of the semantic prior's tokens."""
-        return 4 * self.semantic_width
+        """Width of the semantic prior's tokens, 0 without one."""
+        return 4 * self.semantic_width if self.semantic_prior else 0
 
     @property
     def degradation_prior_width(self) -> int:
-        """Width of the degradation prior's tokens."""
-        return 4 * self.degradation_width
+        """Width of the degradation prior's tokens, 0 without one."""
+        return 4 * self.degradation_width if self.degradation_prior else 0
+
+    @property
+    def restores_prior(self) -> bool:
+        """Whether there is a denoiser, which restores the semantic prior."""
+        return self.prior == "diffusion" and self.semantic_prior
 
     @property
     def level_widths(self) -> tuple[int, int, int, int]:
@@ -118,10 +127,10 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
                 f"beta_end {self.beta_end} is below beta_start {self.beta_start}; "
                 "noise grows with the timestep"
             )
-        if self.denoiser_predicts == "noise" and self.prior == "low_quality":
+        if self.denoiser_predicts == "noise" and not self.restores_prior:
             raise ValueError(
-                "denoiser_predicts is 'noise', but with prior 'low_quality' there is no denoiser; "
-                "leave it out or set prior to 'diffusion'"
+                "denoiser_predicts is 'noise', but with prior 'low_quality' or without a semantic "
+                "prior there is no denoiser; leave it out"
             )
         return self
 
@@ -150,6 +159,15 @@ class FusionWeights(BaseModel, frozen=True, extra="forbid"):
             )
 
 
+_OF_THE_DEGRADATION_PRIOR = (
+    "contrastive_weight",
+    "contrastive_temperature",
+    "positive_in_denominator",
+    "degradation_start",
+    "degradation_rate",
+)
+
+
 class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     """Stage I: priors and fusion network together, fusion and contrastive losses (spec 2.1).
 
@@ -157,7 +175,7 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     the groups of the batch would be decoded for nothing. `positive_in_denominator` is false in the
     paper's contrastive loss. `degradation_start` chooses the first weights of the degradation encoder
     and `degradation_rate` is its share of the learning rate: short runs need other ones than the
-    published (README, "Results").
+    published (README, "Results"). Without a degradation prior there is none of all that.
     """
 
     stage: Literal["stage1"] = "stage1"
@@ -180,6 +198,17 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
         self.fusion_weights.check_target(self.content_target)
         return self
 
+    @model_validator(mode="after")
+    def _check_contrast(self) -> Self:
+        for name in _OF_THE_DEGRADATION_PRIOR:
+            usual = Stage1Config.model_fields[name].default
+            if not self.model.degradation_prior and getattr(self, name) != usual:
+                raise ValueError(
+                    f"{name} is set, but model.degradation_prior is false, so that there is "
+                    "nothing that would read it; leave it out"
+                )
+        return self
+
 
 class Stage2Config(BaseModel, frozen=True, extra="forbid"):
     """Stage II: the denoiser alone, fusion and prior losses (spec 2.2)."""
@@ -196,6 +225,11 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(
                 f"model.prior is {self.model.prior!r}, but Stage II trains the denoiser; "
                 "set it to 'diffusion'"
+            )
+        if not self.model.semantic_prior:
+            raise ValueError(
+                "model.semantic_prior is false, but Stage II trains the denoiser that restores it; "
+                "a model without it is done after Stage I"
             )
         self.fusion_weights.check_target(self.content_target)
         return self

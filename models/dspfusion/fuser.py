@@ -20,7 +20,7 @@ from models.dspfusion.denoiser import (
     split_noises,
 )
 from models.dspfusion.fusion import FusionNetwork
-from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
+from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.tiles import fuse_tiles
 
 MIN_SIZE_PX = 16
@@ -46,9 +46,9 @@ class DSPFusionFuser(nn.Module):
         super().__init__()
         self.config = config
         self.fusion = FusionNetwork(config)
-        self.degradation = DegradationEncoder(config)
-        self.semantic = SemanticEncoder(config)
-        self.denoiser = Denoiser(config) if config.prior == "diffusion" else None
+        self.degradation = degradation_encoder(config)
+        self.semantic = semantic_encoder(config)
+        self.denoiser = Denoiser(config) if config.restores_prior else None
         self.stretch = config.stretch
         self.set_num_steps(config.num_steps)
         self.precision: Precision = "float32"

@@ -128,6 +128,14 @@ class DegradationModulation(nn.Module):
         return self.conv_out(alpha[..., None, None] * x + beta[..., None, None])
 
 
+class Unguided(nn.Module):
+    """Stands for SPIM or DPMM where their prior is cut off: features stay as they are."""
+
+    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
+        """Return the features; the prior has no width."""
+        return x
+
+
 class CrossAttention(nn.Module):
     """Channel attention with queries of one map, keys and values of another (spec 1.3).
 
@@ -188,13 +196,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: DSPFusionConfig, level: int) -> None:
         super().__init__()
         channels, num_heads = config.level_widths[level], config.num_heads[level]
-        self.spim = SemanticIntegration(channels, config.semantic_prior_width, num_heads=num_heads)
-        self.dpmm = DegradationModulation(
-            channels,
-            config.degradation_prior_width,
-            num_tokens=config.level_tokens[level],
-            convolution=config.dpmm_convolution,
-        )
+        self.spim = _spim(config, channels, num_heads)
+        self.dpmm = _dpmm(config, channels, config.level_tokens[level])
         self.cross_attention = CrossAttention(channels, num_heads=num_heads)
         self.blocks = _blocks(config, channels, num_heads, config.num_blocks[level])
 
@@ -212,12 +215,31 @@ class DecoderLayer(nn.Module):
         self, config: DSPFusionConfig, *, channels: int, num_heads: int, num_blocks: int
     ) -> None:
         super().__init__()
-        self.spim = SemanticIntegration(channels, config.semantic_prior_width, num_heads=num_heads)
+        self.spim = _spim(config, channels, num_heads)
         self.blocks = _blocks(config, channels, num_heads, num_blocks)
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
         """Return the level's features."""
         return self.blocks(self.spim(x, semantic_prior))
+
+
+def _spim(config: DSPFusionConfig, channels: int, num_heads: int) -> SemanticIntegration | Unguided:
+    if not config.semantic_prior:
+        return Unguided()
+    return SemanticIntegration(channels, config.semantic_prior_width, num_heads=num_heads)
+
+
+def _dpmm(
+    config: DSPFusionConfig, channels: int, num_tokens: int
+) -> DegradationModulation | Unguided:
+    if not config.degradation_prior:
+        return Unguided()
+    return DegradationModulation(
+        channels,
+        config.degradation_prior_width,
+        num_tokens=num_tokens,
+        convolution=config.dpmm_convolution,
+    )
 
 
 def _blocks(
@@ -236,14 +258,17 @@ class PriorGuidedFusion(nn.Module):
 
     Features 2B×C×H×W, semantic prior B×N×D, result B×C×H×W. The two modalities' gates are
     independent; they share the spatial kernel. The 1×1 `convolution` is the code's, not the paper's.
+    Without a prior (D = 0) the gates know pixels alone.
     """
 
     def __init__(
         self, channels: int, prior_width: int, *, num_tokens: int, convolution: bool
     ) -> None:
         super().__init__()
-        self.token_pool = nn.Linear(num_tokens, 1)
-        self.channel_gate = nn.Linear(prior_width, 2 * channels)
+        self.has_prior = prior_width > 0
+        if self.has_prior:
+            self.token_pool = nn.Linear(num_tokens, 1)
+            self.channel_gate = nn.Linear(prior_width, 2 * channels)
         self.spatial_gate = nn.Conv2d(2, 1, 7, padding=3, bias=False)
         self.project_out = (
             nn.Conv2d(channels, channels, 1, bias=False) if convolution else nn.Identity()
@@ -251,12 +276,13 @@ class PriorGuidedFusion(nn.Module):
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
         """Return the fused features."""
-        summary = self.token_pool(semantic_prior.transpose(1, 2)).squeeze(-1)  # B D
-        by_channel = torch.cat(self.channel_gate(summary).chunk(2, dim=1))  # 2B C
         extremes = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
-        by_pixel = self.spatial_gate(extremes)  # 2B 1 H W
-        gated = torch.sigmoid(by_channel[..., None, None] * by_pixel) * x  # 2B C H W
-        ir, vi = split_pair(gated)
+        gates = self.spatial_gate(extremes)  # 2B 1 H W
+        if self.has_prior:
+            summary = self.token_pool(semantic_prior.transpose(1, 2)).squeeze(-1)  # B D
+            by_channel = torch.cat(self.channel_gate(summary).chunk(2, dim=1))  # 2B C
+            gates = by_channel[..., None, None] * gates  # 2B C H W
+        ir, vi = split_pair(torch.sigmoid(gates) * x)
         return self.project_out(ir + vi)
 
 
@@ -274,15 +300,22 @@ class PriorMap(nn.Module):
 
 
 class PriorPyramid(nn.Module):
-    """A prior B×N×D at each of the four levels; levels 3 and 4 share theirs (spec 1.3)."""
+    """A prior B×N×D at each of the four levels; levels 3 and 4 share theirs (spec 1.3).
+
+    A prior that is cut off (D = 0) is the same nothing at every level.
+    """
 
     def __init__(self, config: DSPFusionConfig, width: int) -> None:
         super().__init__()
-        self.to_level2 = PriorMap(config.num_tokens, config.num_deep_tokens, width)
-        self.to_level3 = PriorMap(config.num_deep_tokens, config.num_deep_tokens, width)
+        self.has_prior = width > 0
+        if self.has_prior:
+            self.to_level2 = PriorMap(config.num_tokens, config.num_deep_tokens, width)
+            self.to_level3 = PriorMap(config.num_deep_tokens, config.num_deep_tokens, width)
 
     def forward(self, prior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the priors of levels 1 to 4."""
+        if not self.has_prior:
+            return prior, prior, prior, prior
         level2 = self.to_level2(prior)
         level3 = self.to_level3(level2)
         return prior, level2, level3, level3
@@ -349,7 +382,8 @@ class FusionNetwork(nn.Module):
     """Restore and fuse a degraded pair with its priors (spec 1.3).
 
     `ir` and `vi` are B×3×H×W in [0, 1], H and W multiples of 8; the degradation priors B×N×128,
-    the semantic prior B×N×256 in the full size. The fused image is B×3×H×W in (0, 1).
+    the semantic prior B×N×256 in the full size. The fused image is B×3×H×W in (0, 1). A prior that
+    the configuration cuts off is not read.
     """
 
     def __init__(self, config: DSPFusionConfig) -> None:

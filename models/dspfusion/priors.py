@@ -67,6 +67,18 @@ def bins(length: int, grid: int, *, like: Tensor) -> Tensor:
     return ((place >= start) & (place < stop)).to(like.dtype)
 
 
+class NoPrior(nn.Module):
+    """Stands for an encoder that is cut off: tokens without width, B×N×0, and no parameters."""
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        self.num_tokens = config.num_tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what holds nothing, so that whoever joins priors need not ask."""
+        return images.new_zeros((images.shape[0], self.num_tokens, 0))
+
+
 class SemanticEncoder(nn.Module):
     """SPEN: what the scene shows, from both images together (spec 1.1).
 
@@ -126,3 +138,13 @@ class DegradationEncoder(nn.Module):
     def type_vector(self, prior: Tensor) -> Tensor:
         """Summarise priors B×N×D as B×D, the embedding of the contrastive loss (spec 1.2)."""
         return F.gelu(self.type_mlp(prior.transpose(1, 2))).squeeze(-1)  # B D
+
+
+def degradation_encoder(config: DSPFusionConfig) -> DegradationEncoder | NoPrior:
+    """Return DPEN, or what stands for it in a model without degradation prior."""
+    return DegradationEncoder(config) if config.degradation_prior else NoPrior(config)
+
+
+def semantic_encoder(config: DSPFusionConfig) -> SemanticEncoder | NoPrior:
+    """Return SPEN, or what stands for it in a model without semantic prior."""
+    return SemanticEncoder(config) if config.semantic_prior else NoPrior(config)

@@ -22,7 +22,7 @@ from models.dspfusion.denoiser import (
     split_noises,
 )
 from models.dspfusion.fusion import FusionNetwork
-from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
+from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.layers import split_pair
 from models.losses import FusionLoss
 
@@ -41,8 +41,8 @@ class Stage2(nn.Module):
     def __init__(self, config: Stage2Config) -> None:
         super().__init__()
         self.fusion = FusionNetwork(config.model)
-        self.degradation = DegradationEncoder(config.model)
-        self.semantic = SemanticEncoder(config.model)
+        self.degradation = degradation_encoder(config.model)
+        self.semantic = semantic_encoder(config.model)
         self.denoiser = Denoiser(config.model)
         self.fusion_loss = FusionLoss(
             **dict(config.fusion_weights),
