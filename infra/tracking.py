@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings
@@ -39,7 +43,7 @@ def connect(settings: Settings) -> MlflowClient:
     Raises ValueError when the store does not answer.
     """
     # A new sqlite file is migrated by alembic, which tells of every step.
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(settings.tracking_uri)
     client = MlflowClient()
@@ -87,12 +91,18 @@ def open_run(
     if before and before.info.status != "FINISHED":
         client.update_run(before.info.run_id, status="RUNNING")
         client.set_tag(before.info.run_id, "resumed", "true")
-        return before
-    run = client.create_run(experiment_id(client), run_name=name, tags=dict(tags))
-    params = [Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in flatten(config).items()]
+        run = before
+    else:
+        run = client.create_run(experiment_id(client), run_name=name, tags=dict(tags))
+    # What an old run lacks, too: who opened it may have died before these. MLflow changes no value.
+    params = [
+        Param(key, str(value)[:_MAX_PARAM_CHARS])
+        for key, value in flatten(config).items()
+        if key not in run.data.params
+    ]
     for start in range(0, len(params), 100):  # MLflow takes 100 a call
         client.log_batch(run.info.run_id, params=params[start : start + 100])
-    if dataset:
+    if dataset and not (run.inputs and run.inputs.dataset_inputs):
         client.log_inputs(run.info.run_id, [_dataset_input(dataset)])
     return run
 
@@ -116,7 +126,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class ReportLogger:
-    """Logs each report of a DDP run once. Travels to Ray Train's controller.
+    """Logs each report of a DDP run once, with its pictures. Travels to Ray Train's controller.
 
     After a restart the steps since the last checkpoint are trained again, to the same numbers; they
     are not logged again.
@@ -126,8 +136,8 @@ class ReportLogger:
         self._tracking_uri, self._run_id = tracking_uri, run_id
         self._last_step: int | None = None
 
-    def __call__(self, metrics_per_rank: Sequence[Mapping[str, float]]) -> None:
-        """Log the ranks' mean of every metric, and their sum of samples per second."""
+    def __call__(self, metrics_per_rank: Sequence[Mapping[str, Any]]) -> None:
+        """Log what `merge_ranks` makes of it."""
         client = MlflowClient(self._tracking_uri)
         if self._last_step is None:
             history = client.get_metric_history(self._run_id, "loss")
@@ -135,19 +145,64 @@ class ReportLogger:
         merged = merge_ranks(metrics_per_rank)
         step = int(merged.pop("step"))
         if step > self._last_step:
-            log_metrics(client, self._run_id, merged, step=step)
+            numbers = log_pictures(client, self._run_id, merged, step=step)
+            log_metrics(client, self._run_id, numbers, step=step)
             self._last_step = step
 
 
-def merge_ranks(metrics_per_rank: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over ranks, but the sum for samples per second."""
-    num_ranks = len(metrics_per_rank)
-    merged = {
-        name: sum(metrics[name] for metrics in metrics_per_rank) / num_ranks
-        for name in metrics_per_rank[0]
+def merge_ranks(metrics_per_rank: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean over ranks, but the sum of what is per second, and the largest peak.
+
+    A text, which is a picture, comes from the one rank that has it.
+    """
+    names = dict.fromkeys(name for metrics in metrics_per_rank for name in metrics)
+    return {
+        name: _merge(name, [metrics[name] for metrics in metrics_per_rank if name in metrics])
+        for name in names
     }
-    merged["samples_per_s"] *= num_ranks
-    return merged
+
+
+def _merge(name: str, values: Sequence[Any]) -> Any:
+    if isinstance(values[0], str):
+        return values[0]
+    if name.endswith("_per_s"):
+        return sum(values)
+    return max(values) if "_peak_" in name else sum(values) / len(values)
+
+
+def log_pictures(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, Any], *, step: int
+) -> dict[str, float]:
+    """Log every text among the metrics, a PNG in base64, as `<name>/step-<step>.png`; return the rest.
+
+    A picture that is logged again takes the place of the first.
+    """
+    numbers = dict(metrics)
+    for name in [name for name, value in metrics.items() if isinstance(value, str)]:
+        with tempfile.TemporaryDirectory(prefix="picture-") as scratch:
+            file = Path(scratch) / f"step-{step:08d}.png"
+            file.write_bytes(base64.b64decode(numbers.pop(name)))
+            client.log_artifact(run_id, str(file), name)
+    return numbers
+
+
+@contextmanager
+def system_metrics(client: MlflowClient, run_id: str, *, every_s: float = 10.0) -> Iterator[None]:
+    """Log CPU, memory, disk and network of this machine (and its GPUs, with pynvml) for the block.
+
+    As `system/…`, going on from the run's last such step.
+    """
+    monitor = SystemMetricsMonitor(
+        run_id,
+        sampling_interval=every_s,
+        resume_logging=True,
+        tracking_uri=client.tracking_uri,
+    )
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def log_metrics(
@@ -201,6 +256,11 @@ def _read_run(client: MlflowClient, run_id: str | None) -> Run | None:
 def log_json(client: MlflowClient, run_id: str, value: Mapping[str, Any], path: str) -> None:
     """Log a JSON value as the artifact `path` of a run."""
     client.log_dict(run_id, dict(value), path)
+
+
+def log_file(client: MlflowClient, run_id: str, file: Path) -> None:
+    """Log a file as an artifact of its name."""
+    client.log_artifact(run_id, str(file))
 
 
 def log_folder(client: MlflowClient, run_id: str, folder: Path, name: str) -> None:

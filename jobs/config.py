@@ -23,6 +23,7 @@ class TrainRecipe(BaseModel):
 
     `dataset` names a dataset version, or a recipe of which the newest version is taken; `stage1` is a
     checkpoint folder or `runs:/ID`. A run with `register_as` registers its model under that name.
+    Every `preview_every` steps, and at the end, fused validation pictures are drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,27 @@ class TrainRecipe(BaseModel):
     num_workers: int = Field(default=2, ge=1)
     use_gpu: bool = False
     register_as: str | None = None
+    preview_every: int | None = Field(default=None, gt=0)
+
+    def address(self) -> dict[str, Any]:
+        """What of this goes into a run's digest: what a run of before was found by is not changed.
+
+        Previews decide no weights. Settings that came later count only where they say something else
+        than what was done before there were any.
+        """
+        tree = self.model_dump(mode="json", exclude={"preview_every"})
+        for node, model, names in (
+            (tree["objective"]["model"], self.objective.model, _LATER_OF_THE_MODEL),
+            (tree["optim"], self.optim, _LATER_OF_THE_OPTIMISER),
+        ):
+            for name in names:
+                if node[name] == type(model).model_fields[name].default:
+                    del node[name]
+        return tree
+
+
+_LATER_OF_THE_MODEL = ("degradation_prior", "semantic_prior")
+_LATER_OF_THE_OPTIMISER = ("late_batch_size", "late_crop_px")
 
 
 class EvaluateRecipe(BaseModel):
@@ -151,19 +173,27 @@ def _hint(name: str, known: Mapping[str, Any]) -> str:
 
 
 def shrink_training(recipe: TrainRecipe) -> TrainRecipe:
-    """`--smoke`: the tiny networks, four steps, the same code."""
-    objective = recipe.objective.model_copy(update={"model": tiny()})
-    optim = recipe.optim.model_copy(
-        update={
-            "num_steps": 4,
-            "batch_size": 2,
-            "crop_px": 32,
-            "log_every": 2,
-            "checkpoint_every": 2,
-        }
-    )
-    # A try-out is not registered: it would take the challenger's place.
-    return recipe.model_copy(update={"objective": objective, "optim": optim, "register_as": None})
+    """`--smoke`: networks of tiny sizes, four steps, at most two workers on CPUs, the same code.
+
+    What the networks are made of, the losses and the optimiser stay the recipe's.
+    """
+    sizes = tiny().model_dump(exclude_unset=True)
+    model = recipe.objective.model.model_copy(update=sizes)
+    optim = {"num_steps": 4, "batch_size": 2, "crop_px": 32, "log_every": 2, "checkpoint_every": 2}
+    if recipe.optim.late_crop_px:
+        optim |= {"late_crop_px": 40}
+    if recipe.optim.late_batch_size:
+        optim |= {"late_batch_size": 1}
+    changes = {
+        "objective": recipe.objective.model_copy(update={"model": model}),
+        "optim": recipe.optim.model_copy(update=optim),
+        "num_workers": min(recipe.num_workers, 2),
+        "use_gpu": False,
+        "preview_every": recipe.preview_every and 2,
+        # A try-out is not registered: it would take the challenger's place.
+        "register_as": None,
+    }
+    return recipe.model_copy(update=changes)
 
 
 def shrink_evaluation(recipe: EvaluateRecipe) -> EvaluateRecipe:

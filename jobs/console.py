@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _LINE_EVERY_S = 5.0
+_PACE_OVER_S = 1800.0
 
 
 class Advance(Protocol):
@@ -55,7 +56,8 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=CONSOLE) as bar:
+    # Rich forgets after 30 s, and then knows no pace where reports come more seldom.
+    with Progress(*columns, console=CONSOLE, speed_estimate_period=_PACE_OVER_S) as bar:
         task = bar.add_task(title, total=total, text="")
 
         def advance(done: int, text: str = "", *, total: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jobs.evaluate_rows import ROWS, Subject
 from jobs.storage import source_reader
 from pipelines.checkpoints import read_config
 from pipelines.efficiency import Efficiency, measure_efficiency
-from pipelines.embedding import Point, map_priors
+from pipelines.embedding import Embedded, degraded_pictures, embed, map_points, tell_apart
 from pipelines.evaluation import (
     Example,
     make_example,
@@ -33,8 +33,8 @@ REPORT = "report.html"
 _NUM_WORST = 3
 # The model and its first baselines: nine pictures in a row are too small to judge.
 _SHOWN_METHODS = 4
-# Scenes of the map of priors: enough to see groups, few enough to read.
-_MAPPED_SCENES = 8
+# Scenes whose degradation priors are mapped: enough to see groups, few enough to read.
+_MAPPED_SCENES = 16
 
 
 def make_report(
@@ -46,15 +46,17 @@ def make_report(
     rows = read_rows(folder / ROWS)
     with fetched(subject.scenes, source_reader(settings)) as scenes:
         here = replace(subject, scenes=tuple(scenes))
+        embedded = _embed(here)
+        apart = _told_apart(embedded)
         write_report(
             folder / REPORT,
             title=f"{subject.model} on {subject.where}",
-            facts=_report_facts(subject, run_id),
+            facts=_report_facts(subject, run_id) | apart_facts(apart),
             rows=rows,
             examples=_examples(here),
             curves=_curves(client, subject.bundle),
             worst=_worst(here, rows),
-            points=_points(here),
+            points=map_points(embedded, seed=subject.recipe.seed) if embedded else [],
             efficiencies=_efficiencies(here),
             steps=_steps(subject, settings),
         )
@@ -64,6 +66,7 @@ def make_report(
             f"{method}.{name}": value for name, value in means.items() if math.isfinite(value)
         }
         tracking.log_metrics(client, run_id, finite)
+    tracking.log_metrics(client, run_id, apart)
     tracking.finish_run(client, run_id)
 
 
@@ -101,10 +104,27 @@ def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
     ]
 
 
-def _points(subject: Subject) -> list[Point]:
-    measurement = subject.measurement
-    fuser, scenes = load_bundle(subject.bundle), subject.scenes[:_MAPPED_SCENES]
-    return map_priors(fuser, scenes, measurement.scenarios, seed=measurement.seed)
+def _embed(subject: Subject) -> Embedded | None:
+    """The degradation priors of what the cameras saw; None for a model without them."""
+    measurement, fuser = subject.measurement, load_bundle(subject.bundle)
+    if not fuser.config.degradation_prior:
+        return None
+    scenes = subject.scenes[:_MAPPED_SCENES]
+    pictures = list(degraded_pictures(scenes, measurement.scenarios, seed=measurement.seed))
+    return embed(fuser, pictures) if pictures else None
+
+
+def _told_apart(embedded: Embedded | None) -> dict[str, float]:
+    """How well the degradations are told apart; nothing of a single scene."""
+    return tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
+
+
+def apart_facts(apart: Mapping[str, float]) -> dict[str, str]:
+    """The accuracies in words."""
+    return {
+        f"degradations told apart, {name.replace('_', ' ')}": f"{value:.1%}"
+        for name, value in apart.items()
+    }
 
 
 def _efficiencies(subject: Subject) -> list[Efficiency]:

@@ -29,6 +29,7 @@ from jobs.config import (
 from jobs.console import facts, progress, run_command, say
 from jobs.recipes import TRAINING
 from jobs.storage import open_datasets
+from jobs.train_pictures import MAP, index_of, preview_pairs, write_map, write_preview
 from pipelines.checkpoints import read_config, weights_file
 from pipelines.dataset import DatasetVersion, find_version, manifest_of
 from pipelines.evidence import bundle_evidence
@@ -42,9 +43,9 @@ from pipelines.lineage import (
     run_inputs,
     scenes_of_version,
 )
-from pipelines.scenes import ScanResult, SceneTable, read_scenes, write_scenes
+from pipelines.scenes import ScanResult, SceneTable, write_scenes
 from pipelines.seeding import digest_of
-from pipelines.training import TrainingConfig, make_objective, run_training
+from pipelines.training import PREVIEW, Metrics, TrainingConfig, make_objective, run_training
 
 # What the registered model needs where it is served.
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
@@ -89,9 +90,14 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     facts({"run": run_id + (" (resumed)" if before else ""), "dataset": version.name})
     try:
         _log_lineage(client, run_id, inputs, version, settings)
-        with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
+        pairs = preview_pairs(version, settings) if recipe.preview_every else []
+        with (
+            cluster.connected(settings),
+            tracking.system_metrics(client, run_id),
+            watch(client, run_id, recipe.optim.num_steps),
+        ):
             checkpoint = cluster.run_ddp(
-                partial(run_training, datasets=datasets),
+                partial(run_training, datasets=datasets, pairs=pairs),
                 config.model_dump(mode="json"),
                 # Ray Train resumes by name: the same run, and no other.
                 name=f"{name}-{digest[:12]}-{run_id[:8]}",
@@ -101,6 +107,8 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
                 on_report=tracking.ReportLogger(settings.tracking_uri, run_id),
             )
         tracking.log_folder(client, run_id, checkpoint, "checkpoint")
+        if recipe.objective.stage == "stage1":
+            _log_map(client, run_id, checkpoint, version, settings)
         model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
     except BaseException as error:
         tracking.fail_run(client, run_id, error)
@@ -117,7 +125,24 @@ def inputs_of(
 ) -> dict[str, Any]:
     """Everything that decides the weights: settings, data, and Stage I's weights."""
     stage1 = sha256_of_file(weights_file(Path(config.stage1))) if config.stage1 else None
-    return run_inputs(recipe.model_dump(mode="json"), version.digest, stage1)
+    return run_inputs(recipe.address(), version.digest, stage1)
+
+
+def _log_map(
+    client: Any, run_id: str, checkpoint: Path, version: DatasetVersion, settings: Settings
+) -> None:
+    """Log the map of Stage I's degradation priors, and how well they are told apart, once."""
+    from infra import tracking
+
+    with tempfile.TemporaryDirectory(prefix="map-") as scratch:
+        path = Path(scratch) / MAP
+        found = write_map(path, checkpoint, version, settings)
+        if path.exists():
+            tracking.log_file(client, run_id, path)
+    # A driver that died after this does it again, and a metric logged twice is there twice.
+    logged = tracking.run_metrics_of(client, run_id, prefix="")
+    if found and not found.keys() <= logged.keys():
+        tracking.log_metrics(client, run_id, found)
 
 
 def _log_lineage(
@@ -143,12 +168,8 @@ def _log_lineage(
 
 def _scenes_of(version: DatasetVersion, settings: Settings) -> SceneTable | None:
     """The scenes that a version was made of, from the work folder's index that its name begins with."""
-    for path in sorted((settings.work / "scenes").glob("*.parquet")):
-        if version.config.name.startswith(f"{path.stem}-"):
-            scenes = scenes_of_version(version, read_scenes(path).scenes)
-            if scenes is not None:
-                return scenes
-    return None
+    index = index_of(version, settings)
+    return None if index is None else scenes_of_version(version, index)
 
 
 def _dataset_of(recipe: TrainRecipe) -> str:
@@ -166,6 +187,7 @@ def training_config(
         optim=recipe.optim,
         dataset=version.name,
         stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
+        preview_every=recipe.preview_every,
     )
 
 
@@ -187,7 +209,10 @@ def run_tags(
 
 
 def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
-    """Train in this process, without Ray and MLflow; return the last checkpoint's folder."""
+    """Train in this process, without Ray and MLflow; return the last checkpoint's folder.
+
+    Beside the checkpoints lie the previews and, after Stage I, the map of the degradation priors.
+    """
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
@@ -195,10 +220,13 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
     folder = settings.runs / f"{name}-{digest[:12]}-local"
     with progress("steps", recipe.optim.num_steps) as advance:
 
-        def report(metrics: dict[str, float], scratch: Path | None) -> None:
-            advance(int(metrics["step"]), f"loss {metrics['loss']:.3f}")
+        def report(metrics: Metrics, scratch: Path | None) -> None:
+            step = int(metrics["step"])
+            advance(step, f"loss {metrics['loss']:.3f}")
+            if PREVIEW in metrics:
+                write_preview(folder, metrics[PREVIEW], step)
             if scratch:
-                target = folder / f"step-{int(metrics['step']):08d}"
+                target = folder / f"step-{step:08d}"
                 with whole_folder(target) as copy:
                     shutil.copytree(scratch, copy, dirs_exist_ok=True)
                 for old in _local_checkpoints(folder)[:-2]:
@@ -213,8 +241,24 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
             device="cuda" if torch.cuda.is_available() else "cpu",
             resume=before[::-1],
             report=report,
+            pairs=preview_pairs(version, settings) if recipe.preview_every else [],
         )
-    return _local_checkpoints(folder)[-1]
+    checkpoint = _local_checkpoints(folder)[-1]
+    if recipe.objective.stage == "stage1":
+        _write_local_map(folder / MAP, checkpoint, version, settings)
+    return checkpoint
+
+
+def _write_local_map(
+    path: Path, checkpoint: Path, version: DatasetVersion, settings: Settings
+) -> None:
+    try:
+        found = write_map(path, checkpoint, version, settings)
+    except ModuleNotFoundError as absent:
+        package = (absent.name or "").partition(".")[0]
+        say(f"  no map of the degradation priors: {package} is not installed")
+        return
+    facts({name: f"{value:.3f}" for name, value in found.items()})
 
 
 def _local_checkpoints(folder: Path) -> list[Path]:
@@ -264,16 +308,20 @@ def _register(
 
 
 @contextmanager
-def _watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
-    """Show the run's progress from what the controller logs, wherever that runs."""
+def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
+    """Show the run's progress from what the controller logs, wherever that runs.
+
+    What a resumed run had logged before is not shown: it would count as done in no time.
+    """
     from infra import tracking
 
     ended = threading.Event()
+    resumed_at = max((step for step, _ in tracking.metric_curve(client, run_id, "loss")), default=0)
     with progress("steps", num_steps) as advance:
 
         def show() -> None:
             curve = tracking.metric_curve(client, run_id, "loss")
-            if curve:
+            if curve and curve[-1][0] > resumed_at:
                 advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
 
         def poll() -> None:
@@ -309,12 +357,12 @@ def _say_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Train
     facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
     if trained.model:
         say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
-    elif first:
+    elif first and recipe.objective.model.semantic_prior:
         stage2 = arguments.recipe.replace("stage1", "stage2") + " --smoke" * arguments.smoke
         source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
         say(f"next: python -m jobs.train {stage2} {source}")
     elif arguments.smoke:
-        say("next: both stages without --smoke")
+        say("next: the same without --smoke")
 
 
 def main() -> None:

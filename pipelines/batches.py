@@ -38,6 +38,15 @@ class Sample:
     group: Group
 
 
+@dataclass(frozen=True)
+class LateBatches:
+    """What batches are like from `from_step` on; a smaller one leaves the rest of its samples out."""
+
+    from_step: int
+    batch_size: int
+    crop_px: int
+
+
 class ShardBatches:
     """Batches of a dataset version, by step. `fields` are the ones that are decoded, no others."""
 
@@ -52,13 +61,14 @@ class ShardBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        late: LateBatches | None = None,
     ) -> None:
         unknown = sorted(set(fields) - FIELD_NAMES)
         if unknown:
             raise ValueError(f"no such batch fields: {unknown}; there are {sorted(FIELD_NAMES)}")
         self._fields = tuple(fields)
         self._batch_size, self._crop_px, self._seed = batch_size, crop_px, seed
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._late = rank, world_size, late
         self._samples: list[Sample] = []
         self._cached_order = (-1, np.empty(0, np.int64))
         for info in version.shards:
@@ -81,7 +91,13 @@ class ShardBatches:
     def positions(self, step: int) -> range:
         """Positions in the endless stream of samples that this rank's batch of `step` takes."""
         start = (step * self._world_size + self._rank) * self._batch_size
-        return range(start, start + self._batch_size)
+        return range(start, start + self._shape(step)[0])
+
+    def _shape(self, step: int) -> tuple[int, int]:
+        """Samples and crop of the batch of `step`."""
+        if self._late and step >= self._late.from_step:
+            return self._late.batch_size, self._late.crop_px
+        return self._batch_size, self._crop_px
 
     def sample_at(self, position: int) -> Sample:
         """The sample at a position: pass after pass, each in an order of its own."""
@@ -96,7 +112,8 @@ class ShardBatches:
 
     def batch(self, step: int) -> Batch:
         """Decode and cut this rank's batch of `step` (0-based)."""
-        rows = [self._row(position) for position in self.positions(step)]
+        crop_px = self._shape(step)[1]
+        rows = [self._row(position, crop_px) for position in self.positions(step)]
         return {
             field: torch.stack([row[field] for row in rows])
             for field in (*self._fields, "position")
@@ -106,9 +123,9 @@ class ShardBatches:
         """Scene ids of this rank's batch of `step`, for error messages."""
         return [self.sample_at(position).scene for position in self.positions(step)]
 
-    def _row(self, position: int) -> dict[str, Tensor]:
+    def _row(self, position: int, crop_px: int) -> dict[str, Tensor]:
         rng = rng_at(self._seed, "crop", str(position))
-        row = load_sample(self.sample_at(position), self._fields, crop_px=self._crop_px, rng=rng)
+        row = load_sample(self.sample_at(position), self._fields, crop_px=crop_px, rng=rng)
         row["position"] = torch.tensor(position)
         if "seed" in self._fields:
             row["seed"] = torch.tensor(int(rng.integers(2**62)))

@@ -6,26 +6,34 @@ the same under Ray Train, torchrun, or alone. Steps, not epochs, are the budget.
 
 from __future__ import annotations
 
+import base64
 import math
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import build_objective
-from models.dspfusion.config import SIZE_MULTIPLE_PX, Stage1Config, Stage2Config
+from models.dspfusion.config import (
+    SIZE_MULTIPLE_PX,
+    DSPFusionConfig,
+    Stage1Config,
+    Stage2Config,
+    fuser_config,
+)
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
-from pipelines.batches import Batch, ShardBatches, prefetch
+from pipelines.batches import Batch, LateBatches, ShardBatches, prefetch
 from pipelines.checkpoints import (
     TrainingState,
     read_config,
@@ -35,8 +43,12 @@ from pipelines.checkpoints import (
 )
 from pipelines.dataset import read_version
 from pipelines.folders import Folder
+from pipelines.previews import Pair, current_fuser, draw_preview
 
-Report = Callable[[dict[str, float], Path | None], None]
+# Numbers by name, and at times a preview: a PNG as base64 text, which passes wherever numbers do.
+Metrics = dict[str, Any]
+PREVIEW = "previews"
+Report = Callable[[Metrics, Path | None], None]
 
 
 class OptimConfig(BaseModel):
@@ -46,6 +58,8 @@ class OptimConfig(BaseModel):
     takes `num_accumulated` batches, one after the other, for the memory of one. `precision` bf16 is
     autocast; weights stay float32. With `ema_decay` a running average of the weights is kept, and
     stands for the model. A loss above `max_loss` stops the run as one that is not finite does.
+    `late_batch_size` and `late_crop_px` hold from where the rate falls; the authors' code then takes
+    3 of its 4 samples, at 256 px (spec 2.3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,10 +81,42 @@ class OptimConfig(BaseModel):
     seed: int = 100
     log_every: int = Field(default=200, gt=0)
     checkpoint_every: int = Field(default=5000, gt=0)
+    late_batch_size: int | None = Field(default=None, gt=0)
+    late_crop_px: int | None = Field(default=None, ge=16, multiple_of=SIZE_MULTIPLE_PX)
+
+    @property
+    def constant_steps(self) -> int:
+        """Steps before the rate falls."""
+        return round(self.constant_share * self.num_steps)
+
+    @property
+    def late(self) -> LateBatches | None:
+        """What batches are like while the rate falls, if they are others."""
+        if self.late_batch_size is None and self.late_crop_px is None:
+            return None
+        return LateBatches(
+            from_step=self.constant_steps * self.num_accumulated,
+            batch_size=self.late_batch_size or self.batch_size,
+            crop_px=self.late_crop_px or self.crop_px,
+        )
+
+    @model_validator(mode="after")
+    def _check_late(self) -> Self:
+        if self.late_batch_size is not None and self.late_batch_size > self.batch_size:
+            raise ValueError(
+                f"late_batch_size is {self.late_batch_size}; it takes some of the "
+                f"{self.batch_size} samples of batch_size, not more"
+            )
+        if self.late and self.constant_steps == self.num_steps:
+            raise ValueError("late_… has no effect: constant_share leaves no late steps")
+        return self
 
 
 class TrainingConfig(BaseModel):
-    """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder."""
+    """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder.
+
+    Every `preview_every` steps, and at the end, a preview is drawn.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,6 +124,7 @@ class TrainingConfig(BaseModel):
     optim: OptimConfig
     dataset: str
     stage1: str | None = None
+    preview_every: int | None = Field(default=None, gt=0)
 
 
 def run_training(
@@ -89,11 +136,12 @@ def run_training(
     device: str,
     resume: Sequence[Path],
     report: Report,
+    pairs: Sequence[Pair] = (),
 ) -> None:
     """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
 
     `datasets` is the root that holds the version, `resume` checkpoints, the newest first: the first
-    that is whole is gone on from.
+    that is whole is gone on from. `pairs` are what previews show.
     """
     config = TrainingConfig.model_validate(payload)
     objective = make_objective(config)
@@ -106,10 +154,13 @@ def run_training(
         seed=config.optim.seed,
         rank=rank,
         world_size=world_size,
+        late=config.optim.late,
     )
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
-    train(config, objective.to(device), batches, resume=resume, report=report, save=rank == 0)
+    objective.to(device)
+    save = rank == 0
+    train(config, objective, batches, resume=resume, report=report, save=save, pairs=pairs)
 
 
 def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
@@ -126,7 +177,9 @@ def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
             stage1: Any = read_config(Path(config.stage1))["objective"]
             if stage1["stage"] != "stage1":
                 raise ValueError(f"{config.stage1}: is a {stage1['stage']} checkpoint, not stage1")
-            check_same_networks(stage1["model"], config.objective.model.model_dump(mode="json"))
+            check_same_networks(
+                DSPFusionConfig.model_validate(stage1["model"]), config.objective.model
+            )
             objective.load_stage1(read_weights(Path(config.stage1)))
         case Stage1():
             if config.stage1 is not None:
@@ -134,24 +187,40 @@ def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
     return objective
 
 
-def check_same_networks(stage1: dict[str, Any], stage2: dict[str, Any]) -> None:
-    """Raise ValueError naming the settings in which the two stages' networks differ."""
-    differing = sorted(key for key in stage2 if key != "prior" and stage1.get(key) != stage2[key])
+def check_same_networks(stage1: DSPFusionConfig, stage2: DSPFusionConfig) -> None:
+    """Raise ValueError naming the settings in which the two stages' networks differ.
+
+    The denoiser and its chain are Stage II's own.
+    """
+    there, here = dict(stage1), dict(stage2)
+    differing = sorted(key for key in here if key not in _STAGE2_ALONE and there[key] != here[key])
     if differing:
         raise ValueError(
             "the Stage I checkpoint was trained with other networks: "
-            + ", ".join(
-                f"{key}={stage1.get(key)!r} there, {stage2[key]!r} here" for key in differing
-            )
+            + ", ".join(f"{key}={there[key]!r} there, {here[key]!r} here" for key in differing)
         )
+
+
+_STAGE2_ALONE = frozenset(
+    {
+        "prior",
+        "denoiser_predicts",
+        "denoiser_width",
+        "num_denoiser_blocks",
+        "num_steps",
+        "beta_start",
+        "beta_end",
+        "noise_seed",
+        "stretch",
+    }
+)
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
     """Rate of the 0-based `step`: constant, then cosine (spec 2.3, the same shape at any budget)."""
-    constant_steps = round(config.constant_share * config.num_steps)
-    if step < constant_steps:
+    if step < config.constant_steps:
         return config.lr
-    progress = (step - constant_steps) / max(config.num_steps - constant_steps, 1)
+    progress = (step - config.constant_steps) / max(config.num_steps - config.constant_steps, 1)
     return config.lr_min + 0.5 * (config.lr - config.lr_min) * (1 + math.cos(math.pi * progress))
 
 
@@ -163,11 +232,13 @@ def train(
     resume: Sequence[Path],
     report: Report,
     save: bool,
+    pairs: Sequence[Pair] = (),
 ) -> None:
     """Train `objective` to the end of its budget; every rank reports at the same steps.
 
-    `report` gets the means since the last report and, at checkpoint steps of the rank that saves,
-    the checkpoint's folder. Raises ValueError on a loss that is not finite or explodes.
+    `report` gets the means since the last report and, of the rank that saves, the folder of a
+    checkpoint that is due, and the preview of `pairs` that is due. Raises ValueError on a loss that
+    is not finite or explodes.
     """
     optim = config.optim
     device = next(objective.parameters()).device
@@ -188,11 +259,14 @@ def train(
         # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
         _check_loss(float(terms["loss"]), optim, step, batches)
         state.average(objective)
-        window.add(terms, num_samples=optim.batch_size * optim.num_accumulated)
+        window.add(terms, num_samples=sum(len(part["position"]) for part in parts))
         due = done == optim.num_steps or done % optim.checkpoint_every == 0
-        if due or done % optim.log_every == 0:
-            metrics = window.means() | {"step": float(done), "lr": rate}
+        shown = bool(pairs) and _shows_preview(config, done)
+        if due or shown or done % optim.log_every == 0:
+            metrics = window.means() | {"step": float(done), "lr": rate} | peak_memory_mib(device)
             window = Window()
+            if shown and save:
+                metrics[PREVIEW] = _preview(config, state, pairs)
             if due:
                 check_replicas(objective)
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
@@ -200,6 +274,18 @@ def train(
                 if folder:
                     save_checkpoint(folder, state, step=done, config_json=_as_json(config))
                 report(metrics, folder)
+            window.await_batch()
+
+
+def _shows_preview(config: TrainingConfig, done: int) -> bool:
+    every = config.preview_every
+    return every is not None and (done % every == 0 or done == config.optim.num_steps)
+
+
+def _preview(config: TrainingConfig, state: TrainingState, pairs: Sequence[Pair]) -> str:
+    model = state.model if state.averaged is None else state.averaged.module
+    fuser = current_fuser(fuser_config(config.objective), model.state_dict())
+    return base64.b64encode(draw_preview(fuser, pairs)).decode()
 
 
 def start_state(objective: Stage1 | Stage2, optim: OptimConfig) -> TrainingState:
@@ -276,10 +362,15 @@ class Window:
     def __init__(self) -> None:
         self._num_steps, self._num_samples, self._wait_s = 0, 0, 0.0
         self._sums: dict[str, Tensor] = {}
-        self._opened = self._idle_since = time.perf_counter()
+        self._opened = time.perf_counter()
+        self.await_batch()
+
+    def await_batch(self) -> None:
+        """Note that nothing else is done from now on until the next batch is here."""
+        self._idle_since = time.perf_counter()
 
     def batch_ready(self) -> None:
-        """Note that the batch is here: the time since the last step was spent waiting for it."""
+        """Note that the batch is here: the time since it was awaited was spent waiting for it."""
         self._wait_s += time.perf_counter() - self._idle_since
 
     def add(self, terms: dict[str, Tensor], *, num_samples: int) -> None:
@@ -288,15 +379,26 @@ class Window:
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
         self._num_steps += 1
         self._num_samples += num_samples
-        self._idle_since = time.perf_counter()
+        self.await_batch()
 
-    def means(self) -> dict[str, float]:
-        """Return the mean of every term, samples per second and the share of time without a batch."""
+    def means(self) -> Metrics:
+        """Return the mean of every term, samples per second and the share of time without a batch.
+
+        The time that the report at the window's start took counts, but not as waiting for a batch.
+        """
         seconds = time.perf_counter() - self._opened
         return {name: float(total) / self._num_steps for name, total in self._sums.items()} | {
             "samples_per_s": self._num_samples / seconds,
             "data_wait_share": self._wait_s / seconds,
         }
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """The most that this process held so far: resident, and allocated on a CUDA device if it has one."""
+    peaks = {"host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if device.type == "cuda":
+        peaks["cuda_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks
 
 
 def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatches) -> None:

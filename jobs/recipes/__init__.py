@@ -1,6 +1,6 @@
 """Recipes: functions that return a complete configuration. These tables are all there are."""
 
-from jobs.recipes import datasets, dspfusion, evaluation
+from jobs.recipes import ablations, datasets, dspfusion, evaluation
 
 DATASETS = {"small": datasets.small, "paper": datasets.paper}
 
@@ -11,6 +11,20 @@ TRAINING = {
     "dspfusion_stage2_small": dspfusion.stage2_small,
     "dspfusion_stage1_full_1gpu": dspfusion.stage1_full_1gpu,
     "dspfusion_stage2_full_1gpu": dspfusion.stage2_full_1gpu,
+    "dspfusion_stage1_code_1gpu": dspfusion.stage1_code_1gpu,
+    "dspfusion_stage2_code_1gpu": dspfusion.stage2_code_1gpu,
+    "dspfusion_stage1_code_8gpu": dspfusion.stage1_code_8gpu,
+    "dspfusion_stage2_code_8gpu": dspfusion.stage2_code_8gpu,
+    "dspfusion_stage1_paper_1gpu": dspfusion.stage1_paper_1gpu,
+    "dspfusion_stage2_paper_1gpu": dspfusion.stage2_paper_1gpu,
+    "dspfusion_stage1_paper_8gpu": dspfusion.stage1_paper_8gpu,
+    "dspfusion_stage2_paper_8gpu": dspfusion.stage2_paper_8gpu,
+    "dspfusion_stage1_small_no_degradation": ablations.stage1_small_no_degradation,
+    "dspfusion_stage2_small_no_degradation": ablations.stage2_small_no_degradation,
+    "dspfusion_stage1_small_no_semantic": ablations.stage1_small_no_semantic,
+    "dspfusion_stage1_paper_no_degradation_1gpu": ablations.stage1_paper_no_degradation_1gpu,
+    "dspfusion_stage2_paper_no_degradation_1gpu": ablations.stage2_paper_no_degradation_1gpu,
+    "dspfusion_stage1_paper_no_semantic_1gpu": ablations.stage1_paper_no_semantic_1gpu,
 }
 
 EVALUATION = {

@@ -1,5 +1,6 @@
 """What the Ray tests send to workers: importable there, so it travels by reference."""
 
+import base64
 import os
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def count_steps(
     world_size: int,
     device: str,
     resume: list[Path],
-    report: Callable[[dict[str, float], Path | None], None],
+    report: Callable[[dict[str, Any], Path | None], None],
 ) -> None:
     """A training loop in small: counts to 6, checkpoints every 2; rank 1 dies once after 3."""
     assert device == "cpu"
@@ -54,12 +55,15 @@ def count_steps(
             folder = Path(payload["folder"]) / f"scratch-{step}-{start}"
             folder.mkdir()
             (folder / "step").write_text(str(step))
-        metrics = {
+        metrics: dict[str, Any] = {
             "step": float(step),
             "loss": 10.0 * step + rank,
             "samples_per_s": 1.0,
             "world_size": float(world_size),
+            "host_peak_mib": 100.0 + rank,
         }
+        if rank == 0 and step % 3 == 0:
+            metrics["previews"] = base64.b64encode(f"picture {step}".encode()).decode()
         report(metrics, folder)
 
 

@@ -60,6 +60,14 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
     assert tracking.metric_curve(client, run_id, "loss") == expected
     assert tracking.metric_curve(client, run_id, "samples_per_s") == [(n, 2.0) for n in range(1, 7)]
+    peaks = tracking.metric_curve(client, run_id, "host_peak_mib")
+    assert peaks == [(n, 101.0) for n in range(1, 7)]
+    # So is the picture that rank 0 drew of it, and the one after the restart.
+    pictures = tracking.fetch_folder(run_id, "previews", tmp_path / "pictures")
+    assert {path.name: path.read_text() for path in pictures.iterdir()} == {
+        "step-00000003.png": "picture 3",
+        "step-00000006.png": "picture 6",
+    }
 
 
 def test_more_workers_than_the_cluster_can_hold(ray_settings: Settings, tmp_path: Path) -> None:

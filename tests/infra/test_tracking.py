@@ -1,3 +1,5 @@
+import base64
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,7 @@ def test_a_restarted_controller_logs_no_step_twice(client: MlflowClient) -> None
         return [{"step": step, "loss": step + rank, "samples_per_s": 3.0} for rank in (0.0, 1.0)]
 
     before = tracking.ReportLogger(uri, run_id)
+    opened_ms = 1000 * time.time()
     for step in (10, 20, 30):
         before(report(step))
     after = tracking.ReportLogger(uri, run_id)
@@ -74,6 +77,74 @@ def test_a_restarted_controller_logs_no_step_twice(client: MlflowClient) -> None
         (40, 40.5),
     ]
     assert tracking.metric_curve(client, run_id, "samples_per_s")[0] == (10, 6.0)
+    times = [metric.timestamp for metric in client.get_metric_history(run_id, "loss")]
+    assert opened_ms - 1 <= times[0] <= times[-1] <= 1000 * time.time() + 1
+
+
+def test_ranks_become_one() -> None:
+    ranks = [
+        {
+            "loss": 1.0,
+            "samples_per_s": 3.0,
+            "host_peak_mib": 100.0,
+            "step": 5.0,
+            "previews": "cGc=",
+        },
+        {"loss": 2.0, "samples_per_s": 4.0, "host_peak_mib": 300.0, "step": 5.0},
+    ]
+    assert tracking.merge_ranks(ranks) == {
+        "loss": 1.5,
+        "samples_per_s": 7.0,
+        "host_peak_mib": 300.0,
+        "step": 5.0,
+        "previews": "cGc=",
+    }
+
+
+def test_pictures_of_a_report_are_artifacts_and_the_rest_are_metrics(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    run_id = tracking.open_run(client, name="pictures", config={}, tags={}).info.run_id
+    for logger in (tracking.ReportLogger(client.tracking_uri, run_id) for _ in range(2)):
+        for step, picture in ((4, b"four"), (8, b"eight")):
+            text = base64.b64encode(picture).decode()
+            logger([{"step": step, "loss": 1.0, "previews": text}])
+    names = [file.path for file in client.list_artifacts(run_id, "previews")]
+    assert names == ["previews/step-00000004.png", "previews/step-00000008.png"]
+    folder = tracking.fetch_folder(run_id, "previews", tmp_path)
+    assert (folder / "step-00000008.png").read_bytes() == b"eight"
+    assert [step for step, _ in tracking.metric_curve(client, run_id, "loss")] == [4, 8]
+    assert client.get_run(run_id).data.metrics.keys() == {"loss"}
+
+
+def test_a_run_whose_opener_died_gets_what_it_lacks(client: MlflowClient) -> None:
+    tags = {"config_digest": "half"}
+    opened = client.create_run(tracking.experiment_id(client), tags=tags).info.run_id
+    dataset = tracking.DatasetRef(name="d-1", digest="0" * 36, uri="/data/versions/d-1.json")
+    for config in ({"x": 1}, {"x": 1}, {"x": 2, "y": 3}):
+        # x cannot change any more: the run was found by what decides its weights, and has it.
+        run = tracking.open_run(client, name="a", config=config, tags=tags, dataset=dataset)
+        assert run.info.run_id == opened
+    read = client.get_run(opened)
+    assert read.data.params == {"x": "1", "y": "3"}
+    assert len(read.inputs.dataset_inputs) == 1
+
+
+def test_the_machine_is_watched_and_goes_on_after_a_pause(client: MlflowClient) -> None:
+    run_id = tracking.open_run(client, name="machine", config={}, tags={}).info.run_id
+    name = "system/system_memory_usage_megabytes"
+
+    def steps() -> list[int]:
+        return [step for step, _ in tracking.metric_curve(client, run_id, name)]
+
+    for _ in range(2):
+        before = len(steps())
+        with tracking.system_metrics(client, run_id, every_s=0.1):
+            patience_s = time.monotonic() + 60
+            while len(steps()) < before + 2 and time.monotonic() < patience_s:
+                time.sleep(0.1)
+    assert len(steps()) >= 4
+    assert steps() == list(range(len(steps())))
 
 
 def test_folders_come_back(client: MlflowClient, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from jobs.config import (
 )
 from jobs.console import one_line
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
-from models.dspfusion.config import tiny
+from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.plan import DatasetConfig
 from pipelines.scenarios import find_scenario
-from pipelines.training import TrainingConfig, make_objective
+from pipelines.training import learning_rate
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}
 
@@ -37,11 +37,19 @@ def test_every_evaluation_recipe_names_scenarios_that_exist(name: str) -> None:
 def test_every_training_recipe_shrinks_to_the_same_stage(name: str) -> None:
     recipe = TRAINING[name]()
     small = shrink_training(recipe)
+    assert type(small).model_validate(small.model_dump()) == small
     assert small.objective.stage == recipe.objective.stage
-    assert small.objective.model == tiny()
     assert small.optim.num_steps == 4
-    if recipe.objective.stage == "stage1":
-        make_objective(TrainingConfig(objective=small.objective, optim=small.optim, dataset="d"))
+    assert not small.use_gpu
+    assert small.num_workers <= 2
+    assert small.register_as is None
+    # Tiny in every size, and of the same build.
+    sizes = tiny().model_dump(exclude_unset=True)
+    was, now = recipe.objective.model.model_dump(), small.objective.model.model_dump()
+    assert {name: now[name] for name in sizes} == sizes
+    assert {k: v for k, v in now.items() if k not in sizes} == {
+        k: v for k, v in was.items() if k not in sizes
+    }
 
 
 def test_set_changes_one_value_of_its_type() -> None:
@@ -87,6 +95,57 @@ def test_defaults_of_the_published_optimiser() -> None:
     optim = TRAINING["dspfusion_stage1_full_1gpu"]().optim
     assert (optim.batch_size, optim.crop_px, optim.lr, optim.clip_norm) == (4, 224, 2e-4, 0.01)
     assert (optim.betas, optim.weight_decay) == ((0.9, 0.999), 1e-4)
+
+
+@pytest.mark.parametrize("num_gpus", [1, 8])
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_what_paper_and_code_say(stage: str, num_gpus: int) -> None:
+    """Spec 2.3, the table, column by column."""
+    code = TRAINING[f"dspfusion_{stage}_code_{num_gpus}gpu"]()
+    paper = TRAINING[f"dspfusion_{stage}_paper_{num_gpus}gpu"]()
+    for recipe in (code, paper):
+        assert (recipe.num_workers, recipe.use_gpu) == (num_gpus, True)
+        # 4 samples, or one a GPU where there are more GPUs than samples.
+        assert recipe.optim.batch_size * num_gpus == max(4, num_gpus)
+        assert (recipe.optim.lr, recipe.optim.lr_min, recipe.optim.crop_px) == (2e-4, 1e-6, 224)
+        assert recipe.register_as == (None if stage == "stage1" else "dspfusion")
+    assert (code.optim.num_steps, paper.optim.num_steps) == (500_000, 50_000)
+    assert learning_rate(350_000, code.optim) == pytest.approx(1.70857e-4, rel=1e-5)
+    assert learning_rate(25_000, paper.optim) == pytest.approx(1.005e-4, rel=1e-5)
+    assert (code.optim.betas, paper.optim.betas) == ((0.9, 0.999), (0.9, 0.99))
+    assert code.optim.late is not None
+    assert code.optim.late.from_step == 300_000
+    assert code.optim.late.crop_px == 256
+    assert code.optim.late.batch_size == (3 if num_gpus == 1 else 1)
+    assert paper.optim.late is None
+    weights = {name: recipe.objective.fusion_weights for name, recipe in
+               (("code", code), ("paper", paper))}  # fmt: skip
+    assert dict(weights["code"]) == {
+        "intensity_max": 15, "intensity_consistency": 1, "color": 20, "gradient": 10, "ssim": 2
+    }  # fmt: skip
+    assert dict(weights["paper"]) == dict(weights["code"]) | {
+        "intensity_consistency": 0,
+        "gradient": 11.25,
+    }
+    assert code.objective.content_target == "brighter_source"
+    assert paper.objective.content_target == "element_maximum"
+    assert code.objective.model == DSPFusionConfig()
+    assert not paper.objective.model.dpmm_convolution
+    assert paper.objective.model.denoiser_predicts == "noise"
+
+
+def test_two_runs_of_before_keep_their_digest() -> None:
+    """What is younger than they are counts only where it is set; previews decide no weights."""
+    recipe = TRAINING["dspfusion_stage1_small"]()
+    address = recipe.address()
+    assert "preview_every" not in address
+    assert {"degradation_prior", "semantic_prior"}.isdisjoint(address["objective"]["model"])
+    assert {"late_batch_size", "late_crop_px"}.isdisjoint(address["optim"])
+    assert override(recipe, ["preview_every=7"]).address() == address
+    for change in ("objective.model.semantic_prior=false", "optim.late_crop_px=72"):
+        assert override(recipe, [change]).address() != address
+    ablated = TRAINING["dspfusion_stage1_small_no_semantic"]().address()
+    assert ablated["objective"]["model"]["semantic_prior"] is False
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -8,6 +8,7 @@ import pytest
 from infra import registry, tracking
 from infra.settings import Settings
 from jobs.demo import demo
+from jobs.train_pictures import MAP
 from pipelines.evaluation_rows import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -43,6 +44,12 @@ def test_demo_twice(
         assert [step for step, _ in curve] == [2, 4]
         assert run.data.params["optim.num_steps"] == "4"
         assert len(run.inputs.dataset_inputs) == 1
+        assert {"host_peak_mib", "data_wait_share", "samples_per_s"} <= run.data.metrics.keys()
+        pictures = [file.path for file in client.list_artifacts(run.info.run_id, "previews")]
+        assert pictures == ["previews/step-00000002.png", "previews/step-00000004.png"]
+    assert {"prior_accuracy", "type_accuracy"} <= stage1.data.metrics.keys()
+    names = {file.path for file in client.list_artifacts(stage1.info.run_id)}
+    assert MAP in names
     [reports] = (tmp_path / "reports").iterdir()
     rows = read_rows(reports / "rows.parquet")
     assert {row["method"] for row in rows} == {"model", "average", "maximum"}

@@ -1,18 +1,26 @@
 """`jobs.train --local`: the loop in this process, resumed from its own checkpoints."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
+from infra import tracking
 from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.recipes import TRAINING
-from jobs.train import train_local
+from jobs.train import train_local, watch
+from jobs.train_pictures import MAP
 from pipelines import training
 from pipelines.checkpoints import read_state, read_weights
 from pipelines.dataset import DatasetVersion
 from pipelines.folders import LocalFolder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def settings_in(work: Path) -> Settings:
@@ -52,6 +60,67 @@ def test_local_training_resumes_to_the_same_weights(
     first, second = read_weights(whole), read_weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert sorted(path.name for path in resumed.parent.iterdir()) == [
+        MAP,
+        "previews",
         "step-00000002",
         "step-00000004",
     ]
+    # What the second try drew is what the first would have.
+    drawn = [sorted((folder.parent / "previews").iterdir()) for folder in (whole, resumed)]
+    assert [path.name for path in drawn[0]] == ["step-00000002.png", "step-00000004.png"]
+    assert [path.read_bytes() for path in drawn[0]] == [path.read_bytes() for path in drawn[1]]
+    assert "vi blur" in (resumed.parent / MAP).read_text()
+
+
+@pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.slow)])
+def test_neither_ray_nor_mlflow_is_needed(
+    version_root: tuple[DatasetVersion, LocalFolder], tmp_path: Path, stage: str
+) -> None:
+    """As on a machine that has torch, and neither them nor what they bring."""
+    version, root = version_root
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "datasets").symlink_to(root.path)
+    command = [sys.executable, "-c", _WITHOUT, f"dspfusion_{stage}_small", "--smoke", "--local"]
+    command += ["--work", str(tmp_path / "work"), "--set", f"dataset={version.name}"]
+    if stage == "stage2":
+        recipe = shrink_training(TRAINING["dspfusion_stage1_small"]())
+        recipe = override(recipe, [f"dataset={version.name}"])
+        stage1 = train_local(recipe, settings_in(tmp_path / "work"), name="first")
+        command += ["--set", f"stage1={stage1}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.rpartition("checkpoint: ")[2].strip()).parent
+    assert cv2.imread(str(folder / "previews" / "step-00000004.png")).shape[2] == 3
+    if stage == "stage1":
+        assert "no map of the degradation priors: sklearn is not installed" in done.stdout
+
+
+# None in sys.modules makes an import fail as an absent package does.
+_WITHOUT = """
+import sys
+for name in ("ray", "mlflow", "boto3", "sklearn"):
+    sys.modules[name] = None
+from jobs.train import main
+main()
+"""
+
+
+def test_a_resumed_run_shows_only_what_it_does_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps that were done before took no time now: counted in, they would promise an early end."""
+    settings = settings_in(tmp_path).model_copy(
+        update={
+            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+            "artifact_root": str(tmp_path / "artifacts"),
+        }
+    )
+    client = tracking.connect(settings)
+    run_id = tracking.open_run(client, name="t", config={}, tags={}).info.run_id
+    for step in (10, 20):
+        tracking.log_metrics(client, run_id, {"loss": 5.0}, step=step)
+    with watch(client, run_id, 40):
+        time.sleep(2)
+        tracking.log_metrics(client, run_id, {"loss": 3.0}, step=40)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["  steps 40/40  loss 3.000"]

@@ -1,4 +1,7 @@
+import base64
+import json
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,10 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from pipelines.batches import ShardBatches
 from pipelines.checkpoints import read_state, read_weights
 from pipelines.dataset import DatasetVersion
+from pipelines.export import fuser_of_checkpoint
 from pipelines.folders import LocalFolder
+from pipelines.previews import Pair, draw_preview, pairs_of_shards
 from pipelines.training import (
+    PREVIEW,
+    Metrics,
     OptimConfig,
     TrainingConfig,
     learning_rate,
@@ -33,8 +41,14 @@ def stage1_config(published: Published, **optim: object) -> TrainingConfig:
 
 
 def run(
-    config: TrainingConfig, folder: Path, *, resume: Sequence[Path] = (), stop_at: int | None = None
-) -> list[dict[str, float]]:
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: Sequence[Path] = (),
+    stop_at: int | None = None,
+    pairs: Sequence[Pair] = (),
+    slow_report_s: float = 0.0,
+) -> list[Metrics]:
     """Run in this process; checkpoints go to `folder/<step>`. `stop_at` ends it like a kill."""
 
     class KilledError(Exception):
@@ -42,8 +56,9 @@ def run(
 
     reports = []
 
-    def report(metrics: dict[str, float], scratch: Path | None) -> None:
+    def report(metrics: Metrics, scratch: Path | None) -> None:
         reports.append(metrics)
+        time.sleep(slow_report_s)
         if scratch:
             scratch.rename(folder / str(int(metrics["step"])))
             scratch.mkdir()
@@ -61,6 +76,7 @@ def run(
             device="cpu",
             resume=resume,
             report=report,
+            pairs=pairs,
         )
     except KilledError:
         assert stop_at is not None
@@ -74,6 +90,91 @@ def test_reports_steps_and_finite_losses(version_root: Published, tmp_path: Path
         assert all(math.isfinite(value) for value in report.values())
         assert report["samples_per_s"] > 0
         assert 0 <= report["data_wait_share"] <= 1
+        assert 50 < report["host_peak_mib"] < 50_000
+        assert "cuda_peak_mib" not in report
+
+
+def test_the_time_of_a_report_is_no_waiting_for_data(
+    version_root: Published, tmp_path: Path
+) -> None:
+    """It counts for the pace: a checkpoint that takes long is seen there."""
+    reports = run(
+        stage1_config(version_root, num_steps=2, log_every=1, checkpoint_every=2),
+        tmp_path / "run",
+        slow_report_s=2.0,
+    )
+    for report in reports[1:]:
+        assert report["samples_per_s"] < 2 / 2.0
+        assert report["data_wait_share"] < 0.5
+
+
+def test_previews_come_with_their_steps(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root).model_copy(update={"preview_every": 4})
+    pairs = pairs_of_shards(*version_root)
+    reports = run(config, tmp_path / "run", pairs=pairs)
+    assert [report["step"] for report in reports] == [2, 3, 4, 6]
+    assert [report["step"] for report in reports if PREVIEW in report] == [4, 6]
+    # The last is what the checkpoint's fuser makes of the same pairs.
+    _, fuser = fuser_of_checkpoint(tmp_path / "run" / "6")
+    assert base64.b64decode(reports[-1][PREVIEW]) == draw_preview(fuser, pairs)
+    # Looking changes nothing.
+    run(stage1_config(version_root), tmp_path / "unseen")
+    weights = [load_file(tmp_path / run / "6" / "model.safetensors") for run in ("run", "unseen")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_late_batches_are_smaller_and_show_more(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(
+        version_root, constant_share=0.5, num_accumulated=2, late_batch_size=1, late_crop_px=48
+    )
+    late = config.optim.late
+    assert late is not None
+    assert late.from_step == 6
+    version, root = version_root
+    fields = ("vi_lq", "vi_gt")
+    batches = ShardBatches(
+        version, root, fields=fields, batch_size=2, crop_px=32, seed=1, late=late, world_size=2
+    )
+    shapes = [tuple(batches.batch(step)["vi_lq"].shape) for step in (5, 6)]
+    assert shapes == [(2, 3, 32, 32), (1, 3, 48, 48)]
+    # The sample that is left out keeps its place: nobody else takes it.
+    assert [batches.positions(step) for step in (5, 6, 7)] == [
+        range(20, 22),
+        range(24, 25),
+        range(28, 29),
+    ]
+    assert [report["step"] for report in run(config, tmp_path / "run")] == [2, 3, 4, 6]
+    with pytest.raises(ValueError, match="late_batch_size is 3"):
+        stage1_config(version_root, late_batch_size=3)
+    with pytest.raises(ValueError, match="no late steps"):
+        stage1_config(version_root, late_crop_px=48, constant_share=1)
+
+
+def test_workers_and_accumulation_share_a_batch_the_same_way(version_root: Published) -> None:
+    """4 samples a step: of one worker, one by one, or of four workers."""
+    version, root = version_root
+
+    def positions(batch_size: int, world_size: int, step: int) -> list[int]:
+        shared = [
+            ShardBatches(
+                version,
+                root,
+                fields=("vi_lq",),
+                batch_size=batch_size,
+                crop_px=32,
+                seed=1,
+                rank=rank,
+                world_size=world_size,
+            )
+            for rank in range(world_size)
+        ]
+        num_accumulated = 4 // (batch_size * world_size)
+        steps = range(step * num_accumulated, (step + 1) * num_accumulated)
+        return sorted(p for step in steps for batches in shared for p in batches.positions(step))
+
+    for step in (0, 7):
+        whole = positions(4, 1, step)
+        assert whole == positions(1, 1, step) == positions(1, 4, step) == positions(2, 2, step)
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(version_root: Published, tmp_path: Path) -> None:
@@ -111,6 +212,29 @@ def test_stage2_starts_from_stage1_and_trains_the_denoiser(
     changed = {name for name in after if not torch.equal(after[name], started[name])}
     assert changed
     assert all(name.startswith("denoiser.") for name in changed)
+
+
+def test_stage2_takes_a_stage1_that_is_older_than_a_setting(
+    version_root: Published, tmp_path: Path
+) -> None:
+    """Its config.json knows nothing of it; and what is Stage II's alone may be another."""
+    first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
+    run(first, tmp_path / "stage1")
+    stage1 = tmp_path / "stage1" / "2"
+    config = json.loads((stage1 / "config.json").read_text())
+    for name in ("degradation_prior", "semantic_prior"):
+        del config["objective"]["model"][name]
+    for name in ("late_batch_size", "late_crop_px"):
+        del config["optim"][name]
+    del config["preview_every"]
+    (stage1 / "config.json").write_text(json.dumps(config))
+    fuser_of_checkpoint(stage1)
+    for changes in ({}, {"num_steps": 5, "denoiser_width": 8}):
+        stage2 = Stage2Config(model=tiny().model_copy(update=changes))
+        make_objective(first.model_copy(update={"objective": stage2, "stage1": str(stage1)}))
+    ablated = Stage2Config(model=tiny().model_copy(update={"degradation_prior": False}))
+    with pytest.raises(ValueError, match="degradation_prior=True there, False here"):
+        make_objective(first.model_copy(update={"objective": ablated, "stage1": str(stage1)}))
 
 
 def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Path) -> None:

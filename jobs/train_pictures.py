@@ -1,0 +1,107 @@
+"""What a training shows in pictures: previews on fixed pairs, and a map of the degradation priors."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from infra.settings import Settings
+from jobs.console import say
+from jobs.storage import open_datasets, source_reader
+from models.dspfusion.fuser import DSPFusionFuser
+from pipelines.dataset import DatasetVersion
+from pipelines.embedding import (
+    Embedded,
+    degraded_pictures,
+    embed,
+    map_points,
+    single_scenarios,
+    stored_pictures,
+    tell_apart,
+)
+from pipelines.export import fuser_of_checkpoint
+from pipelines.files import write_whole
+from pipelines.lineage import scenes_of_version
+from pipelines.page import facts_part, render_page
+from pipelines.previews import Pair, pairs_of_scenes, pairs_of_shards
+from pipelines.report_charts import points_part
+from pipelines.scenes import SceneTable, read_scenes
+
+MAP = "degradation_priors.html"
+_UNSEEN_SPLITS = ("val", "test")
+# Enough to see groups, few enough to read and to be embedded in seconds.
+_MAPPED_SCENES = 16
+
+
+def index_of(version: DatasetVersion, settings: Settings) -> SceneTable | None:
+    """The index in the work folder that a version was made of; its name begins the version's."""
+    for path in sorted((settings.work / "scenes").glob("*.parquet")):
+        if version.config.name.startswith(f"{path.stem}-"):
+            scenes = read_scenes(path).scenes
+            if scenes_of_version(version, scenes) is not None:
+                return scenes
+    return None
+
+
+def preview_pairs(version: DatasetVersion, settings: Settings) -> list[Pair]:
+    """Pairs to preview: of unseen scenes of the same index, else of the dataset's own."""
+    unseen = _unseen_scenes(version, settings)
+    if unseen is not None:
+        try:
+            return pairs_of_scenes(unseen, version.config.shard, read=source_reader(settings))
+        except (ValueError, OSError) as error:  # a training reads shards; it can do without sources
+            say(f"  previews show scenes that are trained on: {error}")
+    return pairs_of_shards(version, open_datasets(settings))
+
+
+def write_preview(folder: Path, preview: str, step: int) -> None:
+    """Write a preview, as the loop reports it, where a training in this process keeps its own."""
+    write_whole(folder / "previews" / f"step-{step:08d}.png", base64.b64decode(preview))
+
+
+def write_map(
+    path: Path, checkpoint: Path, version: DatasetVersion, settings: Settings
+) -> dict[str, float]:
+    """Write the map of a checkpoint's degradation priors; return how well they are told apart.
+
+    Of unseen scenes of the same index, else of the dataset's own; then nothing is returned, because
+    telling apart what was trained on says little. Neither is there without degradation prior.
+    """
+    config, fuser = fuser_of_checkpoint(checkpoint)
+    if not config.degradation_prior:
+        return {}
+    unseen = _unseen_scenes(version, settings)
+    embedded = _embed_unseen(fuser, version, unseen, settings) if unseen is not None else None
+    found = tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
+    seen = "unseen" if embedded else "trained on"
+    embedded = embedded or embed(fuser, stored_pictures(version, open_datasets(settings)))
+    facts = {
+        "scenes": f"{len(set(embedded.scenes))}, {seen}",
+        "conditions": str(embedded.num_conditions),
+        **{name.replace("_", " "): f"{value:.1%}" for name, value in found.items()},
+    }
+    parts = [facts_part(facts), points_part(map_points(embedded, seed=0))]
+    write_whole(path, render_page(f"Degradation priors, {version.name}", parts).encode())
+    return found
+
+
+def _embed_unseen(
+    fuser: DSPFusionFuser, version: DatasetVersion, unseen: SceneTable, settings: Settings
+) -> Embedded | None:
+    shard, read = version.config.shard, source_reader(settings)
+    scenes = unseen[:_MAPPED_SCENES]
+    try:
+        pictures = degraded_pictures(scenes, single_scenarios(shard), seed=shard.seed, read=read)
+        return embed(fuser, pictures)
+    except (ValueError, OSError) as error:  # as above: what was trained must not be lost for a map
+        say(f"  the map of degradation priors shows scenes that were trained on: {error}")
+        return None
+
+
+def _unseen_scenes(version: DatasetVersion, settings: Settings) -> SceneTable | None:
+    index = index_of(version, settings)
+    splits = set(index.table["split"].unique().to_pylist()) if index else set()
+    for split in _UNSEEN_SPLITS:
+        if index is not None and split in splits and split != version.config.split:
+            return index.of_split(split)
+    return None

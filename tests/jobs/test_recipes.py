@@ -1,0 +1,68 @@
+"""Every training recipe is tried out: its full size is built, its smoke trains on a CPU."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.settings import Settings
+from jobs.config import TrainRecipe, shrink_training
+from jobs.recipes import TRAINING
+from jobs.train import train_local
+from models import build_objective
+from pipelines.export import fuser_of_checkpoint
+from pipelines.folders import LocalFolder
+from pipelines.plan import DatasetConfig, ShardConfig
+from pipelines.scenes import Scene
+from tests.conftest import make_version
+
+STAGE1 = [name for name in TRAINING if "_stage1_" in name]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, scenes: list[Scene]) -> Path:
+    """A work folder with the dataset version `rendered`."""
+    folder = tmp_path_factory.mktemp("recipes")
+    shard = ShardConfig(
+        vi=("blur", "random_noise", "low_light"),
+        ir=("low_contrast", "random_noise", "stripe_noise"),
+    )
+    config = DatasetConfig(name="rendered", scenes_per_shard=6, shard=shard)
+    make_version(LocalFolder(folder / "datasets"), config, scenes)
+    return folder
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_full_size_is_built(name: str) -> None:
+    with torch.device("meta"):
+        objective = build_objective(TRAINING[name]().objective)
+    assert any(parameter.requires_grad for parameter in objective.parameters())
+
+
+def test_every_stage2_has_its_stage1() -> None:
+    second = {name for name in TRAINING if "_stage2_" in name}
+    assert {name.replace("stage2", "stage1") for name in second} <= set(STAGE1)
+    assert len(TRAINING) == len(STAGE1) + len(second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGE1)
+def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
+    settings = Settings(work=work, tracking_uri="unused", artifact_root=None, ray_address=None)
+    second = name.replace("stage1", "stage2")
+    stage1 = _smoke(name, settings)
+    checkpoints = [stage1]
+    if second in TRAINING:
+        checkpoints.append(_smoke(second, settings, stage1=str(stage1)))
+    for checkpoint in checkpoints:
+        _, fuser = fuser_of_checkpoint(checkpoint)
+        with torch.inference_mode():
+            fused = fuser(torch.rand(1, 3, 24, 32), torch.rand(1, 1, 24, 32))
+        assert math.isfinite(float(fused.sum()))
+
+
+def _smoke(name: str, settings: Settings, **changes: str) -> Path:
+    recipe: TrainRecipe = shrink_training(TRAINING[name]())
+    recipe = recipe.model_copy(update={"dataset": "rendered", **changes})
+    return train_local(recipe, settings, name=name)
