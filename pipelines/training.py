@@ -265,15 +265,19 @@ def train(
         if due or shown or done % optim.log_every == 0:
             metrics = window.means() | {"step": float(done), "lr": rate} | peak_memory_mib(device)
             window = Window()
-            if shown and save:
-                metrics[PREVIEW] = _preview(config, state, pairs)
+            preview = {PREVIEW: _preview(config, state, pairs)} if shown and save else {}
+            if shown and due:
+                # First and apart: all that comes with a checkpoint is kept with it, and written again
+                # with the next. A report of a step that is logged already is not logged again.
+                report(metrics | preview, None)
+                preview = {}
             if due:
                 check_replicas(objective)
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
                 folder = Path(scratch) if due and save else None
                 if folder:
                     save_checkpoint(folder, state, step=done, config_json=_as_json(config))
-                report(metrics, folder)
+                report(metrics | preview, folder)
             window.await_batch()
 
 
