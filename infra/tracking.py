@@ -43,8 +43,9 @@ def connect(settings: Settings) -> MlflowClient:
     Raises ValueError when the store does not answer.
     """
     # A new sqlite file is migrated by alembic, which tells of every step.
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.system_metrics"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking_uri)
     client = MlflowClient()
     try:

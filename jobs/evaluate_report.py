@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jobs.evaluate_rows import ROWS, Subject
 from jobs.storage import source_reader
 from pipelines.checkpoints import read_config
 from pipelines.efficiency import Efficiency, measure_efficiency
-from pipelines.embedding import Embedded, degraded_pictures, embed, map_points, tell_apart
+from pipelines.embedding import Embedded, degraded_pictures, embed, in_words, map_points, tell_apart
 from pipelines.evaluation import (
     Example,
     make_example,
@@ -51,7 +51,7 @@ def make_report(
         write_report(
             folder / REPORT,
             title=f"{subject.model} on {subject.where}",
-            facts=_report_facts(subject, run_id) | apart_facts(apart),
+            facts=_report_facts(subject, run_id) | in_words(apart),
             rows=rows,
             examples=_examples(here),
             curves=_curves(client, subject.bundle),
@@ -117,14 +117,6 @@ def _embed(subject: Subject) -> Embedded | None:
 def _told_apart(embedded: Embedded | None) -> dict[str, float]:
     """How well the degradations are told apart; nothing of a single scene."""
     return tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
-
-
-def apart_facts(apart: Mapping[str, float]) -> dict[str, str]:
-    """The accuracies in words."""
-    return {
-        f"degradations told apart, {name.replace('_', ' ')}": f"{value:.1%}"
-        for name, value in apart.items()
-    }
 
 
 def _efficiencies(subject: Subject) -> list[Efficiency]:

@@ -32,6 +32,7 @@ from jobs.storage import open_datasets
 from jobs.train_pictures import MAP, index_of, preview_pairs, write_map, write_preview
 from pipelines.checkpoints import read_config, weights_file
 from pipelines.dataset import DatasetVersion, find_version, manifest_of
+from pipelines.embedding import in_words
 from pipelines.evidence import bundle_evidence
 from pipelines.export import fuser_of_checkpoint, write_bundle
 from pipelines.files import sha256_of_file, whole_folder
@@ -258,7 +259,7 @@ def _write_local_map(
         package = (absent.name or "").partition(".")[0]
         say(f"  no map of the degradation priors: {package} is not installed")
         return
-    facts({name: f"{value:.3f}" for name, value in found.items()})
+    facts(in_words(found))
 
 
 def _local_checkpoints(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from pipelines.embedding import (
     Embedded,
     degraded_pictures,
     embed,
+    in_words,
     map_points,
     single_scenarios,
     stored_pictures,
@@ -78,7 +79,7 @@ def write_map(
     facts = {
         "scenes": f"{len(set(embedded.scenes))}, {seen}",
         "conditions": str(embedded.num_conditions),
-        **{name.replace("_", " "): f"{value:.1%}" for name, value in found.items()},
+        **in_words(found),
     }
     parts = [facts_part(facts), points_part(map_points(embedded, seed=0))]
     write_whole(path, render_page(f"Degradation priors, {version.name}", parts).encode())

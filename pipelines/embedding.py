@@ -5,7 +5,7 @@ Legend: B batch, N prior tokens, C width, P pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -137,6 +137,15 @@ def tell_apart(embedded: Embedded) -> dict[str, float]:
         "type_accuracy": centroid_accuracy(embedded.types, embedded.conditions, embedded.scenes),
         "accuracy_of_chance": 1 / embedded.num_conditions,
     }
+
+
+def in_words(apart: Mapping[str, float]) -> dict[str, str]:
+    """What `tell_apart` found, for a page; nothing where it found nothing."""
+    if not apart:
+        return {}
+    prior, by_type, chance = (f"{100 * value:.0f} %" for value in apart.values())
+    words = f"{prior} by prior, {by_type} by type vector; by chance {chance}"
+    return {"degradations told apart": words}
 
 
 def centroid_accuracy(

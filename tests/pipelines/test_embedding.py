@@ -9,6 +9,7 @@ from pipelines.embedding import (
     centroid_accuracy,
     degraded_pictures,
     embed,
+    in_words,
     map_points,
     single_scenarios,
     stored_pictures,
@@ -90,6 +91,11 @@ def test_embeddings_become_a_map_and_an_accuracy(
     found = tell_apart(embedded)
     assert found["accuracy_of_chance"] == 1 / 8
     assert all(0 <= value <= 1 for value in found.values())
+    words = in_words({"prior_accuracy": 0.5, "type_accuracy": 0.62, "accuracy_of_chance": 0.125})
+    assert words == {
+        "degradations told apart": "50 % by prior, 62 % by type vector; by chance 12 %"
+    }
+    assert in_words({}) == {}
     few = embed(fuser, degraded_pictures(scenes[:1], scenarios[:2], seed=0))
     assert map_points(few, seed=0) == []
 
