@@ -44,18 +44,25 @@ class TrainRecipe(BaseModel):
         than what was done before there were any.
         """
         tree = self.model_dump(mode="json", exclude={"preview_every"})
-        for node, model, names in (
-            (tree["objective"]["model"], self.objective.model, _LATER_OF_THE_MODEL),
-            (tree["optim"], self.optim, _LATER_OF_THE_OPTIMISER),
+        for node, config in (
+            (tree["objective"], self.objective),
+            (tree["objective"]["model"], self.objective.model),
+            (tree["optim"], self.optim),
         ):
-            for name in names:
-                if node[name] == type(model).model_fields[name].default:
+            for name in _LATER & node.keys():
+                if node[name] == type(config).model_fields[name].default:
                     del node[name]
         return tree
 
 
-_LATER_OF_THE_MODEL = ("degradation_prior", "semantic_prior")
-_LATER_OF_THE_OPTIMISER = ("late_batch_size", "late_crop_px")
+_LATER = {
+    "degradation_prior",
+    "semantic_prior",
+    "degradation_start",
+    "degradation_rate",
+    "late_batch_size",
+    "late_crop_px",
+}
 
 
 class EvaluateRecipe(BaseModel):

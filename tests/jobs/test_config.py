@@ -140,9 +140,15 @@ def test_two_runs_of_before_keep_their_digest() -> None:
     address = recipe.address()
     assert "preview_every" not in address
     assert {"degradation_prior", "semantic_prior"}.isdisjoint(address["objective"]["model"])
+    assert {"degradation_start", "degradation_rate"}.isdisjoint(address["objective"])
     assert {"late_batch_size", "late_crop_px"}.isdisjoint(address["optim"])
     assert override(recipe, ["preview_every=7"]).address() == address
-    for change in ("objective.model.semantic_prior=false", "optim.late_crop_px=72"):
+    for change in (
+        "objective.model.semantic_prior=false",
+        "objective.degradation_start=contrast",
+        "objective.degradation_rate=0.5",
+        "optim.late_crop_px=72",
+    ):
         assert override(recipe, [change]).address() != address
     ablated = TRAINING["dspfusion_stage1_small_no_semantic"]().address()
     assert ablated["objective"]["model"]["semantic_prior"] is False
