@@ -109,7 +109,8 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
             )
         tracking.log_folder(client, run_id, checkpoint, "checkpoint")
         if recipe.objective.stage == "stage1":
-            _log_map(client, run_id, checkpoint, version, settings)
+            step = recipe.optim.num_steps
+            _log_map(client, run_id, checkpoint, version, settings, step=step)
         model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
     except BaseException as error:
         tracking.fail_run(client, run_id, error)
@@ -130,7 +131,13 @@ def inputs_of(
 
 
 def _log_map(
-    client: Any, run_id: str, checkpoint: Path, version: DatasetVersion, settings: Settings
+    client: Any,
+    run_id: str,
+    checkpoint: Path,
+    version: DatasetVersion,
+    settings: Settings,
+    *,
+    step: int,
 ) -> None:
     """Log the map of Stage I's degradation priors, and how well they are told apart, once."""
     from infra import tracking
@@ -143,7 +150,7 @@ def _log_map(
     # A driver that died after this does it again, and a metric logged twice is there twice.
     logged = tracking.run_metrics_of(client, run_id, prefix="")
     if found and not found.keys() <= logged.keys():
-        tracking.log_metrics(client, run_id, found)
+        tracking.log_metrics(client, run_id, found, step=step)
 
 
 def _log_lineage(

@@ -129,6 +129,8 @@ def stage1_paper_1gpu() -> TrainRecipe:
 def stage2_paper_1gpu() -> TrainRecipe:
     """Stage II with the settings of the paper on one GPU. Not yet run at this scale.
 
+    The first losses are near 2,000: a denoiser that predicts noise starts with noise divided by 0.005.
+
     `python -m jobs.train dspfusion_stage2_paper_1gpu --set dataset=NAME --set stage1=runs:/ID`
     """
     return on_gpus(paper_stage2(), paper_optim(), num_gpus=1, register_as=MODEL_NAME)
@@ -144,6 +146,8 @@ def stage1_paper_8gpu() -> TrainRecipe:
 
 def stage2_paper_8gpu() -> TrainRecipe:
     """Stage II with the settings of the paper on 8 GPUs. Not yet run at this scale.
+
+    The first losses are near 2,000: a denoiser that predicts noise starts with noise divided by 0.005.
 
     `python -m jobs.train dspfusion_stage2_paper_8gpu --set dataset=NAME --set stage1=runs:/ID`
     """
