@@ -28,7 +28,7 @@ from jobs.config import (
 )
 from jobs.console import facts, progress, run_command, say
 from jobs.recipes import TRAINING
-from jobs.storage import open_datasets
+from jobs.storage import open_datasets, open_folder
 from pipelines.checkpoints import read_config, weights_file
 from pipelines.dataset import DatasetVersion, find_version, manifest_of
 from pipelines.evidence import bundle_evidence
@@ -89,25 +89,28 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     facts({"run": run_id + (" (resumed)" if before else ""), "dataset": version.name})
     try:
         _log_lineage(client, run_id, inputs, version, settings)
+        # Ray Train resumes by name: the same run, and no other.
+        folder_name = f"{name}-{digest[:12]}-{run_id[:8]}"
+        kept = open_folder(f"{settings.runs}/{folder_name}", settings)
         with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
             checkpoint = cluster.run_ddp(
                 partial(run_training, datasets=datasets),
                 config.model_dump(mode="json"),
-                # Ray Train resumes by name: the same run, and no other.
-                name=f"{name}-{digest[:12]}-{run_id[:8]}",
-                storage=settings.runs,
+                name=folder_name,
+                settings=settings,
                 num_workers=recipe.num_workers,
                 use_gpu=recipe.use_gpu,
-                on_report=tracking.ReportLogger(settings.tracking_uri, run_id),
+                on_report=tracking.ReportLogger(settings.tracking_uri, run_id, kept),
             )
-        tracking.log_folder(client, run_id, checkpoint, "checkpoint")
-        model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
+        with cluster.fetched(checkpoint) as folder:
+            tracking.log_folder(client, run_id, folder, "checkpoint")
+            model = _register(client, recipe, folder, run_id, tags) if recipe.register_as else None
+            made = {CHECKPOINT: sha256_of_file(folder / "state.json")}
     except BaseException as error:
         tracking.fail_run(client, run_id, error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             say("interrupted; the same command goes on from the last checkpoint")
         raise
-    made = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
     tracking.finish_run(client, run_id, tags=made | ({"registered_model": model} if model else {}))
     return Trained(run_id=run_id, model=model)
 
@@ -192,7 +195,9 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
     version = find_version(datasets, _dataset_of(recipe))
     config = training_config(recipe, version, settings)
     digest = digest_of([*inputs_of(recipe, version, config).values()])
-    folder = settings.runs / f"{name}-{digest[:12]}-local"
+    if settings.runs.startswith("s3://"):
+        raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
+    folder = Path(settings.runs) / f"{name}-{digest[:12]}-local"
     with progress("steps", recipe.optim.num_steps) as advance:
 
         def report(metrics: dict[str, float], scratch: Path | None) -> None:
@@ -272,7 +277,10 @@ def _watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
     with progress("steps", num_steps) as advance:
 
         def show() -> None:
-            curve = tracking.metric_curve(client, run_id, "loss")
+            try:
+                curve = tracking.metric_curve(client, run_id, "loss")
+            except tracking.NO_ANSWER:  # training goes on without it; so does this
+                return
             if curve:
                 advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -87,7 +87,7 @@ def run_training(
     rank: int,
     world_size: int,
     device: str,
-    resume: Sequence[Path],
+    resume: Iterable[Path],
     report: Report,
 ) -> None:
     """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
@@ -160,7 +160,7 @@ def train(
     objective: nn.Module,
     batches: ShardBatches,
     *,
-    resume: Sequence[Path],
+    resume: Iterable[Path],
     report: Report,
     save: bool,
 ) -> None:
@@ -172,7 +172,7 @@ def train(
     optim = config.optim
     device = next(objective.parameters()).device
     state = start_state(objective, optim)
-    start = resume_newest(resume, state) if resume else 0
+    start = resume_newest(resume, state)
     replica = _distributed(objective)
     stream = prefetch(
         batches.batch, range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
