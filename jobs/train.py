@@ -44,7 +44,7 @@ from pipelines.lineage import (
 )
 from pipelines.scenes import ScanResult, SceneTable, read_scenes, write_scenes
 from pipelines.seeding import digest_of
-from pipelines.training import TrainingConfig, make_objective, run_training
+from pipelines.training import TrainingConfig, make_objective, run_training, share_of_step
 
 # What the registered model needs where it is served.
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
@@ -59,14 +59,26 @@ class Trained(BaseModel):
     model: str | None
 
 
-def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
-    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes."""
+def train(
+    recipe: TrainRecipe,
+    settings: Settings,
+    *,
+    name: str,
+    num_workers: int | None = None,
+    compiled: bool = False,
+) -> Trained:
+    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes.
+
+    On `num_workers` instead of the recipe's the steps stay the same, so it is the same run.
+    """
     from infra import cluster, tracking
 
     client = tracking.connect(settings)
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
-    config = training_config(recipe, version, settings)
+    config = training_config(recipe, version, settings, compiled=compiled)
+    num_workers = num_workers or recipe.num_workers
+    share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
     inputs = inputs_of(recipe, version, config)
     digest = digest_of([*inputs.values()])
     before = tracking.find_run(client, digest)
@@ -98,7 +110,7 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
                 config.model_dump(mode="json"),
                 name=folder_name,
                 settings=settings,
-                num_workers=recipe.num_workers,
+                num_workers=num_workers,
                 use_gpu=recipe.use_gpu,
                 on_report=tracking.ReportLogger(settings.tracking_uri, run_id, kept),
             )
@@ -161,7 +173,7 @@ def _dataset_of(recipe: TrainRecipe) -> str:
 
 
 def training_config(
-    recipe: TrainRecipe, version: DatasetVersion, settings: Settings
+    recipe: TrainRecipe, version: DatasetVersion, settings: Settings, *, compiled: bool = False
 ) -> TrainingConfig:
     """Resolve names: the dataset version, and Stage I's checkpoint, fetched if it is `runs:/ID`."""
     return TrainingConfig(
@@ -169,6 +181,8 @@ def training_config(
         optim=recipe.optim,
         dataset=version.name,
         stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
+        num_workers=recipe.num_workers,
+        compiled=compiled,
     )
 
 
@@ -189,11 +203,13 @@ def run_tags(
     return tags
 
 
-def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
+def train_local(
+    recipe: TrainRecipe, settings: Settings, *, name: str, compiled: bool = False
+) -> Path:
     """Train in this process, without Ray and MLflow; return the last checkpoint's folder."""
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
-    config = training_config(recipe, version, settings)
+    config = training_config(recipe, version, settings, compiled=compiled)
     digest = digest_of([*inputs_of(recipe, version, config).values()])
     if settings.runs.startswith("s3://"):
         raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
@@ -304,10 +320,13 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.smoke:
         recipe = shrink_training(recipe)
     recipe = override(recipe, arguments.overrides)
+    options = {"name": arguments.recipe, "compiled": arguments.compile}
     if arguments.local:
-        say(f"checkpoint: {train_local(recipe, settings, name=arguments.recipe)}")
+        if arguments.workers:
+            raise ValueError("--local is one process; leave --workers out")
+        say(f"checkpoint: {train_local(recipe, settings, **options)}")
         return
-    trained = train(recipe, settings, name=arguments.recipe)
+    trained = train(recipe, settings, num_workers=arguments.workers, **options)
     _say_next(arguments, recipe, trained)
 
 
@@ -332,6 +351,13 @@ def main() -> None:
     parser.add_argument(
         "--local", action="store_true", help="in this process, without Ray and MLflow"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="share the recipe's steps among N workers; an unfinished run may be resumed so",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks first")
     parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)

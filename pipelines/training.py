@@ -70,7 +70,11 @@ class OptimConfig(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder."""
+    """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder.
+
+    A step is that of `num_workers`, however many there are; None means those there are. With
+    `compiled` the objective is compiled by torch (a minute at the start, more for large networks).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,6 +82,8 @@ class TrainingConfig(BaseModel):
     optim: OptimConfig
     dataset: str
     stage1: str | None = None
+    num_workers: int | None = Field(default=None, ge=1)
+    compiled: bool = False
 
 
 def run_training(
@@ -96,20 +102,40 @@ def run_training(
     that is whole is gone on from.
     """
     config = TrainingConfig.model_validate(payload)
+    optim = share_of_step(config.optim, config.num_workers or world_size, world_size)
     objective = make_objective(config)
     batches = ShardBatches(
         read_version(datasets, config.dataset),
         datasets,
         fields=objective.FIELDS,
-        batch_size=config.optim.batch_size,
-        crop_px=config.optim.crop_px,
-        seed=config.optim.seed,
+        batch_size=optim.batch_size,
+        crop_px=optim.crop_px,
+        seed=optim.seed,
         rank=rank,
         world_size=world_size,
     )
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
-    train(config, objective.to(device), batches, resume=resume, report=report, save=rank == 0)
+    objective.to(device)
+    train(config, optim, objective, batches, resume=resume, report=report, save=rank == 0)
+
+
+def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> OptimConfig:
+    """What each of `world_size` workers does of a step that was meant for `num_workers`.
+
+    Together they take the same samples in the same step, in more batches or in smaller ones. Raises
+    ValueError when the step cannot be shared evenly.
+    """
+    num_batches = num_workers * optim.num_accumulated
+    if num_batches % world_size == 0:
+        return optim.model_copy(update={"num_accumulated": num_batches // world_size})
+    num_samples = num_batches * optim.batch_size
+    if world_size % num_batches or num_samples % world_size:
+        raise ValueError(
+            f"{world_size} workers cannot share a step of {num_batches} batches of "
+            f"{optim.batch_size} samples evenly; take a number that divides either"
+        )
+    return optim.model_copy(update={"num_accumulated": 1, "batch_size": num_samples // world_size})
 
 
 def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
@@ -157,6 +183,7 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 def train(
     config: TrainingConfig,
+    optim: OptimConfig,
     objective: nn.Module,
     batches: ShardBatches,
     *,
@@ -166,13 +193,15 @@ def train(
 ) -> None:
     """Train `objective` to the end of its budget; every rank reports at the same steps.
 
-    `report` gets the means since the last report and, at checkpoint steps of the rank that saves,
-    the checkpoint's folder. Raises ValueError on a loss that is not finite or explodes.
+    `optim` is this rank's share of a step; checkpoints keep `config`. `report` gets the means since
+    the last report and, at checkpoint steps of the rank that saves, the checkpoint's folder. Raises
+    ValueError on a loss that is not finite or explodes, OSError when a checkpoint cannot be written.
     """
-    optim = config.optim
     device = next(objective.parameters()).device
     state = start_state(objective, optim)
     start = resume_newest(resume, state)
+    if config.compiled:
+        objective.compile()  # in place: its state keeps its names
     replica = _distributed(objective)
     stream = prefetch(
         batches.batch, range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)

@@ -1,13 +1,14 @@
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from models.dspfusion.config import Stage1Config, Stage2Config, tiny
-from pipelines.checkpoints import read_state, read_weights
+from pipelines.checkpoints import read_state, read_weights, save_checkpoint
 from pipelines.dataset import DatasetVersion
 from pipelines.folders import LocalFolder
 from pipelines.training import (
@@ -16,6 +17,8 @@ from pipelines.training import (
     learning_rate,
     make_objective,
     run_training,
+    share_of_step,
+    start_state,
 )
 
 Published = tuple[DatasetVersion, LocalFolder]
@@ -208,6 +211,57 @@ def test_a_loss_that_is_not_finite_stops_the_run(version_root: Published, tmp_pa
     assert not list((tmp_path / "run").iterdir())
     with pytest.raises(ValueError, match=r"the loss is \d+.* at step 1;"):
         run(stage1_config(version_root, max_loss=1.0), tmp_path / "exploded")
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "world_size", "expected"),
+    [(2, 2, (4, 3)), (2, 1, (4, 6)), (2, 3, (4, 2)), (1, 3, (4, 1)), (1, 6, (2, 1))],
+)
+def test_a_step_is_shared_by_any_number_of_workers(
+    num_workers: int, world_size: int, expected: tuple[int, int]
+) -> None:
+    optim = OptimConfig(num_steps=1, batch_size=4, num_accumulated=3)
+    share = share_of_step(optim, num_workers, world_size)
+    assert (share.batch_size, share.num_accumulated) == expected
+    assert share.batch_size * share.num_accumulated * world_size == 12 * num_workers
+
+
+def test_a_step_that_cannot_be_shared_evenly_is_refused() -> None:
+    optim = OptimConfig(num_steps=1, batch_size=4)
+    for world_size in (3, 6, 16):
+        with pytest.raises(
+            ValueError, match=f"{world_size} workers cannot share a step of 2 batch"
+        ):
+            share_of_step(optim, 2, world_size)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    state = start_state(nn.Linear(1000, 1000), OptimConfig(num_steps=1))
+    with pytest.raises(OSError, match=rf"disk is full; make room.*{tmp_path}/disk/model"):
+        save_checkpoint(small_disk(1), state, step=1, config_json="{}")
+
+
+@pytest.mark.slow
+def test_compiled_is_near_plain(
+    version_root: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced only: what inductor makes of the graphs takes minutes, even for tiny networks."""
+    real = nn.Module.compile
+    compiled_of: list[nn.Module] = []
+
+    def traced(module: nn.Module) -> None:
+        compiled_of.append(module)
+        real(module, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    config = stage1_config(version_root, num_steps=2, checkpoint_every=2)
+    plain = run(config, tmp_path / "plain")
+    compiled = run(config.model_copy(update={"compiled": True}), tmp_path / "compiled")
+    assert len(compiled_of) == 1
+    assert compiled[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-4)
+    one, two = (read_weights(tmp_path / name / "2") for name in ("plain", "compiled"))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
 
 
 def test_schedule_has_the_published_values() -> None:
