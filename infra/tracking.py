@@ -197,7 +197,7 @@ class ReportLogger:
         assert self._waiting is not None
         client, was_out = MlflowClient(self._tracking_uri), self._next_try_s > 0
         try:
-            with _asked_once(self._tracking_uri):
+            with asked_once(self._tracking_uri):
                 if self._last_step is None:
                     history = client.get_metric_history(self._run_id, "loss")
                     self._last_step = max((metric.step for metric in history), default=0)
@@ -233,7 +233,7 @@ def _log_report(client: MlflowClient, run_id: str, report: _Report) -> None:
 
 
 @contextmanager
-def _asked_once(tracking_uri: str) -> Iterator[None]:
+def asked_once(tracking_uri: str) -> Iterator[None]:
     """Let MLflow's client give up in seconds where by itself it would go on trying for minutes."""
     if tracking_uri.startswith("http"):
         health = f"{tracking_uri.rstrip('/')}/health"
@@ -348,7 +348,7 @@ def fail_run(client: MlflowClient, run_id: str, error: BaseException) -> None:
     killed = isinstance(error, KeyboardInterrupt | SystemExit)
     reason = "interrupted" if killed else str(error) or type(error).__name__
     try:
-        with _asked_once(client.tracking_uri):
+        with asked_once(client.tracking_uri):
             client.set_tag(run_id, "failure", reason[:_MAX_PARAM_CHARS])
             client.set_terminated(run_id, "KILLED" if killed else "FAILED")
     except NO_ANSWER as no_answer:

@@ -44,7 +44,13 @@ from pipelines.lineage import (
 )
 from pipelines.scenes import ScanResult, SceneTable, read_scenes, write_scenes
 from pipelines.seeding import digest_of
-from pipelines.training import TrainingConfig, make_objective, run_training, share_of_step
+from pipelines.training import (
+    TrainingConfig,
+    make_objective,
+    read_stage1,
+    run_training,
+    share_of_step,
+)
 
 # What the registered model needs where it is served.
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
@@ -106,7 +112,8 @@ def train(
         kept = open_folder(f"{settings.runs}/{folder_name}", settings)
         with cluster.connected(settings), _watch(client, run_id, recipe.optim.num_steps):
             checkpoint = cluster.run_ddp(
-                partial(run_training, datasets=datasets),
+                # By value: no worker needs to see the folder that they lie in here.
+                partial(run_training, datasets=datasets, stage1=read_stage1(config)),
                 config.model_dump(mode="json"),
                 name=folder_name,
                 settings=settings,
@@ -122,6 +129,10 @@ def train(
         tracking.fail_run(client, run_id, error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             say("interrupted; the same command goes on from the last checkpoint")
+        if isinstance(error, tracking.NO_ANSWER):
+            raise ConnectionError(
+                f"{error}; the checkpoint is kept: say the same command again when MLflow answers"
+            ) from error
         raise
     tracking.finish_run(client, run_id, tags=made | ({"registered_model": model} if model else {}))
     return Trained(run_id=run_id, model=model)
@@ -229,6 +240,7 @@ def train_local(
         run_training(
             config.model_dump(mode="json"),
             datasets=datasets,
+            stage1=read_stage1(config),
             rank=0,
             world_size=1,
             device="cuda" if torch.cuda.is_available() else "cpu",
@@ -294,7 +306,8 @@ def _watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
 
         def show() -> None:
             try:
-                curve = tracking.metric_curve(client, run_id, "loss")
+                with tracking.asked_once(client.tracking_uri):
+                    curve = tracking.metric_curve(client, run_id, "loss")
             except tracking.NO_ANSWER:  # training goes on without it; so does this
                 return
             if curve:

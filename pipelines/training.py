@@ -90,6 +90,7 @@ def run_training(
     payload: dict[str, Any],
     *,
     datasets: Folder,
+    stage1: dict[str, Tensor] | None = None,
     rank: int,
     world_size: int,
     device: str,
@@ -98,12 +99,13 @@ def run_training(
 ) -> None:
     """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
 
-    `datasets` is the root that holds the version, `resume` checkpoints, the newest first: the first
-    that is whole is gone on from.
+    `datasets` is the root that holds the version, `stage1` the weights that Stage II starts from (by
+    default read from the folder that the configuration names), `resume` checkpoints, the newest
+    first: the first that is whole is gone on from.
     """
     config = TrainingConfig.model_validate(payload)
     optim = share_of_step(config.optim, config.num_workers or world_size, world_size)
-    objective = make_objective(config)
+    objective = make_objective(config, stage1)
     batches = ShardBatches(
         read_version(datasets, config.dataset),
         datasets,
@@ -138,25 +140,35 @@ def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> Opti
     return optim.model_copy(update={"num_accumulated": 1, "batch_size": num_samples // world_size})
 
 
-def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
-    """Build the objective with its first weights: seeded, and Stage I's for Stage II."""
+def read_stage1(config: TrainingConfig) -> dict[str, Tensor] | None:
+    """Read the weights that Stage II starts from. Raises ValueError when they are missing or do not fit."""
+    if isinstance(config.objective, Stage1Config):
+        if config.stage1 is not None:
+            raise ValueError("stage1=… has no effect in a Stage I run; leave it out")
+        return None
+    if config.stage1 is None:
+        raise ValueError("stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID")
+    there: Any = read_config(Path(config.stage1))["objective"]
+    if there["stage"] != "stage1":
+        raise ValueError(f"{config.stage1}: is a {there['stage']} checkpoint, not stage1")
+    check_same_networks(there["model"], config.objective.model.model_dump(mode="json"))
+    return read_weights(Path(config.stage1))
+
+
+def make_objective(
+    config: TrainingConfig, stage1: dict[str, Tensor] | None = None
+) -> Stage1 | Stage2:
+    """Build the objective with its first weights: seeded, and Stage I's for Stage II.
+
+    Those are read from the folder that `config` names, unless they are handed in.
+    """
+    stage1 = stage1 or read_stage1(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optim.seed)
         objective = build_objective(config.objective)
-    match objective:
-        case Stage2():
-            if config.stage1 is None:
-                raise ValueError(
-                    "stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID"
-                )
-            stage1: Any = read_config(Path(config.stage1))["objective"]
-            if stage1["stage"] != "stage1":
-                raise ValueError(f"{config.stage1}: is a {stage1['stage']} checkpoint, not stage1")
-            check_same_networks(stage1["model"], config.objective.model.model_dump(mode="json"))
-            objective.load_stage1(read_weights(Path(config.stage1)))
-        case Stage1():
-            if config.stage1 is not None:
-                raise ValueError("stage1=… has no effect in a Stage I run; leave it out")
+    if stage1 is not None:
+        assert isinstance(objective, Stage2)
+        objective.load_stage1(stage1)
     return objective
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -56,13 +55,15 @@ def test_the_same_command_resumes_to_the_same_bits(
     }
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        patience_s = time.monotonic() + 300
-        while listed_checkpoints(moto_url, bucket) < 2:
-            assert driver.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < patience_s, (tmp_path / "log").read_text()
-            time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
+        try:
+            patience_s = time.monotonic() + 900
+            while listed_checkpoints(moto_url, bucket) < 2:
+                assert driver.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < patience_s, (tmp_path / "log").read_text()
+                time.sleep(0.1)
+        finally:
+            driver.kill()
+            driver.wait()
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()
     assert "(resumed)" in again.stdout.decode()

@@ -16,6 +16,7 @@ from pipelines.training import (
     TrainingConfig,
     learning_rate,
     make_objective,
+    read_stage1,
     run_training,
     share_of_step,
     start_state,
@@ -114,6 +115,22 @@ def test_stage2_starts_from_stage1_and_trains_the_denoiser(
     changed = {name for name in after if not torch.equal(after[name], started[name])}
     assert changed
     assert all(name.startswith("denoiser.") for name in changed)
+
+
+def test_stage2_takes_weights_that_are_handed_in(version_root: Published, tmp_path: Path) -> None:
+    """A worker on another node does not see the folder that the driver read them from."""
+    first = stage1_config(version_root, num_steps=1, checkpoint_every=1)
+    run(first, tmp_path / "stage1")
+    second = first.model_copy(
+        update={"objective": Stage2Config(model=tiny()), "stage1": str(tmp_path / "stage1" / "1")}
+    )
+    weights = read_stage1(second)
+    expected = make_objective(second).state_dict()
+    elsewhere = second.model_copy(update={"stage1": str(tmp_path / "not here")})
+    started = make_objective(elsewhere, weights).state_dict()
+    assert all(torch.equal(expected[name], started[name]) for name in expected)
+    with pytest.raises(ValueError, match=r"not here.*no config\.json"):
+        make_objective(elsewhere)
 
 
 def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Path) -> None:
