@@ -3,12 +3,15 @@ here; functions are handed in and travel by reference (they live in importable m
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.train
@@ -24,11 +27,21 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from infra.run_folder import RunFolder, fetched, older_checkpoints
 from infra.settings import REPOSITORY, Settings
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-OnReport = Callable[[list[dict[str, float]]], None]
+
+
+class OnReport(Protocol):
+    """What Ray Train's controller tells of: every report, and that there will be no more."""
+
+    def __call__(self, metrics_per_rank: list[dict[str, float]]) -> None:
+        """Take one report of all ranks."""
+
+    def close(self) -> None:
+        """The loop has ended on every rank; what was put off has to be done now."""
 
 
 _WORKER_ENV = {
@@ -49,12 +62,13 @@ def connected(settings: Settings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.update(_WORKER_ENV)
+    environment = worker_env(settings)
+    os.environ.update(environment)
     ray.init(
         # "local" by name: without an address Ray joins whatever cluster runs on this machine.
         address=settings.ray_address or "local",
         runtime_env=({} if settings.in_ray_job else code_without(settings.work))
-        | {"env_vars": _WORKER_ENV},
+        | {"env_vars": environment},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
@@ -64,6 +78,14 @@ def connected(settings: Settings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def worker_env(settings: Settings) -> dict[str, str]:
+    """What the processes of a cluster need in their environment, and this one before it connects."""
+    if not (settings.runs.startswith("s3://") and settings.s3_endpoint_url):
+        return _WORKER_ENV
+    # pyarrow would send checkpoints in chunks with a checksum behind, which older stores refuse.
+    return _WORKER_ENV | {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
 
 
 def code_without(work: Path) -> dict[str, Any]:
@@ -181,19 +203,20 @@ def run_ddp(
     payload: dict[str, Any],
     *,
     name: str,
-    storage: Path,
+    settings: Settings,
     num_workers: int,
     use_gpu: bool,
     on_report: OnReport,
     max_failures: int = 3,
-) -> Path:
+) -> Checkpoint:
     """Run `loop(payload, rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
-    `resume` is a list of checkpoint folders, the newest first, empty at the start.
-    Returns the folder of the last checkpoint. The same `name` under the same `storage` resumes, and
-    trains nothing when it had finished; so a name must hold a digest of its configuration.
-    `on_report` runs in Ray Train's controller, with every rank's metrics, once a report.
-    Raises ValueError at once when the cluster can never hold the workers, instead of waiting.
+    `resume` iterates over checkpoint folders, the newest first, none at the start. Returns the last
+    checkpoint; `fetched` gives its folder. The same `name` under the same `settings.runs` resumes,
+    and trains nothing when it had finished; so a name must hold a digest of its configuration.
+    A worker that dies is started again, `max_failures` times; an error that would come again is not
+    tried again. Raises ValueError at once when the cluster can never hold the workers, and OSError
+    when the storage is full or out of reach; the last whole checkpoint is kept.
     """
     resource = "GPU" if use_gpu else "CPU"
     available = int(ray.cluster_resources().get(resource, 0))
@@ -202,25 +225,40 @@ def run_ddp(
             f"{num_workers} workers need {num_workers} {resource}s, the cluster has {available}; "
             "lower num_workers or add nodes"
         )
+    run = RunFolder(settings.runs, name, settings.s3_endpoint_url)
+    run.check_reachable()
+    _mend(run)
+    system, path = run.open()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"loop": loop, "payload": payload},
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=path,
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[_Reports(on_report)],
-            worker_runtime_env={"env_vars": _WORKER_ENV},
+            callbacks=[_Reports(on_report, run)],
+            worker_runtime_env={"env_vars": worker_env(settings)},
         ),
     )
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _root_cause(error) from error
+        raise _root_cause(error, run) from error
+    _mend(run)
     assert result.checkpoint is not None
-    return Path(result.checkpoint.path)
+    return result.checkpoint
+
+
+def _mend(run: RunFolder) -> None:
+    """Mend a run's folder, and say what was swept."""
+    orphans = run.mend()
+    if orphans:
+        warnings.warn(
+            f"{run.uri}: deleted {len(orphans)} checkpoints that were not finished", stacklevel=3
+        )
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -237,39 +275,72 @@ def _worker(config: dict[str, Any]) -> None:
         "device": str(ray.train.torch.get_device()),
     }
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        config["loop"](config["payload"], **place, resume=[], report=report)
-        return
-    with checkpoint.as_directory() as folder:
-        resume = [Path(folder), *_older_checkpoints(Path(checkpoint.path))]
-        config["loop"](config["payload"], **place, resume=resume, report=report)
+    resume = _Kept(checkpoint) if checkpoint else ()
+    config["loop"](config["payload"], **place, resume=resume, report=report)
+    # Every rank has to say so: the controller waits for all of them.
+    ray.train.report(_ENDED)
 
 
-def _older_checkpoints(newest: Path) -> list[Path]:
-    """Those that Ray Train kept beside the newest, for when that one is damaged; newest first."""
-    # Ray names them checkpoint_<time>, so names are in order of time.
-    kept = sorted(newest.parent.glob("checkpoint_*"), reverse=True)
-    return [folder for folder in kept if folder.name < newest.name]
+@dataclass(frozen=True)
+class _Kept:
+    """Folders of the checkpoints that are kept, the newest first; older ones are seldom asked for."""
+
+    newest: Checkpoint
+
+    def __iter__(self) -> Iterator[Path]:
+        """Fetch one after the other, each for as long as it is looked at."""
+        with fetched(self.newest) as folder:
+            yield folder
+        yield from older_checkpoints(self.newest)
+
+
+_ENDED = {"ended": 1.0}
 
 
 class _Reports(UserCallback):
     """Hands each report to a function, in the controller, exactly once."""
 
-    def __init__(self, on_report: OnReport) -> None:
-        self._on_report = on_report
+    def __init__(self, on_report: OnReport, run: RunFolder) -> None:
+        self._on_report, self._run = on_report, run
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, float]], checkpoint: Any
     ) -> None:
         """Ray Train calls this when every rank has reported."""
+        if metrics[0] == _ENDED:
+            self._on_report.close()
+            return
+        if checkpoint:
+            self._run.keep_list()
         self._on_report(metrics)
 
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Stop at once on an error that would come again: what is raised here is not tried again."""
+        for error in worker_exceptions.values():
+            if _comes_again(error):
+                raise error
 
-def _root_cause(error: BaseException) -> BaseException:
-    """The error that a worker raised, when it is one for people; else the failure itself."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
+
+def _comes_again(error: BaseException) -> bool:
+    """Whether an error is a person's to mend."""
+    return isinstance(error, ValueError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    )
+
+
+def _root_cause(error: BaseException, run: RunFolder) -> BaseException:
+    """The error that a worker or the controller raised, when it is one for people; else the failure."""
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    failures.append(getattr(error, "controller_failure", None))
+    for failure in failures:
         cause = failure.cause if isinstance(failure, RayTaskError) else failure
-        if isinstance(cause, ValueError):
+        if isinstance(cause, OSError) and _comes_again(cause):
+            where = f"{run.uri} or the place it is written to first: {cause}"
+            return OSError(
+                cause.errno,
+                f"no checkpoint could be written; the last whole one is kept ({where}); "
+                "make room and say the same command again",
+            )
+        if isinstance(cause, ValueError | ConnectionError):
             return cause
     return error

@@ -4,6 +4,8 @@
 |---|---|---|
 | FUSION_WORK | folder for datasets, runs, reports | ./work |
 | FUSION_DATASETS | root of the datasets: a folder, or s3://bucket/prefix | datasets/ under FUSION_WORK |
+| FUSION_RUNS | root of trainings' checkpoints: a folder, or s3://bucket/prefix | runs/ under FUSION_WORK |
+| FUSION_CACHE_GIB | most that fetched files may take below FUSION_WORK/cache/files | 50 |
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
@@ -17,7 +19,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _COMMIT = "FUSION_COMMIT"
@@ -30,6 +32,8 @@ class Settings(BaseModel):
 
     work: Path
     datasets_uri: str | None = None
+    runs_uri: str | None = None
+    cache_gib: float = Field(default=50.0, ge=0)
     s3_endpoint_url: str | None = None
     tracking_uri: str
     artifact_root: str | None
@@ -43,9 +47,14 @@ class Settings(BaseModel):
         return self.datasets_uri or str(self.work / "datasets")
 
     @property
-    def runs(self) -> Path:
-        """Where Ray Train keeps its checkpoints."""
-        return self.work / "runs"
+    def cache_bytes(self) -> int:
+        """Most that the cache of fetched files may hold."""
+        return int(self.cache_gib * 2**30)
+
+    @property
+    def runs(self) -> str:
+        """Where Ray Train keeps its checkpoints: a path or s3://bucket/prefix."""
+        return self.runs_uri or str(self.work / "runs")
 
 
 def read_settings(*, work: Path | None = None, ray_address: str | None = None) -> Settings:
@@ -56,6 +65,8 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
     return Settings(
         work=folder,
         datasets_uri=os.environ.get("FUSION_DATASETS"),
+        runs_uri=_absolute(os.environ.get("FUSION_RUNS")),
+        cache_gib=_cache_gib(),
         s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         tracking_uri=server or f"sqlite:///{folder}/mlflow.db",
         # With a server, artifacts go where the server says; a sqlite file needs a folder beside it,
@@ -64,6 +75,23 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         ray_address=ray_address or os.environ.get("RAY_ADDRESS"),
         in_ray_job="RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ,
     )
+
+
+def _cache_gib() -> float:
+    text = os.environ.get("FUSION_CACHE_GIB", "50")
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"FUSION_CACHE_GIB={text}: give a number of GiB") from error
+
+
+def _absolute(place: str | None) -> str | None:
+    """A path made absolute; a URI as it is. Raises ValueError on a URI that is not S3's."""
+    if not place or place.startswith("s3://"):
+        return place
+    if "://" in place:
+        raise ValueError(f"FUSION_RUNS={place}: give a path or s3://bucket/prefix")
+    return str(Path(place).resolve())
 
 
 def job_server() -> str:
@@ -76,7 +104,14 @@ def declared_environment() -> dict[str, str]:
 
     Ray shows a job's variables in clear to everyone who can see the job.
     """
-    declared = ("FUSION_WORK", "FUSION_DATASETS", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
+    declared = (
+        "FUSION_WORK",
+        "FUSION_DATASETS",
+        "FUSION_RUNS",
+        "FUSION_CACHE_GIB",
+        "AWS_ENDPOINT_URL",
+        "MLFLOW_TRACKING_URI",
+    )
     found = {name: os.environ[name] for name in declared if name in os.environ}
     return found | {_COMMIT: code_commit()}
 

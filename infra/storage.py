@@ -12,6 +12,7 @@ import fcntl
 import functools
 import hashlib
 import io
+import os
 import random
 import tempfile
 import time
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -31,6 +32,7 @@ _TRANSFER = TransferConfig(
     multipart_threshold=8 * _MIB, multipart_chunksize=8 * _MIB, max_concurrency=4
 )
 _PIECE_BYTES = _MIB
+_TEMPORARY = ".tmp-"
 # A download that gets nothing for so many tries in a row is given up.
 _MOST_RESUMES = 8
 _MOST_CONFLICTS = 5
@@ -49,11 +51,15 @@ class S3Entry:
 
 @dataclass(frozen=True)
 class S3Folder:
-    """`s3://bucket/prefix`. With a `cache` folder, files that were fetched are kept there by digest."""
+    """`s3://bucket/prefix`. With a `cache` folder, files that were fetched are kept there by digest.
+
+    When they come to more than `cache_bytes`, those that were not used for longest are deleted.
+    """
 
     uri: str
     endpoint_url: str | None
     cache: Path | None
+    cache_bytes: int = 50 * 2**30
 
     def read(self, name: str) -> bytes:
         """Return an object's bytes. Raises FileNotFoundError when it is absent."""
@@ -149,15 +155,28 @@ class S3Folder:
             folder = self.cache or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{sha256}{Path(name).suffix}"
+            with _lock_of(path).open("w") as lock:
+                if self._hold(lock, name, path, sha256) and self.cache:
+                    _shrink(folder, self.cache_bytes)
+                yield path
+
+    def _hold(self, lock: TextIO, name: str, path: Path, sha256: str) -> bool:
+        """Have the object at `path`, locked against deletion; whether it had to be fetched."""
+        fetched = False
+        while True:
             # Workers of one node share the cache; one of them fetches, the others wait.
-            with (folder / f".lock-{path.name}").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not (path.is_file() and _sha256_of(path) == sha256):
-                    self._fetch(name, path, sha256)
-            yield path
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (path.is_file() and _sha256_of(path) == sha256):
+                self._fetch(name, path, sha256)
+                fetched = True
+            os.utime(path)  # used now
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            # From one lock to the other somebody else may have had it, and deleted the file.
+            if path.is_file():
+                return fetched
 
     def _fetch(self, name: str, path: Path, sha256: str) -> None:
-        temporary = path.with_name(f".tmp-{path.name}")
+        temporary = path.with_name(f"{_TEMPORARY}{path.name}")
         digest = hashlib.sha256()
         try:
             with temporary.open("wb") as target, self._open(name) as source:
@@ -197,6 +216,41 @@ class S3Folder:
     @property
     def _client(self) -> Any:
         return _client(self.endpoint_url)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".lock-{path.name.removeprefix(_TEMPORARY)}")
+
+
+def _shrink(folder: Path, most_bytes: int) -> None:
+    """Delete files that nobody holds, the longest unused first, until what is left fits."""
+    found = []
+    for path in folder.iterdir():
+        if not path.name.startswith(".lock-"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # somebody else shrinks it, too
+                continue
+            found.append((status.st_mtime_ns, status.st_size, path))
+    left_bytes = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if left_bytes <= most_bytes:
+            return
+        left_bytes -= size * _delete_unheld(path)
+
+
+def _delete_unheld(path: Path) -> bool:
+    """Delete a cached file unless somebody is fetching it or about to open it; whether it is gone.
+
+    Who has it open already reads on.
+    """
+    with _lock_of(path).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        path.unlink(missing_ok=True)
+        return True
 
 
 def split_uri(uri: str) -> tuple[str, str]:

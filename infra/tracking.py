@@ -7,15 +7,20 @@ import json
 import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +30,10 @@ from infra.settings import Settings
 # One name for the whole product: runs are told apart by their tags.
 EXPERIMENT = "ivif-fusion"
 _MAX_PARAM_CHARS = 6000
+# What the client raises when the store is out of reach.
+NO_ANSWER = (MlflowException, requests.RequestException)
+# Reports that could not be logged yet: their file, how many there may be, when the next try is due.
+_UNLOGGED, _MOST_WAITING, _PAUSE_S = "unlogged.json", 10_000, 5.0
 
 
 class DatasetRef(BaseModel):
@@ -56,7 +65,7 @@ def connect(settings: Settings) -> MlflowClient:
             ).raise_for_status()
         if client.get_experiment_by_name(EXPERIMENT) is None:
             client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
-    except (MlflowException, requests.RequestException) as error:
+    except NO_ANSWER as error:
         raise ValueError(
             f"MLflow at {settings.tracking_uri} does not answer ({error}); set MLFLOW_TRACKING_URI"
         ) from error
@@ -126,29 +135,129 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class Kept(Protocol):
+    """A folder whose files outlive this process."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes. Raises FileNotFoundError."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a small file, over what has the name."""
+
+
+class _Report(NamedTuple):
+    """One report, as it was at its time: sent twice it is stored once."""
+
+    step: int
+    time_ms: int
+    metrics: dict[str, Any]
+
+
 class ReportLogger:
-    """Logs each report of a DDP run once, with its pictures. Travels to Ray Train's controller.
+    """Logs each report of a DDP run once, in order of steps, with its pictures.
+
+    Travels to Ray Train's controller.
 
     After a restart the steps since the last checkpoint are trained again, to the same numbers; they
-    are not logged again.
+    are not logged again. While MLflow does not answer, training goes on: reports wait, in `kept` too,
+    so that neither this process nor the driver may lose them, and are logged when it answers.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str) -> None:
-        self._tracking_uri, self._run_id = tracking_uri, run_id
+    def __init__(
+        self, tracking_uri: str, run_id: str, kept: Kept, *, patience_s: float = 300.0
+    ) -> None:
+        self._tracking_uri, self._run_id, self._kept = tracking_uri, run_id, kept
+        self._patience_s = patience_s
+        self._waiting: list[_Report] | None = None
         self._last_step: int | None = None
+        self._next_try_s = 0.0
 
     def __call__(self, metrics_per_rank: Sequence[Mapping[str, Any]]) -> None:
         """Log what `merge_ranks` makes of it."""
-        client = MlflowClient(self._tracking_uri)
-        if self._last_step is None:
-            history = client.get_metric_history(self._run_id, "loss")
-            self._last_step = max((metric.step for metric in history), default=0)
+        if self._waiting is None:
+            self._waiting = self._read_kept()
         merged = merge_ranks(metrics_per_rank)
         step = int(merged.pop("step"))
-        if step > self._last_step:
-            numbers = log_pictures(client, self._run_id, merged, step=step)
-            log_metrics(client, self._run_id, numbers, step=step)
-            self._last_step = step
+        if self._waiting and step <= self._waiting[-1].step:
+            return
+        self._waiting.append(_Report(step, int(1000 * time.time()), merged))
+        if time.monotonic() < self._next_try_s or not self._log_waiting():
+            if len(self._waiting) > _MOST_WAITING:
+                del self._waiting[1::2]  # half as fine a curve, and bounded memory
+            self._kept.replace(_UNLOGGED, json.dumps(self._waiting).encode())
+
+    def close(self) -> None:
+        """Log what still waits. Raises ConnectionError when MLflow does not answer for `patience_s`."""
+        if self._waiting is None:
+            self._waiting = self._read_kept()
+        given_up_s = time.monotonic() + self._patience_s
+        while self._waiting and not self._log_waiting():
+            if time.monotonic() > given_up_s:
+                raise ConnectionError(
+                    f"MLflow at {self._tracking_uri} does not answer; the training is done, its "
+                    f"checkpoint and {len(self._waiting)} reports are kept in {self._kept.uri}: "
+                    "say the same command again when it answers"
+                )
+            time.sleep(1.0)
+
+    def _log_waiting(self) -> bool:
+        """Log what waits, if MLflow answers."""
+        assert self._waiting is not None
+        client, was_out = MlflowClient(self._tracking_uri), self._next_try_s > 0
+        try:
+            with asked_once(self._tracking_uri):
+                if self._last_step is None:
+                    history = client.get_metric_history(self._run_id, "loss")
+                    self._last_step = max((metric.step for metric in history), default=0)
+                while self._waiting:
+                    first = self._waiting[0]
+                    if first.step > self._last_step:
+                        _log_report(client, self._run_id, first)
+                        self._last_step = first.step
+                    del self._waiting[0]
+        except NO_ANSWER:
+            self._next_try_s = time.monotonic() + _PAUSE_S
+            return False
+        if was_out:
+            self._kept.replace(_UNLOGGED, b"[]")
+            self._next_try_s = 0.0
+        return True
+
+    def _read_kept(self) -> list[_Report]:
+        """What an earlier process could not log."""
+        try:
+            reports = [_Report(*report) for report in json.loads(self._kept.read(_UNLOGGED))]
+        except FileNotFoundError:
+            return []
+        self._next_try_s = time.monotonic() * bool(reports)  # it is to be emptied
+        return reports
+
+
+def _log_report(client: MlflowClient, run_id: str, report: _Report) -> None:
+    numbers = log_pictures(client, run_id, report.metrics, step=report.step)
+    metrics = [Metric(name, value, report.time_ms, report.step) for name, value in numbers.items()]
+    client.log_batch(run_id, metrics=metrics)
+
+
+@contextmanager
+def asked_once(tracking_uri: str) -> Iterator[None]:
+    """Let MLflow's client give up in seconds where by itself it would go on trying for minutes."""
+    if tracking_uri.startswith("http"):
+        health = f"{tracking_uri.rstrip('/')}/health"
+        requests.get(health, timeout=2).raise_for_status()
+    limits = {MLFLOW_HTTP_REQUEST_TIMEOUT: 10, MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0}
+    before = {variable: variable.get_raw() for variable in limits}
+    for variable, value in limits.items():
+        variable.set(value)
+    try:
+        yield
+    finally:
+        for variable, old in before.items():
+            variable.unset() if old is None else variable.set(old)
 
 
 def merge_ranks(metrics_per_rank: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -291,9 +400,16 @@ def finish_run(client: MlflowClient, run_id: str, *, tags: Mapping[str, str] | N
 
 
 def fail_run(client: MlflowClient, run_id: str, error: BaseException) -> None:
-    """Mark a run as killed by a person, or as failed, and say why."""
+    """Mark a run as killed by a person, or as failed, and say why.
+
+    Where MLflow does not answer the run stays as it is, and the error is the one to be told.
+    """
     # Ray turns an interrupt into SystemExit.
     killed = isinstance(error, KeyboardInterrupt | SystemExit)
     reason = "interrupted" if killed else str(error) or type(error).__name__
-    client.set_tag(run_id, "failure", reason[:_MAX_PARAM_CHARS])
-    client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+    try:
+        with asked_once(client.tracking_uri):
+            client.set_tag(run_id, "failure", reason[:_MAX_PARAM_CHARS])
+            client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+    except NO_ANSWER as no_answer:
+        warnings.warn(f"run {run_id} could not be marked as failed: {no_answer}", stacklevel=2)

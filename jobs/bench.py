@@ -1,4 +1,4 @@
-"""python -m jobs.bench data|plan|model|metrics: measure what is promised, as ratios of one run."""
+"""python -m jobs.bench data|plan|model|metrics|train: measure what is promised, as ratios of one run."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def _metrics(arguments: argparse.Namespace) -> None:
     bench_metrics(repeats=arguments.repeats, batch_size=arguments.batch)
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    from jobs.bench_train import bench_train
+
+    bench_train(read_settings(work=arguments.work), smoke=arguments.smoke)
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
@@ -80,6 +86,10 @@ def main() -> None:
     metrics.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     metrics.add_argument("--batch", type=int, default=2, help="pictures at once (%(default)s)")
     metrics.set_defaults(run=_metrics)
+    train = benches.add_parser("train", help="the loop against bare steps, 2 workers against 1")
+    train.add_argument("--smoke", action="store_true", help="the same code on a few tiny steps")
+    train.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    train.set_defaults(run=_train)
     run_command(lambda arguments: arguments.run(arguments), parser)
 
 

@@ -99,8 +99,8 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     work = settings.work / "bench" / ("smoke" if smoke else "data")
     settings = settings.model_copy(update={"work": work, "datasets_uri": None})
     section("Render scenes (once)")
-    scenes = _scenes(work / "sources", "bench", sizes.num_scenes, sizes.height, sizes.width)
-    many = _scenes(
+    scenes = rendered_scenes(work / "sources", "bench", sizes.num_scenes, sizes.height, sizes.width)
+    many = rendered_scenes(
         work / "many", "many", max(sizes.growth), sizes.growth_height, sizes.growth_width
     )
     config = find_recipe(DATASETS, "small").model_copy(
@@ -119,22 +119,27 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     lines.append(_growth(config, many, work / "growth" / run, sizes))
     if sizes.num_planned:
         lines.append(_driver_memory(sizes.num_planned, work / "planned"))
+    tell(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
+    return lines
+
+
+def tell(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
+    """Print the lines, and write them to `path` with the sizes that they were measured at."""
     for line in lines:
         word = "holds" if line.holds else "MISSED"
         sign = ">=" if line.at_least else "<="
         say(
             f"  {word:<6}  {line.name:<38} {line.value:8.3g}  ({sign} {line.target:g})  {line.detail}"
         )
-    path = work.parent / ("data-smoke.json" if smoke else "data.json")
     results = [asdict(line) | {"holds": line.holds} for line in lines]
     write_whole(
         path, json.dumps({"sizes": sizes.model_dump(), "lines": results}, indent=1).encode()
     )
     facts({"results": str(path)})
-    return lines
 
 
-def _scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
+def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
+    """Scenes of a set called `name`, rendered into `folder` unless they are there."""
     if len(list(folder.glob("train/ir/*.png"))) != count:
         render_scenes(folder, split_counts={"train": count}, seed=0, height=height, width=width)
     return list(scan(folder, dataset=name).scenes.of_split("train"))

@@ -15,8 +15,8 @@ from pipelines.source_paths import RemotePath, SourcePath
 def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
     """Open a folder by its path or `s3://bucket/prefix`.
 
-    Remote files are kept under the work folder, unless not `cached`. Raises ValueError on another
-    scheme.
+    Remote files are kept under the work folder, up to a limit, unless not `cached`. Raises ValueError
+    on another scheme.
     """
     scheme, _, rest = uri.partition("://")
     if not rest:
@@ -27,7 +27,7 @@ def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
 
     split_uri(uri)
     cache = settings.work / "cache" / "files" if cached else None
-    return S3Folder(uri.rstrip("/"), settings.s3_endpoint_url, cache)
+    return S3Folder(uri.rstrip("/"), settings.s3_endpoint_url, cache, settings.cache_bytes)
 
 
 def open_datasets(settings: Settings) -> Folder:

@@ -28,7 +28,7 @@ from jobs.config import (
 )
 from jobs.console import facts, progress, run_command, say
 from jobs.recipes import TRAINING
-from jobs.storage import open_datasets
+from jobs.storage import open_datasets, open_folder
 from jobs.train_pictures import MAP, index_of, preview_pairs, write_map, write_preview
 from pipelines.checkpoints import read_config, weights_file
 from pipelines.dataset import DatasetVersion, find_version, manifest_of
@@ -46,7 +46,15 @@ from pipelines.lineage import (
 )
 from pipelines.scenes import ScanResult, SceneTable, write_scenes
 from pipelines.seeding import digest_of
-from pipelines.training import PREVIEW, Metrics, TrainingConfig, make_objective, run_training
+from pipelines.training import (
+    PREVIEW,
+    Metrics,
+    TrainingConfig,
+    make_objective,
+    read_stage1,
+    run_training,
+    share_of_step,
+)
 
 # What the registered model needs where it is served.
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
@@ -61,14 +69,26 @@ class Trained(BaseModel):
     model: str | None
 
 
-def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
-    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes."""
+def train(
+    recipe: TrainRecipe,
+    settings: Settings,
+    *,
+    name: str,
+    num_workers: int | None = None,
+    compiled: bool = False,
+) -> Trained:
+    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes.
+
+    On `num_workers` instead of the recipe's the steps stay the same, so it is the same run.
+    """
     from infra import cluster, tracking
 
     client = tracking.connect(settings)
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
-    config = training_config(recipe, version, settings)
+    config = training_config(recipe, version, settings, compiled=compiled)
+    num_workers = num_workers or recipe.num_workers
+    share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
     inputs = inputs_of(recipe, version, config)
     digest = digest_of([*inputs.values()])
     before = tracking.find_run(client, digest)
@@ -92,32 +112,41 @@ def train(recipe: TrainRecipe, settings: Settings, *, name: str) -> Trained:
     try:
         _log_lineage(client, run_id, inputs, version, settings)
         pairs = preview_pairs(version, settings) if recipe.preview_every else []
+        # Ray Train resumes by name: the same run, and no other.
+        folder_name = f"{name}-{digest[:12]}-{run_id[:8]}"
+        kept = open_folder(f"{settings.runs}/{folder_name}", settings)
+        # By value: no worker needs to see the folder that Stage I's weights lie in here.
+        loop = partial(run_training, datasets=datasets, stage1=read_stage1(config), pairs=pairs)
         with (
             cluster.connected(settings),
             tracking.system_metrics(client, run_id),
             watch(client, run_id, recipe.optim.num_steps),
         ):
             checkpoint = cluster.run_ddp(
-                partial(run_training, datasets=datasets, pairs=pairs),
+                loop,
                 config.model_dump(mode="json"),
-                # Ray Train resumes by name: the same run, and no other.
-                name=f"{name}-{digest[:12]}-{run_id[:8]}",
-                storage=settings.runs,
-                num_workers=recipe.num_workers,
+                name=folder_name,
+                settings=settings,
+                num_workers=num_workers,
                 use_gpu=recipe.use_gpu,
-                on_report=tracking.ReportLogger(settings.tracking_uri, run_id),
+                on_report=tracking.ReportLogger(settings.tracking_uri, run_id, kept),
             )
-        tracking.log_folder(client, run_id, checkpoint, "checkpoint")
-        if recipe.objective.stage == "stage1":
-            step = recipe.optim.num_steps
-            _log_map(client, run_id, checkpoint, version, settings, step=step)
-        model = _register(client, recipe, checkpoint, run_id, tags) if recipe.register_as else None
+        with cluster.fetched(checkpoint) as folder:
+            tracking.log_folder(client, run_id, folder, "checkpoint")
+            if recipe.objective.stage == "stage1":
+                step = recipe.optim.num_steps
+                _log_map(client, run_id, folder, version, settings, step=step)
+            model = _register(client, recipe, folder, run_id, tags) if recipe.register_as else None
+            made = {CHECKPOINT: sha256_of_file(folder / "state.json")}
     except BaseException as error:
         tracking.fail_run(client, run_id, error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             say("interrupted; the same command goes on from the last checkpoint")
+        if isinstance(error, tracking.NO_ANSWER):
+            raise ConnectionError(
+                f"{error}; the checkpoint is kept: say the same command again when MLflow answers"
+            ) from error
         raise
-    made = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
     tracking.finish_run(client, run_id, tags=made | ({"registered_model": model} if model else {}))
     return Trained(run_id=run_id, model=model)
 
@@ -187,7 +216,7 @@ def _dataset_of(recipe: TrainRecipe) -> str:
 
 
 def training_config(
-    recipe: TrainRecipe, version: DatasetVersion, settings: Settings
+    recipe: TrainRecipe, version: DatasetVersion, settings: Settings, *, compiled: bool = False
 ) -> TrainingConfig:
     """Resolve names: the dataset version, and Stage I's checkpoint, fetched if it is `runs:/ID`."""
     return TrainingConfig(
@@ -196,6 +225,8 @@ def training_config(
         dataset=version.name,
         stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
         preview_every=recipe.preview_every,
+        num_workers=recipe.num_workers,
+        compiled=compiled,
     )
 
 
@@ -216,16 +247,20 @@ def run_tags(
     return tags
 
 
-def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
+def train_local(
+    recipe: TrainRecipe, settings: Settings, *, name: str, compiled: bool = False
+) -> Path:
     """Train in this process, without Ray and MLflow; return the last checkpoint's folder.
 
     Beside the checkpoints lie the previews and, after Stage I, the map of the degradation priors.
     """
     datasets = open_datasets(settings)
     version = find_version(datasets, _dataset_of(recipe))
-    config = training_config(recipe, version, settings)
+    config = training_config(recipe, version, settings, compiled=compiled)
     digest = digest_of([*inputs_of(recipe, version, config).values()])
-    folder = settings.runs / f"{name}-{digest[:12]}-local"
+    if settings.runs.startswith("s3://"):
+        raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
+    folder = Path(settings.runs) / f"{name}-{digest[:12]}-local"
     with progress("steps", recipe.optim.num_steps) as advance:
 
         def report(metrics: Metrics, scratch: Path | None) -> None:
@@ -244,6 +279,7 @@ def train_local(recipe: TrainRecipe, settings: Settings, *, name: str) -> Path:
         run_training(
             config.model_dump(mode="json"),
             datasets=datasets,
+            stage1=read_stage1(config),
             rank=0,
             world_size=1,
             device="cuda" if torch.cuda.is_available() else "cpu",
@@ -328,7 +364,11 @@ def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
     with progress("steps", num_steps) as advance:
 
         def show() -> None:
-            curve = tracking.metric_curve(client, run_id, "loss")
+            try:
+                with tracking.asked_once(client.tracking_uri):
+                    curve = tracking.metric_curve(client, run_id, "loss")
+            except tracking.NO_ANSWER:  # training goes on without it; so does this
+                return
             if curve and curve[-1][0] > resumed_at:
                 advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
 
@@ -352,10 +392,13 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.smoke:
         recipe = shrink_training(recipe)
     recipe = override(recipe, arguments.overrides)
+    options = {"name": arguments.recipe, "compiled": arguments.compile}
     if arguments.local:
-        say(f"checkpoint: {train_local(recipe, settings, name=arguments.recipe)}")
+        if arguments.workers:
+            raise ValueError("--local is one process; leave --workers out")
+        say(f"checkpoint: {train_local(recipe, settings, **options)}")
         return
-    trained = train(recipe, settings, name=arguments.recipe)
+    trained = train(recipe, settings, num_workers=arguments.workers, **options)
     _say_next(arguments, recipe, trained)
 
 
@@ -380,6 +423,13 @@ def main() -> None:
     parser.add_argument(
         "--local", action="store_true", help="in this process, without Ray and MLflow"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="share the recipe's steps among N workers; an unfinished run may be resumed so",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks first")
     parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)

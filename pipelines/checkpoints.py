@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipelines.files import sha256_of_file, write_whole
+from pipelines.files import full_disk_named, sha256_of_file, write_whole
 
 _MODEL, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 _AVERAGE = "average.safetensors"
@@ -51,26 +51,26 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_json: str) -> None:
-    """Write a checkpoint after `step` steps into a new folder."""
+    """Write a checkpoint after `step` steps into a new folder. Raises OSError on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "config.json", config_json.encode())
     model, optimizer = state.model, state.optimizer
-    save_file(_contiguous(model.state_dict()), folder / _MODEL)
-    save_file(_contiguous(_optimizer_state(model, optimizer)), folder / _OPTIMIZER)
-    names = [_MODEL, _OPTIMIZER, "config.json"]
+    tensors = {_MODEL: model.state_dict(), _OPTIMIZER: _optimizer_state(model, optimizer)}
     if state.averaged is not None:
-        save_file(_contiguous(state.averaged.module.state_dict()), folder / _AVERAGE)
-        names.append(_AVERAGE)
-    digests = {name: sha256_of_file(folder / name) for name in names}
+        tensors[_AVERAGE] = state.averaged.module.state_dict()
+    for name, content in tensors.items():
+        with full_disk_named(folder / name):
+            save_file(_contiguous(content), folder / name)
+    digests = {name: sha256_of_file(folder / name) for name in ("config.json", *tensors)}
     write_whole(
         folder / "state.json", CheckpointState(step=step, sha256=digests).model_dump_json().encode()
     )
 
 
-def resume_newest(folders: Sequence[Path], state: TrainingState) -> int:
+def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
     """Load the first of the checkpoints that is whole; return the step to go on from.
 
-    Warns of those that are not. Raises ValueError when none is.
+    0 when there is no checkpoint. Warns of those that are not whole; raises ValueError when none is.
     """
     broken = []
     for folder in folders:
@@ -82,7 +82,9 @@ def resume_newest(folders: Sequence[Path], state: TrainingState) -> int:
         for reason in broken:
             warnings.warn(f"{reason}; going on from step {step}", stacklevel=2)
         return step
-    raise ValueError(f"no checkpoint is whole: {'; '.join(broken)}")
+    if broken:
+        raise ValueError(f"no checkpoint is whole: {'; '.join(broken)}")
+    return 0
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> int:

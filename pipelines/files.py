@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 TEMPORARY = ".tmp-"
 
 
@@ -24,19 +26,26 @@ def whole_file(path: Path) -> Iterator[BufferedRandom]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with temporary.open("w+b") as stream:
+        with full_disk_named(path), temporary.open("w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        # The system's message names no file.
-        message = "the disk is full; make room and say the same command again"
-        raise OSError(errno.ENOSPC, message, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Raise the error of a full disk with the path and the remedy; the system's names neither."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = isinstance(error, SafetensorError) and f"(os error {errno.ENOSPC})" in str(error)
+        if not full and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        message = "the disk is full; make room and say the same command again"
+        raise OSError(errno.ENOSPC, message, str(path)) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -115,6 +115,8 @@ class OptimConfig(BaseModel):
 class TrainingConfig(BaseModel):
     """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder.
 
+    A step is that of `num_workers`, however many there are; None means those there are. With
+    `compiled` the objective is compiled by torch (a minute at the start, more for large networks).
     Every `preview_every` steps, and at the end, a preview is drawn.
     """
 
@@ -125,65 +127,101 @@ class TrainingConfig(BaseModel):
     dataset: str
     stage1: str | None = None
     preview_every: int | None = Field(default=None, gt=0)
+    num_workers: int | None = Field(default=None, ge=1)
+    compiled: bool = False
 
 
 def run_training(
     payload: dict[str, Any],
     *,
     datasets: Folder,
+    stage1: dict[str, Tensor] | None = None,
     rank: int,
     world_size: int,
     device: str,
-    resume: Sequence[Path],
+    resume: Iterable[Path],
     report: Report,
     pairs: Sequence[Pair] = (),
 ) -> None:
     """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
 
-    `datasets` is the root that holds the version, `resume` checkpoints, the newest first: the first
-    that is whole is gone on from. `pairs` are what previews show.
+    `datasets` is the root that holds the version, `stage1` the weights that Stage II starts from (by
+    default read from the folder that the configuration names), `resume` checkpoints, the newest
+    first: the first that is whole is gone on from. `pairs` are what previews show.
     """
     config = TrainingConfig.model_validate(payload)
-    objective = make_objective(config)
+    optim = share_of_step(config.optim, config.num_workers or world_size, world_size)
+    objective = make_objective(config, stage1)
     batches = ShardBatches(
         read_version(datasets, config.dataset),
         datasets,
         fields=objective.FIELDS,
-        batch_size=config.optim.batch_size,
-        crop_px=config.optim.crop_px,
-        seed=config.optim.seed,
+        batch_size=optim.batch_size,
+        crop_px=optim.crop_px,
+        seed=optim.seed,
         rank=rank,
         world_size=world_size,
-        late=config.optim.late,
+        late=optim.late,
     )
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
     objective.to(device)
     save = rank == 0
-    train(config, objective, batches, resume=resume, report=report, save=save, pairs=pairs)
+    train(config, optim, objective, batches, resume=resume, report=report, save=save, pairs=pairs)
 
 
-def make_objective(config: TrainingConfig) -> Stage1 | Stage2:
-    """Build the objective with its first weights: seeded, and Stage I's for Stage II."""
+def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> OptimConfig:
+    """What each of `world_size` workers does of a step that was meant for `num_workers`.
+
+    Together they take the same samples in the same step, in more batches or in smaller ones. Raises
+    ValueError when the step cannot be shared evenly.
+    """
+    num_batches = num_workers * optim.num_accumulated
+    if num_batches % world_size == 0:
+        return optim.model_copy(update={"num_accumulated": num_batches // world_size})
+    num_samples = num_batches * optim.batch_size
+    if world_size % num_batches or num_samples % world_size:
+        raise ValueError(
+            f"{world_size} workers cannot share a step of {num_batches} batches of "
+            f"{optim.batch_size} samples evenly; take a number that divides either"
+        )
+    if optim.late_batch_size is not None:
+        raise ValueError(
+            f"{world_size} workers would split batches of which late_batch_size takes "
+            f"{optim.late_batch_size} samples; take a number that divides {num_batches}, or unset it"
+        )
+    return optim.model_copy(update={"num_accumulated": 1, "batch_size": num_samples // world_size})
+
+
+def read_stage1(config: TrainingConfig) -> dict[str, Tensor] | None:
+    """Read the weights that Stage II starts from. Raises ValueError when they are missing or do not fit."""
+    if isinstance(config.objective, Stage1Config):
+        if config.stage1 is not None:
+            raise ValueError("stage1=… has no effect in a Stage I run; leave it out")
+        return None
+    if config.stage1 is None:
+        raise ValueError("stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID")
+    there: Any = read_config(Path(config.stage1))["objective"]
+    if there["stage"] != "stage1":
+        raise ValueError(f"{config.stage1}: is a {there['stage']} checkpoint, not stage1")
+    check_same_networks(DSPFusionConfig.model_validate(there["model"]), config.objective.model)
+    return read_weights(Path(config.stage1))
+
+
+def make_objective(
+    config: TrainingConfig, stage1: dict[str, Tensor] | None = None
+) -> Stage1 | Stage2:
+    """Build the objective with its first weights: seeded, and Stage I's for Stage II.
+
+    Those are read from the folder that `config` names, unless they are handed in.
+    """
+    stage1 = stage1 or read_stage1(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optim.seed)
         objective = build_objective(config.objective)
-    match objective:
-        case Stage2():
-            if config.stage1 is None:
-                raise ValueError(
-                    "stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID"
-                )
-            stage1: Any = read_config(Path(config.stage1))["objective"]
-            if stage1["stage"] != "stage1":
-                raise ValueError(f"{config.stage1}: is a {stage1['stage']} checkpoint, not stage1")
-            check_same_networks(
-                DSPFusionConfig.model_validate(stage1["model"]), config.objective.model
-            )
-            objective.load_stage1(read_weights(Path(config.stage1)))
-        case Stage1():
-            if config.stage1 is not None:
-                raise ValueError("stage1=… has no effect in a Stage I run; leave it out")
+    if stage1 is not None:
+        assert isinstance(objective, Stage2)
+        objective.load_stage1(stage1)
     return objective
 
 
@@ -226,24 +264,27 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 def train(
     config: TrainingConfig,
+    optim: OptimConfig,
     objective: Stage1 | Stage2,
     batches: ShardBatches,
     *,
-    resume: Sequence[Path],
+    resume: Iterable[Path],
     report: Report,
     save: bool,
     pairs: Sequence[Pair] = (),
 ) -> None:
     """Train `objective` to the end of its budget; every rank reports at the same steps.
 
-    `report` gets the means since the last report and, of the rank that saves, the folder of a
-    checkpoint that is due, and the preview of `pairs` that is due. Raises ValueError on a loss that
-    is not finite or explodes.
+    `optim` is this rank's share of a step; checkpoints keep `config`. `report` gets the means since
+    the last report and, of the rank that saves, the folder of a checkpoint that is due, and the
+    preview of `pairs` that is due. Raises ValueError on a loss that is not finite or explodes, OSError
+    when a checkpoint cannot be written.
     """
-    optim = config.optim
     device = next(objective.parameters()).device
     state = start_state(objective, optim)
-    start = resume_newest(resume, state) if resume else 0
+    start = resume_newest(resume, state)
+    if config.compiled:
+        objective.compile()  # in place: its state keeps its names
     replica = _distributed(objective)
     stream = prefetch(
         batches.batch, range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)

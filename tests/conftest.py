@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,25 @@ def moto_url() -> Iterator[str]:
     """An imitation of S3 for the session."""
     with moto_server() as url:
         yield url
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Make a file system of its own of so many MiB; called again it gets another size."""
+    folder = tmp_path / "disk"
+
+    def make(size_mib: int) -> Path:
+        again = folder.exists()
+        folder.mkdir(exist_ok=True)
+        size = f"remount,size={size_mib}m" if again else f"size={size_mib}m"
+        mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+            pytest.skip("mounting a small disk needs root")
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

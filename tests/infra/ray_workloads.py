@@ -3,7 +3,7 @@
 import base64
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,23 @@ def count_steps(
     rank: int,
     world_size: int,
     device: str,
-    resume: list[Path],
+    resume: Iterable[Path],
     report: Callable[[dict[str, Any], Path | None], None],
 ) -> None:
-    """A training loop in small: counts to 6, checkpoints every 2; rank 1 dies once after 3."""
+    """A training loop in small: counts to `num_steps`, checkpoints every 2; rank 1 dies once after 3.
+
+    Checkpoints hold `num_bytes` besides the step.
+    """
     assert device == "cpu"
-    start = int((resume[0] / "step").read_text()) if resume else 0
-    for step in range(start + 1, 7):
+    start = 0
+    for folder in resume:
+        start = int((folder / "step").read_text())
+        break
+    (Path(payload["folder"]) / f"started-{rank}-{os.getpid()}").write_text(str(start))
+    for step in range(start + 1, payload.get("num_steps", 6) + 1):
         time.sleep(0.3)
         flag = Path(payload["folder"]) / "died"
-        if rank == 1 and step == 4 and not flag.exists():
+        if world_size == 2 and rank == 1 and step == 4 and not flag.exists():
             flag.touch()
             os._exit(1)
         folder = None
@@ -55,6 +62,7 @@ def count_steps(
             folder = Path(payload["folder"]) / f"scratch-{step}-{start}"
             folder.mkdir()
             (folder / "step").write_text(str(step))
+            (folder / "bytes").write_bytes(os.urandom(payload.get("num_bytes", 0)))
         metrics: dict[str, Any] = {
             "step": float(step),
             "loss": 10.0 * step + rank,
@@ -69,6 +77,7 @@ def count_steps(
 
 def refuse_training(payload: dict[str, Any], **_: Any) -> None:
     """A loop that finds its configuration wrong."""
+    (Path(payload["folder"]) / f"tried-{os.getpid()}").touch()
     raise ValueError(f"nothing to train on in {payload['folder']}")
 
 

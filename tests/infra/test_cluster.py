@@ -1,12 +1,15 @@
 """Ray for real: tasks and a DDP group that lose workers, on one cluster for the session."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
 
 from infra import cluster, tracking
 from infra.settings import Settings
+from pipelines.folders import LocalFolder
 from tests.infra import ray_workloads
 
 pytestmark = pytest.mark.ray
@@ -45,17 +48,20 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
 ) -> None:
     client = tracking.connect(ray_settings)
     run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
+    settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
+    kept = LocalFolder(tmp_path / "runs" / "count")
     checkpoint = cluster.run_ddp(
         ray_workloads.count_steps,
         {"folder": str(tmp_path)},
         name="count",
-        storage=tmp_path / "runs",
+        settings=settings,
         num_workers=2,
         use_gpu=False,
-        on_report=tracking.ReportLogger(ray_settings.tracking_uri, run_id),
+        on_report=tracking.ReportLogger(ray_settings.tracking_uri, run_id, kept),
     )
     assert (tmp_path / "died").exists()
-    assert (checkpoint / "step").read_text() == "6"
+    with cluster.fetched(checkpoint) as folder:
+        assert (folder / "step").read_text() == "6"
     # Step 3 was trained twice; the mean over both ranks of each step is there once.
     expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
     assert tracking.metric_curve(client, run_id, "loss") == expected
@@ -70,14 +76,80 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     }
 
 
-def test_more_workers_than_the_cluster_can_hold(ray_settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="64 workers need 64 CPUs, the cluster has 2"):
-        cluster.run_ddp(
+class Silent:
+    """Nobody listens."""
+
+    def __call__(self, metrics_per_rank: list[dict[str, float]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def run_ddp(
+    loop: Callable[..., None],
+    payload: dict[str, Any],
+    settings: Settings,
+    *,
+    name: str = "run",
+    num_workers: int = 1,
+    use_gpu: bool = False,
+) -> Path | None:
+    """Run a loop to its end; its last checkpoint where that is a local folder."""
+    checkpoint = cluster.run_ddp(
+        loop,
+        payload,
+        name=name,
+        settings=settings,
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+        on_report=Silent(),
+    )
+    with cluster.fetched(checkpoint) as folder:
+        return folder if folder.is_dir() else None
+
+
+@pytest.mark.parametrize("resource", ["CPU", "GPU"])
+def test_more_workers_than_the_cluster_can_hold(
+    ray_settings: Settings, tmp_path: Path, resource: str
+) -> None:
+    has = {"CPU": 2, "GPU": 0}[resource]
+    message = f"64 workers need 64 {resource}s, the cluster has {has}; lower num_workers"
+    payload = {"folder": str(tmp_path)}
+    with pytest.raises(ValueError, match=message):
+        run_ddp(
             ray_workloads.count_steps,
-            {"folder": str(tmp_path)},
-            name="many",
-            storage=tmp_path / "runs",
+            payload,
+            ray_settings,
             num_workers=64,
-            use_gpu=False,
-            on_report=print,
+            use_gpu=resource == "GPU",
         )
+
+
+@pytest.mark.slow
+def test_an_error_that_would_come_again_is_not_tried_again(
+    ray_settings: Settings, tmp_path: Path
+) -> None:
+    settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
+    with pytest.raises(ValueError, match="nothing to train on"):
+        run_ddp(ray_workloads.refuse_training, {"folder": str(tmp_path)}, settings)
+    assert len(list(tmp_path.glob("tried-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint(
+    ray_settings: Settings, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """Two checkpoints fit and the third, which is written before the first is deleted, does not."""
+    disk = small_disk(10)
+    settings = ray_settings.model_copy(update={"runs_uri": str(disk)})
+    payload = {"folder": str(tmp_path), "num_bytes": 4 * 2**20}
+    with pytest.raises(OSError, match=rf"(?s)the last whole one is kept.*{disk}/run.*make room"):
+        run_ddp(ray_workloads.count_steps, payload, settings)
+    kept = sorted(disk.glob("run/checkpoint_*/step"))
+    assert [path.read_text() for path in kept][:2] == ["2", "4"]
+    small_disk(64)
+    with pytest.warns(UserWarning, match="deleted 1 checkpoints that were not finished"):
+        last = run_ddp(ray_workloads.count_steps, payload, settings)
+    assert last is not None
+    assert (last / "step").read_text() == "6"
+    # Once from the start (not tried again on a disk that is full), once from the last whole one.
+    assert sorted(path.read_text() for path in tmp_path.glob("started-0-*")) == ["0", "4"]

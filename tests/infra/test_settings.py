@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import read_settings
+from infra.settings import declared_environment, read_settings
 
 
 def test_defaults_lie_under_the_work_folder(
@@ -33,3 +33,26 @@ def test_arguments_win_over_the_environment(
     settings = read_settings(work=tmp_path / "given", ray_address="other:6379")
     assert settings.work == tmp_path / "given"
     assert settings.ray_address == "other:6379"
+
+
+def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read_settings(work=tmp_path)
+    assert settings.runs == str(tmp_path / "runs")
+    assert settings.cache_bytes == 50 * 2**30
+    monkeypatch.setenv("FUSION_RUNS", "s3://bucket/runs")
+    monkeypatch.setenv("FUSION_CACHE_GIB", "0.5")
+    settings = read_settings(work=tmp_path)
+    assert settings.runs == "s3://bucket/runs"
+    assert settings.cache_bytes == 2**29
+    assert declared_environment().items() >= {
+        ("FUSION_RUNS", "s3://bucket/runs"),
+        ("FUSION_CACHE_GIB", "0.5"),
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUSION_RUNS", "here")
+    assert read_settings(work=tmp_path).runs == str(tmp_path / "here")
+    for name, value in (("FUSION_RUNS", "gs://bucket"), ("FUSION_CACHE_GIB", "much")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match=f"{name}={value}: give"):
+            read_settings(work=tmp_path)
+        monkeypatch.delenv(name)

@@ -2,12 +2,15 @@
 
 import hashlib
 import itertools
+import os
 import pickle
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,6 +214,64 @@ def test_cut_connections_are_resumed_and_the_cache_spares_the_next(s3: Open) -> 
         with folder.checked("s/a.tar", sha256(data)) as path:
             assert path.read_bytes() == data
         assert len(proxy.requests) > requests
+
+
+def test_the_cache_keeps_what_was_used_last(s3: Open, tmp_path: Path) -> None:
+    cache = tmp_path / "small"
+    whole = s3(cache=cache)
+    folder = replace(whole, cache_bytes=2500)
+    contents = {name: name.encode() * 1000 for name in "abcd"}
+    for name, data in contents.items():
+        folder.replace(name, data)
+
+    def use(name: str) -> None:
+        with folder.checked(name, sha256(contents[name])) as path:
+            assert path.read_bytes() == contents[name]
+        time.sleep(0.02)  # a clock tick of the file system
+
+    def kept() -> set[str]:
+        files = [path for path in cache.iterdir() if not path.name.startswith(".lock-")]
+        return {path.read_bytes()[:1].decode() for path in files}
+
+    for name in "aba":
+        use(name)
+    use("c")
+    assert kept() == {"a", "c"}
+    # What a block holds is not deleted, though it is older; what is open is read on.
+    with folder.checked("a", sha256(contents["a"])) as path:
+        os.utime(path, (0, 0))
+        use("d")
+        assert kept() == {"a", "d"}
+        opened = path.open("rb")
+    os.utime(path, (0, 0))
+    use("b")
+    assert kept() == {"b", "d"}
+    with opened:
+        assert opened.read() == contents["a"]
+    # A limit that not even one file fits into costs requests and nothing else.
+    folder = replace(whole, cache_bytes=0)
+    for name in "abcd":
+        use(name)
+
+
+def test_workers_share_a_cache_that_is_too_small(s3: Open, tmp_path: Path) -> None:
+    folder = replace(s3(cache=tmp_path / "small"), cache_bytes=25_000)
+    contents = {f"n{index}": bytes([index]) * 10_000 for index in range(6)}
+    for name, data in contents.items():
+        folder.replace(name, data)
+
+    def work(seed: int) -> None:
+        for name in random.Random(seed).choices(sorted(contents), k=20):
+            with folder.checked(name, sha256(contents[name])) as path:
+                assert path.read_bytes() == contents[name]
+
+    # Threads, but each with locks of its own, as processes have them.
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    with folder.checked("n0", sha256(contents["n0"])):
+        pass
+    sizes = [path.stat().st_size for path in (tmp_path / "small").iterdir()]
+    assert sum(sizes) <= 30_000
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(

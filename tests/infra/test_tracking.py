@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 
 from infra import tracking
 from infra.settings import Settings
+from pipelines.folders import LocalFolder
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +57,18 @@ def test_an_unfinished_run_is_taken_up_again(client: MlflowClient) -> None:
     assert other.info.run_id != first
 
 
-def test_a_restarted_controller_logs_no_step_twice(client: MlflowClient) -> None:
+def test_a_restarted_controller_logs_no_step_twice(client: MlflowClient, tmp_path: Path) -> None:
     run_id = tracking.open_run(client, name="steps", config={}, tags={}).info.run_id
     uri = client.tracking_uri
 
     def report(step: int) -> list[dict[str, float]]:
         return [{"step": step, "loss": step + rank, "samples_per_s": 3.0} for rank in (0.0, 1.0)]
 
-    before = tracking.ReportLogger(uri, run_id)
+    before = tracking.ReportLogger(uri, run_id, LocalFolder(tmp_path))
     opened_ms = 1000 * time.time()
     for step in (10, 20, 30):
         before(report(step))
-    after = tracking.ReportLogger(uri, run_id)
+    after = tracking.ReportLogger(uri, run_id, LocalFolder(tmp_path))
     for step in (20, 30, 40):
         after(report(step))
     assert tracking.metric_curve(client, run_id, "loss") == [
@@ -105,7 +106,8 @@ def test_pictures_of_a_report_are_artifacts_and_the_rest_are_metrics(
     client: MlflowClient, tmp_path: Path
 ) -> None:
     run_id = tracking.open_run(client, name="pictures", config={}, tags={}).info.run_id
-    for logger in (tracking.ReportLogger(client.tracking_uri, run_id) for _ in range(2)):
+    kept = LocalFolder(tmp_path)
+    for logger in (tracking.ReportLogger(client.tracking_uri, run_id, kept) for _ in range(2)):
         for step, picture in ((4, b"four"), (8, b"eight")):
             text = base64.b64encode(picture).decode()
             logger([{"step": step, "loss": 1.0, "previews": text}])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -146,29 +146,20 @@ def test_a_worker_killed_in_the_middle(
     assert {int(entry.name.split("-")[-2]) for entry in garbage.unfinished} <= killed
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that holds one shard and a bit."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=15m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk(
-    settings: Settings, expected: DatasetVersion, elsewhere: Settings, small_disk: Path
+    settings: Settings,
+    expected: DatasetVersion,
+    elsewhere: Settings,
+    small_disk: Callable[[int], Path],
 ) -> None:
-    full = elsewhere.model_copy(update={"datasets_uri": str(small_disk)})
+    # It holds one shard and a bit.
+    disk = small_disk(15)
+    full = elsewhere.model_copy(update={"datasets_uri": str(disk)})
     with pytest.raises(OSError, match=r"disk is full.*\.tar"):
         generate(_RECIPE, full, scenes="kill")
     check_nothing_half(root_of(full), _RECIPE, chosen(full))
-    assert not (small_disk / "versions").exists()
-    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
+    assert not (disk / "versions").exists()
+    small_disk(256)
     version = generate(_RECIPE, full, scenes="kill")
     assert version.digest == expected.digest
     check_identical(full, settings, version)

@@ -51,6 +51,37 @@ def test_two_ranks_resume_bit_for_bit(version_root: Published, tmp_path: Path) -
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_another_number_of_workers_goes_on_where_the_first_stopped(
+    version_root: Published, tmp_path: Path, first: int
+) -> None:
+    """From 1 to 2 and from 2 to 1: the same steps of the same samples, none twice and none left out."""
+    config = stage1_config(version_root, num_steps=4, checkpoint_every=2, log_every=1)
+    config = config.model_copy(update={"num_workers": first})
+    curves = {}
+    for name, world_size, resume in (
+        ("whole", first, []),
+        ("changed", 3 - first, [tmp_path / "whole" / "2"]),
+    ):
+        folder = tmp_path / name
+        if world_size == 1:
+            ranks = [run(config, folder, resume=resume)]
+        else:
+            run_two(config, folder, resume=resume)
+            ranks = [json.loads((folder / f"metrics-{rank}.json").read_text()) for rank in range(2)]
+        curves[name] = {
+            lines[0]["step"]: sum(line["loss"] for line in lines) / world_size
+            for lines in zip(*ranks, strict=True)
+        }
+    assert list(curves["whole"]) == [1, 2, 3, 4]
+    assert list(curves["changed"]) == [3, 4]
+    for step, loss in curves["changed"].items():
+        # Other samples would give another loss: neighbouring steps differ far more than this.
+        assert loss == pytest.approx(curves["whole"][step], rel=1e-4)
+    one, other = (load_file(tmp_path / name / "4" / "model.safetensors") for name in curves)
+    assert all(torch.allclose(one[key], other[key], atol=5e-5) for key in one)
+
+
 def test_replicas_that_drift_apart_are_named(tmp_path: Path) -> None:
     spawn(drift_apart, (tmp_path,), nprocs=2)
     for rank in range(2):

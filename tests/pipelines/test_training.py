@@ -2,16 +2,19 @@ import base64
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from models import build_objective
+from models.dspfusion.config import Stage1Config, Stage2Config, small, tiny
 from pipelines.batches import ShardBatches
-from pipelines.checkpoints import read_state, read_weights
+from pipelines.checkpoints import read_state, read_weights, save_checkpoint
 from pipelines.dataset import DatasetVersion
 from pipelines.export import fuser_of_checkpoint
 from pipelines.folders import LocalFolder
@@ -23,7 +26,10 @@ from pipelines.training import (
     TrainingConfig,
     learning_rate,
     make_objective,
+    read_stage1,
     run_training,
+    share_of_step,
+    start_state,
 )
 
 Published = tuple[DatasetVersion, LocalFolder]
@@ -146,6 +152,9 @@ def test_late_batches_are_smaller_and_show_more(version_root: Published, tmp_pat
         range(28, 29),
     ]
     assert [report["step"] for report in run(config, tmp_path / "run")] == [2, 3, 4, 6]
+    with pytest.raises(ValueError, match="late_batch_size takes 1 samples"):
+        share_of_step(config.optim, 1, 4)
+    assert share_of_step(config.optim, 1, 2).late == replace(late, from_step=3)
     with pytest.raises(ValueError, match="late_batch_size is 3"):
         stage1_config(version_root, late_batch_size=3)
     with pytest.raises(ValueError, match="no late steps"):
@@ -237,6 +246,22 @@ def test_stage2_takes_a_stage1_that_is_older_than_a_setting(
     ablated = Stage2Config(model=tiny().model_copy(update={"degradation_prior": False}))
     with pytest.raises(ValueError, match="degradation_prior=True there, False here"):
         make_objective(first.model_copy(update={"objective": ablated, "stage1": str(stage1)}))
+
+
+def test_stage2_takes_weights_that_are_handed_in(version_root: Published, tmp_path: Path) -> None:
+    """A worker on another node does not see the folder that the driver read them from."""
+    first = stage1_config(version_root, num_steps=1, checkpoint_every=1)
+    run(first, tmp_path / "stage1")
+    second = first.model_copy(
+        update={"objective": Stage2Config(model=tiny()), "stage1": str(tmp_path / "stage1" / "1")}
+    )
+    weights = read_stage1(second)
+    expected = make_objective(second).state_dict()
+    elsewhere = second.model_copy(update={"stage1": str(tmp_path / "not here")})
+    started = make_objective(elsewhere, weights).state_dict()
+    assert all(torch.equal(expected[name], started[name]) for name in expected)
+    with pytest.raises(ValueError, match=r"not here.*no config\.json"):
+        make_objective(elsewhere)
 
 
 def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Path) -> None:
@@ -334,6 +359,58 @@ def test_a_loss_that_is_not_finite_stops_the_run(version_root: Published, tmp_pa
     assert not list((tmp_path / "run").iterdir())
     with pytest.raises(ValueError, match=r"the loss is \d+.* at step 1;"):
         run(stage1_config(version_root, max_loss=1.0), tmp_path / "exploded")
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "world_size", "expected"),
+    [(2, 2, (4, 3)), (2, 1, (4, 6)), (2, 3, (4, 2)), (1, 3, (4, 1)), (1, 6, (2, 1))],
+)
+def test_a_step_is_shared_by_any_number_of_workers(
+    num_workers: int, world_size: int, expected: tuple[int, int]
+) -> None:
+    optim = OptimConfig(num_steps=1, batch_size=4, num_accumulated=3)
+    share = share_of_step(optim, num_workers, world_size)
+    assert (share.batch_size, share.num_accumulated) == expected
+    assert share.batch_size * share.num_accumulated * world_size == 12 * num_workers
+
+
+def test_a_step_that_cannot_be_shared_evenly_is_refused() -> None:
+    optim = OptimConfig(num_steps=1, batch_size=4)
+    for world_size in (3, 6, 16):
+        with pytest.raises(
+            ValueError, match=f"{world_size} workers cannot share a step of 2 batch"
+        ):
+            share_of_step(optim, 2, world_size)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    large = build_objective(Stage1Config(model=small()))  # 1.6 MB of weights
+    state = start_state(large, OptimConfig(num_steps=1))
+    with pytest.raises(OSError, match=rf"disk is full; make room.*{tmp_path}/disk/model"):
+        save_checkpoint(small_disk(1), state, step=1, config_json="{}")
+
+
+@pytest.mark.slow
+def test_compiled_is_near_plain(
+    version_root: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced only: what inductor makes of the graphs takes minutes, even for tiny networks."""
+    real = nn.Module.compile
+    compiled_of: list[nn.Module] = []
+
+    def traced(module: nn.Module) -> None:
+        compiled_of.append(module)
+        real(module, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    config = stage1_config(version_root, num_steps=2, checkpoint_every=2)
+    plain = run(config, tmp_path / "plain")
+    compiled = run(config.model_copy(update={"compiled": True}), tmp_path / "compiled")
+    assert len(compiled_of) == 1
+    assert compiled[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-4)
+    one, two = (read_weights(tmp_path / name / "2") for name in ("plain", "compiled"))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
 
 
 def test_schedule_has_the_published_values() -> None:
