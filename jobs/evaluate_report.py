@@ -24,13 +24,15 @@ from pipelines.evaluation import (
 from pipelines.evaluation_rows import BASELINE, MODEL, Row, read_rows
 from pipelines.evaluation_summary import OVERALL, summarise, worst_cases
 from pipelines.export import load_bundle
+from pipelines.gate import GateConfig
 from pipelines.images import to_tensor
 from pipelines.report import write_report
 from pipelines.scenarios import find_scenario
 from pipelines.scenes import fetched, load_pair
 
 REPORT = "report.html"
-_NUM_WORST = 3
+# Of every metric that the gate looks at.
+_NUM_WORST = 2
 # The model and its first baselines: nine pictures in a row are too small to judge.
 _SHOWN_METHODS = 4
 # Scenes whose degradation priors are mapped: enough to see groups, few enough to read.
@@ -93,14 +95,18 @@ def _examples(subject: Subject) -> list[Example]:
 
 
 def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
-    """Pictures of where the model stays farthest behind the average on SSIM, beside the average."""
+    """Pictures of where the model stays farthest behind the average on each of the gate's metrics."""
     methods = methods_of(subject.measurement)
     shown = {name: methods[name] for name in (MODEL, BASELINE)}
     scenes = {scene.id: scene for scene in subject.scenes}
-    cases = worst_cases(rows, metric="SSIM", model=MODEL, baseline=BASELINE, count=_NUM_WORST)
+    metrics = [name for name in GateConfig().metrics if name in rows[0]]
+    cases = worst_cases(rows, metrics=metrics, model=MODEL, baseline=BASELINE, count=_NUM_WORST)
     return [
-        make_example(scenes[scene], find_scenario(name), shown, seed=subject.recipe.seed)
-        for scene, name in cases
+        replace(
+            make_example(scenes[scene], find_scenario(name), shown, seed=subject.recipe.seed),
+            note=f"farthest behind on {', '.join(worst_on)}",
+        )
+        for (scene, name), worst_on in cases.items()
     ]
 
 

@@ -46,7 +46,10 @@ class Measurement(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """Pictures of one scene under one scenario, uint8: VI H×W×3, IR H×W×1, fused H×W×C."""
+    """Pictures of one scene under one scenario, uint8: VI H×W×3, IR H×W×1, fused H×W×C.
+
+    `note` says why it is shown.
+    """
 
     scene: str
     scenario: str
@@ -55,6 +58,7 @@ class Example:
     vi_lq: np.ndarray
     ir_lq: np.ndarray
     fused: Mapping[str, np.ndarray]
+    note: str = ""
 
 
 def methods_of(measurement: Measurement) -> dict[str, Fuse]:

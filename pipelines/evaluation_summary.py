@@ -89,14 +89,21 @@ def interval_of(values: Sequence[float], *, address: str) -> tuple[float, float]
 
 
 def worst_cases(
-    rows: Sequence[Row], *, metric: str, model: str, baseline: str, count: int
-) -> list[tuple[str, str]]:
-    """(scene, scenario) of the rows where the model stays farthest behind the baseline."""
-    values: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
-    for row in rows:
-        values[row["method"]][row["scene"], row["scenario"]] = DIRECTION[metric] * row[metric]
-    gains = {key: value - values[baseline][key] for key, value in values[model].items()}
-    return sorted(gains, key=lambda key: (gains[key], key))[:count]
+    rows: Sequence[Row], *, metrics: Sequence[str], model: str, baseline: str, count: int
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(scene, scenario) of the rows where the model stays farthest behind the baseline, and on what.
+
+    `count` of them a metric; one that is among the worst on several metrics comes once.
+    """
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for metric in metrics:
+        values: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+        for row in rows:
+            values[row["method"]][row["scene"], row["scenario"]] = DIRECTION[metric] * row[metric]
+        gains = {key: value - values[baseline][key] for key, value in values[model].items()}
+        for key in sorted(gains, key=lambda key: (gains[key], key))[:count]:
+            found[key] = (*found.get(key, ()), metric)
+    return found
 
 
 def in_table_order(names: set[str]) -> tuple[str, ...]:

@@ -152,7 +152,11 @@ def dataset_link(
         problems.append(f"it has digest {_short(version.digest)}, the run read {_short(digest)}")
     stored, shards = _shards_link(version, root)
     if scenes is None:
-        lost = f"the run kept no {FOLDER}/{SCENES}: its index was not in the work folder"
+        lost = (
+            f"the run kept no {FOLDER}/{SCENES}: no index in its work folder's scenes/ was the one of "
+            "this dataset, so the way to the source files ends here. For a next training: scan the "
+            "sources (python -m jobs.scan) into its work folder first"
+        )
         sources = Link("scenes", str(version.num_scenes), (lost,))
     else:
         sources = _scenes_link(version, stored, scenes, read, each_scene)

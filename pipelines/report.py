@@ -25,7 +25,7 @@ from pipelines.report_charts import bars_part, curves_part, points_part, steps_p
 from pipelines.report_tables import comparisons_part, efficiency_part, overall_part, scenario_part
 from pipelines.report_words import number_text, spoken
 
-_NUMBERS_BELOW = ("VIF", "Qabf", "SSIM", "PSNR")
+_NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
 
 
 def write_report(
@@ -93,8 +93,9 @@ def _strip(example: Example, by_key: Mapping[tuple[str, str, str], Mapping[str, 
     for method, picture in example.fused.items():
         row = by_key.get((example.scene, example.scenario, method))
         figures.append(_figure(picture, f"Fused: {method}", row=row))
+    quiet = ", ".join(filter(None, (example.scene, example.note)))
     return (
-        f'<article><h3>{spoken(example.scenario)} <span class="quiet">{escape(example.scene)}'
+        f'<article><h3>{spoken(example.scenario)} <span class="quiet">{escape(quiet)}'
         f'</span></h3><div class="strip">{"".join(figures)}</div></article>'
     )
 

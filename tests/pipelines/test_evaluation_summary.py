@@ -2,7 +2,7 @@ import pytest
 
 from models.metrics import METRIC_VERSION
 from pipelines.evaluation_rows import Row
-from pipelines.evaluation_summary import OVERALL, format_table, summarise
+from pipelines.evaluation_summary import OVERALL, format_table, summarise, worst_cases
 
 
 def row(scene: str, scenario: str, method: str, **metrics: float) -> Row:
@@ -66,3 +66,24 @@ def test_table_aligns_model_against_baseline() -> None:
     assert lines[-1].split() == [OVERALL, "0.6000", "(+0.2000)", "0.4500", "(-0.0250)"]
     with pytest.raises(ValueError, match="'other'; known: model, base"):
         format_table(summarise(rows), model="model", baseline="other")
+
+
+def test_the_worst_cases_of_every_metric_come_once_each() -> None:
+    # Nabf is better when lower.
+    rows = [row(scene, "clean", "average", VIF=1.0, Nabf=0.5) for scene in "abc"]
+    rows += [
+        row("a", "clean", "model", VIF=0.5, Nabf=0.1),
+        row("b", "clean", "model", VIF=0.9, Nabf=0.9),
+        row("c", "clean", "model", VIF=1.5, Nabf=0.6),
+    ]
+
+    def worst(count: int) -> dict[tuple[str, str], tuple[str, ...]]:
+        metrics = ("VIF", "Nabf")
+        return worst_cases(rows, metrics=metrics, model="model", baseline="average", count=count)
+
+    assert worst(1) == {("a", "clean"): ("VIF",), ("b", "clean"): ("Nabf",)}
+    assert worst(2) == {
+        ("a", "clean"): ("VIF",),
+        ("b", "clean"): ("VIF", "Nabf"),
+        ("c", "clean"): ("Nabf",),
+    }
