@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.logging_utils import disable_logging, enable_logging
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # A promotion takes seconds; who holds the lock for longer is dead.
@@ -53,7 +54,7 @@ def register_bundle(
     # MLflow advises to let it infer the signature, from an example that it would store as megabytes
     # of JSON or from type hints that cannot say "any size", and resets filters to say so. Ours is
     # given, so its advice is recorded and dropped.
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True), _quiet():
         logged = mlflow.pyfunc.log_model(
             name="fuser",
             python_model=str(Path(__file__).parent / "mlflow" / "fuser_model.py"),
@@ -61,9 +62,19 @@ def register_bundle(
             signature=_SIGNATURE,
             pip_requirements=requirements,
         )
-    version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+        version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's own lines of progress; what goes wrong is raised all the same."""
+    disable_logging()
+    try:
+        yield
+    finally:
+        enable_logging()
 
 
 def find_model(client: MlflowClient, uri: str) -> ModelVersion:
@@ -122,16 +133,26 @@ def bundle_in(downloaded: Path) -> Path:
     return bundle
 
 
-def move_champion(client: MlflowClient, name: str, champion: str, *, previous: str | None) -> None:
+def move_champion(
+    client: MlflowClient,
+    name: str,
+    champion: str | None,
+    *,
+    previous: str | None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Point `champion` at a version and `previous` at another (None: at none). Hold the lock for it.
 
-    `previous` first: whoever reads `champion` sees the old one or the new one, in one step.
+    `previous` first: whoever reads `champion` sees the old one or the new one, in one step. `check`
+    (of the lock) is asked before each of the two and after them.
     """
-    if previous is None:
-        client.delete_registered_model_alias(name, PREVIOUS)
-    else:
-        client.set_registered_model_alias(name, PREVIOUS, previous)
-    client.set_registered_model_alias(name, CHAMPION, champion)
+    for alias, version in ((PREVIOUS, previous), (CHAMPION, champion)):
+        check()
+        if version is None:
+            client.delete_registered_model_alias(name, alias)
+        else:
+            client.set_registered_model_alias(name, alias, version)
+    check()
 
 
 def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
@@ -140,10 +161,12 @@ def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, 
         client.set_model_version_tag(version.name, version.version, key, value)
 
 
-def write_event(client: MlflowClient, name: str, number: int, event: Mapping[str, Any]) -> None:
+def write_event(
+    client: MlflowClient, name: str, number: int, event: Mapping[str, Any], *, token: str = ""
+) -> None:
     """Write event `number` of the history of `name`; tags of the model, so no promotion hides another.
 
-    Numbers have no compare-and-set either: hold the lock for it.
+    Numbers have no compare-and-set either: the lock's `token` keeps two of one number apart.
     """
     text = json.dumps(event)
     if len(text) > _MAX_EVENT_CHARS:
@@ -151,20 +174,22 @@ def write_event(client: MlflowClient, name: str, number: int, event: Mapping[str
             f"a promotion's record is {len(text)} characters, {_MAX_EVENT_CHARS} fit; "
             "give a shorter reason"
         )
-    client.set_registered_model_tag(name, f"{_EVENT_PREFIX}{number:05d}", text)
+    key = f"{_EVENT_PREFIX}{number:05d}" + (f".{token}" if token else "")
+    client.set_registered_model_tag(name, key, text)
 
 
 def read_events(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
-    """The history of `name` by number, oldest first. Raises ValueError when there is no such model."""
+    """The history of `name`, numbered from 1, oldest first. Raises ValueError without such a model."""
     try:
         tags = client.get_registered_model(name).tags
     except MlflowException as error:
         raise ValueError(f"no registered model {name!r} ({error.message})") from error
-    return {
-        int(key.removeprefix(_EVENT_PREFIX)): json.loads(value)
-        for key, value in sorted(tags.items())
-        if key.startswith(_EVENT_PREFIX)
-    }
+    keys = sorted(key for key in tags if key.startswith(_EVENT_PREFIX))
+    return {number: json.loads(tags[key]) for number, key in enumerate(keys, start=1)}
+
+
+class LostLockError(ValueError):
+    """A promotion's lock was broken by another one, or ran out."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +202,12 @@ class Lock:
     expires_s: float
 
     def check(self) -> None:
-        """Raise ValueError when the lock was broken or has run out; ask before what matters."""
+        """Raise LostLockError when the lock was broken or has run out; ask before what matters."""
         held = _read_lock(self.client, self.name)
         if held is None or held.tags.get("token") != self.token or time.time() > self.expires_s:
-            raise ValueError(
+            raise LostLockError(
                 f"this promotion of {self.name!r} lost its lock (broken by another one, or held for "
-                "too long); nothing was changed, say it again"
+                "too long)"
             )
 
 

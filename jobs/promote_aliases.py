@@ -14,15 +14,40 @@ from pipelines.history import Event, below, champions
 
 
 def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: str | None) -> None:
-    """Announce the event, move the aliases, mark it finished: what dies in between shows."""
+    """Announce the event, move the aliases, mark it finished: what dies in between shows.
+
+    Raises ValueError when the lock was lost meanwhile; the aliases are then those of the history.
+    """
     from infra import registry
 
     number = max(registry.read_events(client, name), default=0) + 1
-    lock.check()
-    registry.write_event(client, name, number, event.model_dump(mode="json"))
-    registry.move_champion(client, name, event.version, previous=previous)
-    finished = event.model_copy(update={"finished": True})
-    registry.write_event(client, name, number, finished.model_dump(mode="json"))
+
+    def write(what: Event) -> None:
+        registry.write_event(client, name, number, what.model_dump(mode="json"), token=lock.token)
+
+    try:
+        lock.check()
+        write(event)
+        registry.move_champion(client, name, event.version, previous=previous, check=lock.check)
+    except registry.LostLockError as lost:
+        _give_way(client, name, event)
+        raise ValueError(f"{lost}; its own changes were taken back, say it again") from lost
+    write(event.model_copy(update={"finished": True}))
+
+
+def _give_way(client: Any, name: str, event: Event) -> None:
+    """Where `event` moved `champion` after it lost the lock, put back what the history says."""
+    from infra import registry
+
+    stack = champions([Event(**each) for each in registry.read_events(client, name).values()])
+    found = registry.find_alias(client, name, registry.CHAMPION)
+    champion = str(found.version) if found else None
+    if champion == event.version:
+        champion = stack[-1] if stack else event.over
+    elif champion not in stack:  # set by hand, or none: not ours to move
+        return
+    previous = below(stack, champion) if champion else None
+    registry.move_champion(client, name, champion, previous=previous)
 
 
 def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = False) -> Event:

@@ -22,6 +22,7 @@ from pipelines.scenes import Scene, scan
 from pipelines.shards import write_shard
 from pipelines.synthetic import write_scenes
 from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway
+from tests.settings import embedded_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
@@ -119,13 +120,7 @@ def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
     """One embedded Ray cluster of 2 CPUs for the session, and settings in a folder of its own."""
     from infra import cluster
 
-    work = tmp_path_factory.mktemp("work")
-    settings = Settings(
-        work=work,
-        tracking_uri=f"sqlite:///{work}/mlflow.db",
-        artifact_root=f"{work}/mlflow-artifacts",
-        ray_address=None,
-    )
+    settings = embedded_settings(tmp_path_factory.mktemp("work"))
     with cluster.connected(settings):
         yield settings
 

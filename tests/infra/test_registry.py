@@ -9,19 +9,14 @@ from mlflow import MlflowClient
 
 from infra import registry, tracking
 from infra.settings import Settings
+from tests.settings import embedded_settings
 
 NAME = "fuser-under-test"
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    work = tmp_path_factory.mktemp("registry")
-    return Settings(
-        work=work,
-        tracking_uri=f"sqlite:///{work}/mlflow.db",
-        artifact_root=f"{work}/mlflow-artifacts",
-        ray_address=None,
-    )
+    return embedded_settings(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="module")

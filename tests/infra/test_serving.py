@@ -21,9 +21,9 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from infra import registry, tracking
-from infra.settings import Settings
 from jobs.train import REQUIREMENTS
 from pipelines.export import load_bundle
+from tests.settings import embedded_settings
 
 NAME = "served"
 
@@ -46,14 +46,7 @@ SIZES = ((1, 16, 16), (2, 37, 50), (1, 240, 321), (3, 17, 100))
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    work = tmp_path_factory.mktemp("serving")
-    settings = Settings(
-        work=work,
-        tracking_uri=f"sqlite:///{work}/mlflow.db",
-        artifact_root=f"{work}/mlflow-artifacts",
-        ray_address=None,
-    )
-    return tracking.connect(settings)
+    return tracking.connect(embedded_settings(tmp_path_factory.mktemp("serving")))
 
 
 def register(client: MlflowClient, name: str, bundle: Path) -> str:

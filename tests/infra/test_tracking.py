@@ -8,18 +8,12 @@ from mlflow import MlflowClient
 from infra import tracking
 from infra.settings import Settings
 from pipelines.folders import LocalFolder
+from tests.settings import embedded_settings
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    work = tmp_path_factory.mktemp("tracking")
-    settings = Settings(
-        work=work,
-        tracking_uri=f"sqlite:///{work}/mlflow.db",
-        artifact_root=f"{work}/mlflow-artifacts",
-        ray_address=None,
-    )
-    return tracking.connect(settings)
+    return tracking.connect(embedded_settings(tmp_path_factory.mktemp("tracking")))
 
 
 def test_a_run_holds_parameters_tags_and_its_dataset(client: MlflowClient) -> None:

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,19 @@ from infra import registry, tracking
 from infra.settings import Settings
 from jobs import promote as command
 from jobs.config import PromoteRecipe
-from jobs.promote_aliases import rollback
+from jobs.promote_aliases import move_champion, rollback
 from jobs.promote_gate import promote
 from models.metrics import METRIC_VERSION, METRICS
 from pipelines.evaluation_rows import BASELINE, MODEL, write_rows
+from pipelines.history import Event
+from tests.settings import embedded_settings
 
 NAME = "gated"
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    work = tmp_path_factory.mktemp("promote")
-    settings = Settings(
-        work=work,
-        tracking_uri=f"sqlite:///{work}/mlflow.db",
-        artifact_root=f"{work}/mlflow-artifacts",
-        ray_address=None,
-    )
+    settings = embedded_settings(tmp_path_factory.mktemp("promote"))
     tracking.connect(settings).create_registered_model(NAME)
     return settings
 
@@ -263,6 +261,50 @@ def promote_at_once(settings: Settings, name: str, numbers: list[str]) -> dict[s
 
 
 @pytest.mark.slow
+class _BrokenAfter:
+    """A lock that a rival breaks just after it said for the n-th time that it holds."""
+
+    def __init__(self, lock: registry.Lock, count: int, rival: Callable[[], None]) -> None:
+        self.lock, self.token, self.left, self.rival = lock, lock.token, count, rival
+
+    def check(self) -> None:
+        self.lock.check()
+        self.left -= 1
+        if self.left == 0:
+            self.rival()
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_who_loses_the_lock_between_two_writes_gives_way(
+    after: int, settings: Settings, tmp_path: Path
+) -> None:
+    client, name = tracking.connect(settings), f"raced-{after}"
+    client.create_registered_model(name)
+    for level in (1.0, 1.1, 1.2):
+        add_version(settings, tmp_path / str(level), level=level, evaluated=False, name=name)
+
+    def event(version: str, over: str | None) -> Event:
+        return Event(action="promote", version=version, over=over, by="me", at="now", commit="c")
+
+    def hold(**options: bool) -> AbstractContextManager[registry.Lock]:
+        return registry.promotion_lock(client, name, holder="me", **options)
+
+    def rival() -> None:
+        with hold(break_lock=True) as lock:
+            move_champion(client, lock, name, event("3", "1"), previous="1")
+
+    with hold() as lock:
+        move_champion(client, lock, name, event("1", None), previous=None)
+    with hold() as lock, pytest.raises(ValueError, match=r"lost its lock.*taken back"):
+        move_champion(client, _BrokenAfter(lock, after, rival), name, event("2", "1"), previous="1")
+    aliases = client.get_registered_model(name).aliases
+    assert (str(aliases["champion"]), str(aliases["previous"])) == ("3", "1")
+    finished = [
+        each["version"] for each in registry.read_events(client, name).values() if each["finished"]
+    ]
+    assert finished == ["1", "3"]
+
+
 def test_of_two_processes_one_promotes_and_the_other_says_so(
     settings: Settings, fresh: str, tmp_path: Path
 ) -> None:
