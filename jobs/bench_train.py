@@ -139,7 +139,8 @@ def _loop_against_bare(
         log([dict(metrics)])
         if folder:
             _keep(folder, scratch / "kept")
-        if metrics["step"] % count:  # a checkpoint between two reports
+        # A checkpoint comes between two reports, or after one of the same step.
+        if metrics["step"] != (len(loop_s) + 1) * count:
             return
         loop_s.append(time.perf_counter() - begun_s)
         waited.append(metrics["data_wait_share"])

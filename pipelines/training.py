@@ -276,9 +276,9 @@ def train(
     """Train `objective` to the end of its budget; every rank reports at the same steps.
 
     `optim` is this rank's share of a step; checkpoints keep `config`. `report` gets the means since
-    the last report and, of the rank that saves, the folder of a checkpoint that is due, and the
-    preview of `pairs` that is due. Raises ValueError on a loss that is not finite or explodes, OSError
-    when a checkpoint cannot be written.
+    the last report and, of the rank that saves, the preview of `pairs` that is due; the folder of a
+    checkpoint that is due comes with a second report of its step. Raises ValueError on a loss that is
+    not finite or explodes, OSError when a checkpoint cannot be written.
     """
     device = next(objective.parameters()).device
     state = start_state(objective, optim)
@@ -307,12 +307,12 @@ def train(
             metrics = window.means() | {"step": float(done), "lr": rate} | peak_memory_mib(device)
             window = Window()
             preview = {PREVIEW: _preview(config, state, pairs)} if shown and save else {}
-            if shown and due:
-                # First and apart: all that comes with a checkpoint is kept with it, and written again
-                # with the next. A report of a step that is logged already is not logged again.
+            if due:
+                # Apart, and first: whoever is killed between keeping a checkpoint and logging what came
+                # with it would leave a gap; and all that comes with a checkpoint is kept with it, and
+                # written again with the next. A step that is reported again is not logged again.
                 report(metrics | preview, None)
                 preview = {}
-            if due:
                 check_replicas(objective)
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
                 folder = Path(scratch) if due and save else None
