@@ -11,7 +11,7 @@ from infra.settings import REPOSITORY, Settings
 from jobs.config import EvaluateRecipe
 from jobs.console import progress, say
 from jobs.storage import source_reader
-from models.metrics import DEFAULT, METRIC_VERSION, MIN_SIDE_PX
+from models.metrics import EVALUATED, METRIC_VERSION, MIN_SIDE_PX
 from pipelines.baselines import BASELINES
 from pipelines.evaluation import Measurement, check_folder, evaluate_bundle, metrics_for
 from pipelines.evaluation_rows import MODEL, Row, read_rows, write_rows
@@ -82,7 +82,7 @@ def check_subject(subject: Subject) -> None:
                 f"--method {name}: its pictures show the clean pairs, and the recipe lacks 'clean'"
             )
         check_folder(name, folder, subject.scenes)
-    for name in DEFAULT:
+    for name in EVALUATED:
         if name not in metrics_for(subject.scenes):
             say(f"  {name} is left out: it needs {MIN_SIDE_PX[name]} px a side of every scene")
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from models.metrics import DEFAULT, measurable, measure
+from models.metrics import EVALUATED, measurable, measure
 from pipelines.baselines import BASELINES, Baseline, Fuse
 from pipelines.evaluation_rows import BASELINE, MODEL, Row, row_head
 from pipelines.export import load_bundle
@@ -40,7 +40,7 @@ class Measurement(BaseModel):
     scenarios: tuple[Scenario, ...]
     baselines: tuple[Baseline, ...] = (BASELINE,)
     folders: dict[str, Path] = {}
-    metrics: tuple[str, ...] = DEFAULT
+    metrics: tuple[str, ...] = EVALUATED
     seed: int = 0
 
 
@@ -98,7 +98,7 @@ def evaluate_scene(
     methods: Mapping[str, Fuse],
     *,
     seed: int,
-    metrics: Sequence[str] = DEFAULT,
+    metrics: Sequence[str] = EVALUATED,
 ) -> list[Row]:
     """Return one row per method, with the named metrics and the seconds the method took.
 
@@ -157,7 +157,7 @@ def make_example(
 def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
     """The default metrics that even the smallest of the scenes is large enough for."""
     height, width = min(s.height for s in scenes), min(s.width for s in scenes)
-    return measurable(height, width, DEFAULT)
+    return measurable(height, width, EVALUATED)
 
 
 def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:

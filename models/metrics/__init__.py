@@ -60,6 +60,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(("SCD", "CC"), statistics.correlations),
     Family(("PSNR", "PSNR_py_maxF", "PSNR_ml", "MSE_py"), statistics.errors),
+    Family(("PSNR_target", "SSIM_target"), structure.target_similarity),
     # DRFusion's, and what only variants need.
     Family(("Q_MI", "Q_NCIE"), statistics.normalised_information),
     # One number under the survey's name and under DRFusion's.
@@ -82,13 +83,15 @@ FAMILIES: tuple[Family, ...] = (
     Family(("SSIM_py_sum_L2",), structure.boxed_similarity, 7),
     Family(("MS_SSIM_ml_mef",), structure.exposure_similarity, 44),
 )
-# What an evaluation measures: one definition a name.
+# One definition a name.
 # fmt: off
 DEFAULT: tuple[str, ...] = (
     "EN", "SD", "SF", "AG", "MI", "VIF", "VIFF", "Qabf", "Nabf", "SSIM", "MS_SSIM", "SCD", "CC",
     "PSNR",
 )
 # fmt: on
+# What an evaluation measures: sources are of high quality there, and make a target.
+EVALUATED: tuple[str, ...] = (*DEFAULT, "PSNR_target", "SSIM_target")
 _NAMES = tuple(name for family in FAMILIES for name in family.names)
 # Other definitions that papers publish under these names, and DRFusion's five (spec, table).
 VARIANTS: tuple[str, ...] = tuple(name for name in _NAMES if name not in DEFAULT)

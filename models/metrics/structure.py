@@ -50,6 +50,20 @@ def structural_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     return values | {"MS_SSIM": _weighted_product(scales)}
 
 
+def target_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """PSNR in dB and SSIM against the brighter source in each pixel, which fusion nets are trained for.
+
+    DSPFusion's content target (spec of DSPFusion, 2.1) in grey; peak 255, borders as SSIM's.
+    """
+    target = torch.maximum(a, b)
+    mse = (f - target).square().mean(dim=(1, 2))
+    maps = _maps(*(replicate_pad(x, _BORDER_PX) for x in (f, target)), peak=_PEAK)
+    return {
+        "PSNR_target": 10 * torch.log10(_PEAK**2 / mse),
+        "SSIM_target": _mean_over_sources(luminance * structure for luminance, structure in maps),
+    }
+
+
 def unit_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """SSIM of levels with L = 1, as MATLAB takes pictures of doubles."""
     maps = _maps(*(replicate_pad(x, _BORDER_PX) for x in (f, a, b)), peak=1.0)
@@ -60,11 +74,11 @@ def unit_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _maps(f: Tensor, a: Tensor, b: Tensor, *, peak: float) -> list[tuple[Tensor, Tensor]]:
-    """Luminance and contrast-structure maps of the fused picture with either source."""
+def _maps(f: Tensor, *sources: Tensor, peak: float) -> list[tuple[Tensor, Tensor]]:
+    """Luminance and contrast-structure maps of the fused picture with each source."""
     of_f = _moments(f, _TAPS)
     maps = []
-    for source in (a, b):
+    for source in sources:
         of_source = _moments(source, _TAPS)
         cov = _covariance(f, source, of_f, of_source, _TAPS)
         maps.append(_similarity(of_f, *of_source, cov, peak))

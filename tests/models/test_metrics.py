@@ -35,8 +35,8 @@ REFERENCE_KEYS = {
     "MS_SSIM": "MS_SSIM_mean_wang",
     "PSNR": "PSNR_255",
 }
-# DRFusion's, of which the reference files have no values.
-UNREFERENCED = {"Q_CB", "Q_MI", "Q_NCIE", "Q_P", "Q_W"}
+# DRFusion's, and those against the target, of which the reference files have no values.
+UNREFERENCED = {"Q_CB", "Q_MI", "Q_NCIE", "Q_P", "Q_W", "PSNR_target", "SSIM_target"}
 # Its equal strengths hang on the last bit of square roots; the others hold the reference's 1e-9.
 TOLERANCES = {"Qabf_ml2022": 1e-4}
 SMALLEST = "07.png"
@@ -246,3 +246,15 @@ def test_refuses_unknown_names_and_pictures_too_small_for_vif() -> None:
     )
     with pytest.raises(ValueError, match=f"needs {side} pixels a side, got {side - 1}x{side}"):
         one("VIF", noise(0, side, side - 1), noise(1, side, side - 1), noise(2, side, side - 1))
+
+
+def test_against_the_target_is_against_two_sources_that_are_the_target() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fused, vi, ir = torch.rand(3, 2, 1, 40, 36, generator=generator)
+    target = torch.maximum(vi, ir)
+    ours = measure(fused, vi, ir, ["PSNR_target", "SSIM_target"])
+    alike = measure(fused, target, target, ["PSNR", "SSIM"])
+    torch.testing.assert_close(list(ours.values()), list(alike.values()))
+    best = measure(target, vi, ir, ["PSNR_target", "SSIM_target"])
+    assert best["PSNR_target"].isinf().all()
+    torch.testing.assert_close(best["SSIM_target"], torch.ones(2, dtype=torch.float64))
