@@ -7,20 +7,27 @@
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
-| FUSION_COMMIT | commit of the code (set by jobs.submit) | asked of git |
+| FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | asked of git |
 | RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_COMMIT = "FUSION_COMMIT"
+COMMIT = "FUSION_COMMIT"
+_JOB_SERVER = "RAY_API_SERVER_ADDRESS"
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# What a job is submitted with, besides its id.
+JOB_FACTS = ("command", "commit", "code", "config")
 
 
 class Settings(BaseModel):
@@ -62,23 +69,91 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         # or MLflow would put them below whatever folder the process stands in.
         artifact_root=None if server else f"{folder}/mlflow-artifacts",
         ray_address=ray_address or os.environ.get("RAY_ADDRESS"),
-        in_ray_job="RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ,
+        in_ray_job=_JOB_CONFIG in os.environ,
     )
 
 
-def job_server() -> str:
-    """Address of Ray's job server."""
-    return os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+def job_server(given: str | None = None) -> str:
+    """Address of Ray's job server: the one that is given, else RAY_API_SERVER_ADDRESS, else here.
+
+    Ray's client lets that variable, and RAY_ADDRESS, win over an address that it is given, so a job
+    would go to another cluster than the one that was named: the variable is set to the answer.
+    """
+    address = given or os.environ.get(_JOB_SERVER, "http://127.0.0.1:8265")
+    os.environ[_JOB_SERVER] = address
+    return address
 
 
-def declared_environment() -> dict[str, str]:
+_DECLARED = (
+    "FUSION_WORK",
+    "FUSION_DATASETS",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "MLFLOW_TRACKING_URI",
+)
+_SECRET_NAME = re.compile(
+    r"secret|token|passw|passphrase|credential|private|apikey|(^|_)(key|pass|pwd|auth)(_|$)", re.I
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_IN_CLEAR = (
+    "everyone who can see the cluster's jobs would read it in clear. Set it where the nodes get "
+    "their environment (a Kubernetes secret, an instance role), not with the job"
+)
+
+
+def declared_environment(extra: Sequence[str] = ()) -> dict[str, str]:
     """The variables that travel with a submitted job: where things are, never a secret.
 
-    Ray shows a job's variables in clear to everyone who can see the job.
+    `extra` are further ones, NAME=VALUE, or NAME for the value that it has here. Raises ValueError for
+    one that is not set, or a work folder that is not absolute.
     """
-    declared = ("FUSION_WORK", "FUSION_DATASETS", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
-    found = {name: os.environ[name] for name in declared if name in os.environ}
-    return found | {_COMMIT: code_commit()}
+    found = {name: os.environ[name] for name in _DECLARED if name in os.environ}
+    for item in extra:
+        name, equals, value = item.partition("=")
+        if not equals and name not in os.environ:
+            raise ValueError(f"--env {item}: not set here; write {item}=VALUE")
+        found[name] = value if equals else os.environ[name]
+    work = found.get("FUSION_WORK", "/")
+    if not Path(work).is_absolute():
+        raise ValueError(f"FUSION_WORK={work}: a job's nodes need an absolute path")
+    return found
+
+
+def refuse_secrets(environment: Mapping[str, str], words: Sequence[str]) -> None:
+    """Raise ValueError when what a job shows would hold a secret, by a name or by what it looks like."""
+    for name in environment:
+        if _SECRET_NAME.search(name):
+            raise ValueError(f"{name} looks like a secret, and {_IN_CLEAR}")
+    shown = {
+        **environment,
+        **{f"word {place} of the command": word for place, word in enumerate(words, 1)},
+    }
+    for where, text in shown.items():
+        if _CREDENTIALS.search(text):
+            raise ValueError(f"{where} holds credentials ({masked(text)}), and {_IN_CLEAR}")
+        for name, value in os.environ.items():
+            if len(value) >= 8 and _SECRET_NAME.search(name) and value in text:
+                raise ValueError(f"{where} holds the value of {name}, and {_IN_CLEAR}")
+
+
+def masked(text: str) -> str:
+    """A text that may hold URIs, without the credentials in them."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def job_tags() -> dict[str, str]:
+    """Of a submitted job: its id, and the command, commit, code and config it was submitted with.
+
+    Ray hands a job what it was submitted with as JSON. Empty outside jobs.
+    """
+    config = os.environ.get(_JOB_CONFIG)
+    metadata = json.loads(config).get("metadata", {}) if config else {}
+    told = {
+        "id": metadata.get("job_submission_id"),
+        **{key: metadata.get(key) for key in JOB_FACTS},
+    }
+    return {f"job.{key}": value for key, value in told.items() if value}
 
 
 def code_commit() -> str:
@@ -86,8 +161,8 @@ def code_commit() -> str:
 
     A submitted job has no .git; it is told the commit of the tree that it was packed from.
     """
-    if _COMMIT in os.environ:
-        return os.environ[_COMMIT]
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
     if not (REPOSITORY / ".git").exists():
         return "unknown"
     git = ["git", "-C", str(REPOSITORY)]

@@ -16,7 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 
-from infra.settings import Settings
+from infra.settings import Settings, job_tags, masked
 
 # One name for the whole product: runs are told apart by their tags.
 EXPERIMENT = "ivif-fusion"
@@ -53,7 +53,8 @@ def connect(settings: Settings) -> MlflowClient:
             client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
     except (MlflowException, requests.RequestException) as error:
         raise ValueError(
-            f"MLflow at {settings.tracking_uri} does not answer ({error}); set MLFLOW_TRACKING_URI"
+            f"MLflow at {masked(settings.tracking_uri)} does not answer ({masked(str(error))}); "
+            "set MLFLOW_TRACKING_URI"
         ) from error
     return client
 
@@ -86,9 +87,10 @@ def open_run(
     before = find_run(client, digest) if digest else None
     if before and before.info.status != "FINISHED":
         client.update_run(before.info.run_id, status="RUNNING")
-        client.set_tag(before.info.run_id, "resumed", "true")
+        for key, value in {"resumed": "true", **job_tags()}.items():
+            client.set_tag(before.info.run_id, key, value)
         return before
-    run = client.create_run(experiment_id(client), run_name=name, tags=dict(tags))
+    run = client.create_run(experiment_id(client), run_name=name, tags={**tags, **job_tags()})
     params = [Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in flatten(config).items()]
     for start in range(0, len(params), 100):  # MLflow takes 100 a call
         client.log_batch(run.info.run_id, params=params[start : start + 100])

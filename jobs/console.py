@@ -77,7 +77,7 @@ def _lines(title: str, known_total: int | None) -> Advance:
         if done != shown and (now - shown_at >= _LINE_EVERY_S or done == total):
             pace = (now - first[1]) / (done - first[0]) if done > first[0] else 0.0
             left = f"about {pace * (total - done):.0f} s left" if pace and done < total else ""
-            say(f"  {title} {done}/{total}  " + "  ".join(filter(None, (text, left))))
+            say("  " + "  ".join(filter(None, (f"{title} {done}/{total}", text, left))))
             shown, shown_at = done, now
 
     return advance
@@ -105,9 +105,12 @@ Verb = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Names
 
 
 def run_verbs(
-    module: str, doc: str | None, verbs: Mapping[str, Verb], *, otherwise: Verb
+    module: str, doc: str | None, verbs: Mapping[str, Verb], *, otherwise: Verb, work: bool = True
 ) -> NoReturn:
-    """Run a command whose first word may be a verb; each adds its arguments and has its `main`."""
+    """Run a command whose first word may be a verb; each adds its arguments and has its `main`.
+
+    Without `work` it has no `--work`.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=doc,
@@ -118,7 +121,10 @@ def run_verbs(
     if verb in verbs:
         parser.add_argument("verb", choices=[verb])
     add(parser)
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    if work:
+        parser.add_argument(
+            "--work", type=Path, help="work folder (default: FUSION_WORK or ./work)"
+        )
     run_command(main, parser)
 
 

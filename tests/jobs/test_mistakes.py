@@ -69,7 +69,7 @@ def test_unequal_sizes(run: Run, tmp_path: Path) -> None:
     [
         (["smal", "--scenes", "x"], "no recipe 'smal', did you mean 'small'?"),
         (["small", "--scenes", "x"], "no such scene index"),
-        (["small", "--scenes", "x", "--set", "shard.sed=1"], "did you mean 'seed'?"),
+        (["small", "--scenes", "x", "--set", "shard.sed=1"], "did you mean 'shard.seed'?"),
         (["small", "--scenes", "x", "--set", 'shard.vi=["fog"]'], "no degradation 'fog'"),
     ],
 )
