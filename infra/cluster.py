@@ -24,6 +24,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from infra.metrics import run_measured
 from infra.settings import REPOSITORY, Settings
 
 _In = TypeVar("_In")
@@ -94,7 +95,8 @@ def map_tasks(
     whose worker dies is run again; an error it raises is raised here as itself, when the tasks that
     are under way have given their results.
     """
-    remote = ray.remote(function).options(max_retries=3)
+    name = getattr(function, "__name__", type(function).__name__)
+    remote = ray.remote(run_measured).options(max_retries=3, name=name)
     limit = max_in_flight or 2 * num_cpus()
     pending: list[Any] = []
     waiting = iter(items)
@@ -103,7 +105,7 @@ def map_tasks(
     while pending or not exhausted:
         while not exhausted and len(pending) < limit:
             try:
-                pending.append(remote.remote(next(waiting), *arguments))
+                pending.append(remote.remote(function, next(waiting), *arguments))
             except StopIteration:
                 exhausted = True
         if pending:
@@ -161,7 +163,7 @@ class _Holder:
         """Call what is held."""
         if self._held is None:
             self._held = self._make(*self._arguments)
-        return self._held(item)
+        return run_measured(self._held, item)
 
 
 def _first_done(busy: dict[Any, tuple[Any, _In]]) -> tuple[Any, tuple[_In, Any]]:

@@ -16,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 
+from infra.metrics import tell_training
 from infra.settings import Settings, job_tags, masked
 
 # One name for the whole product: runs are told apart by their tags.
@@ -135,6 +136,7 @@ class ReportLogger:
             history = client.get_metric_history(self._run_id, "loss")
             self._last_step = max((metric.step for metric in history), default=0)
         merged = merge_ranks(metrics_per_rank)
+        tell_training(self._run_id, merged, metrics_per_rank)
         step = int(merged.pop("step"))
         if step > self._last_step:
             log_metrics(client, self._run_id, merged, step=step)

@@ -288,9 +288,10 @@ class ShardReader:
         """
         index: dict[str, dict[str, tuple[int, int]]] = {}
         try:
+            num_bytes = path.stat().st_size
             with tarfile.open(path, mode="r:") as tar:
                 for member in tar:
-                    scene, field = _check_member(member, path.stat().st_size)
+                    scene, field = _check_member(member, num_bytes)
                     if field in index.setdefault(scene, {}):
                         raise ValueError(f"it has {member.name} twice")
                     index[scene][field] = (member.offset_data, member.size)
