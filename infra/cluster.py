@@ -24,8 +24,9 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from infra.logs import tell
 from infra.metrics import run_measured
-from infra.settings import REPOSITORY, Settings
+from infra.settings import REPOSITORY, Settings, log_environment
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -55,7 +56,7 @@ def connected(settings: Settings) -> Iterator[None]:
         # "local" by name: without an address Ray joins whatever cluster runs on this machine.
         address=settings.ray_address or "local",
         runtime_env=({} if settings.in_ray_job else code_without(settings.work))
-        | {"env_vars": _WORKER_ENV},
+        | {"env_vars": _WORKER_ENV | log_environment()},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
@@ -214,7 +215,7 @@ def run_ddp(
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[_Reports(on_report)],
-            worker_runtime_env={"env_vars": _WORKER_ENV},
+            worker_runtime_env={"env_vars": _WORKER_ENV | log_environment()},
         ),
     )
     try:
@@ -229,6 +230,7 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
 
     def report(metrics: dict[str, float], folder: Path | None) -> None:
+        tell("report", rank=context.get_world_rank(), **metrics)
         checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(metrics, checkpoint=checkpoint)
 

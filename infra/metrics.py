@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
+from infra.logs import tell
+
 _Out = TypeVar("_Out")
 
 
@@ -103,7 +105,9 @@ def run_measured(function: Callable[..., _Out], *arguments: Any) -> _Out:
     try:
         return function(*arguments)
     finally:
-        _metric("fusion_task_seconds").observe(time.perf_counter() - started, tags=tags)
+        seconds = time.perf_counter() - started
+        _metric("fusion_task_seconds").observe(seconds, tags=tags)
+        tell("task", seconds=round(seconds, 3), **tags)
 
 
 def _attempt() -> int:

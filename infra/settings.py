@@ -8,6 +8,7 @@
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
 | FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | asked of git |
+| FUSION_LOG | json: whatever is told is a JSON object a line | lines for people |
 | RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMIT = "FUSION_COMMIT"
+_LOG, _RUN, _JOB = "FUSION_LOG", "FUSION_RUN", "FUSION_JOB"
 _JOB_SERVER = "RAY_API_SERVER_ADDRESS"
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # What a job is submitted with, besides its id.
@@ -57,6 +59,8 @@ class Settings(BaseModel):
 
 def read_settings(*, work: Path | None = None, ray_address: str | None = None) -> Settings:
     """Read the environment; arguments that are given win over it. Paths become absolute."""
+    if os.environ.get(_LOG, "text") not in ("json", "text"):
+        raise ValueError(f"{_LOG}={os.environ[_LOG]}: write json or text")
     folder = (work or Path(os.environ.get("FUSION_WORK", "work"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     server = os.environ.get("MLFLOW_TRACKING_URI")
@@ -87,6 +91,7 @@ def job_server(given: str | None = None) -> str:
 _DECLARED = (
     "FUSION_WORK",
     "FUSION_DATASETS",
+    _LOG,
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_DEFAULT_REGION",
@@ -154,6 +159,26 @@ def job_tags() -> dict[str, str]:
         **{key: metadata.get(key) for key in JOB_FACTS},
     }
     return {f"job.{key}": value for key, value in told.items() if value}
+
+
+def bind_run(run_id: str) -> None:
+    """From here on what this process and its workers log belongs to an MLflow run."""
+    os.environ[_RUN] = run_id
+
+
+def log_fields() -> dict[str, str] | None:
+    """Job and run that a log line belongs to; None where lines are for people."""
+    if os.environ.get(_LOG) != "json":
+        return None
+    found = {"job": os.environ.get(_JOB) or job_tags().get("job.id"), "run": os.environ.get(_RUN)}
+    return {name: value for name, value in found.items() if value}
+
+
+def log_environment() -> dict[str, str]:
+    """What a worker on another node needs, to log as this process does."""
+    job = job_tags().get("job.id")
+    found = {name: os.environ[name] for name in (_LOG, _RUN) if name in os.environ}
+    return found | ({_JOB: job} if job else {})
 
 
 def code_commit() -> str:

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 
 from infra.metrics import tell_training
-from infra.settings import Settings, job_tags, masked
+from infra.settings import Settings, bind_run, job_tags, masked
 
 # One name for the whole product: runs are told apart by their tags.
 EXPERIMENT = "ivif-fusion"
@@ -87,11 +87,13 @@ def open_run(
     digest = tags.get("config_digest")
     before = find_run(client, digest) if digest else None
     if before and before.info.status != "FINISHED":
+        bind_run(before.info.run_id)
         client.update_run(before.info.run_id, status="RUNNING")
         for key, value in {"resumed": "true", **job_tags()}.items():
             client.set_tag(before.info.run_id, key, value)
         return before
     run = client.create_run(experiment_id(client), run_name=name, tags={**tags, **job_tags()})
+    bind_run(run.info.run_id)
     params = [Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in flatten(config).items()]
     for start in range(0, len(params), 100):  # MLflow takes 100 a call
         client.log_batch(run.info.run_id, params=params[start : start + 100])
