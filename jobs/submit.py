@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING
 from infra.packing import archive_commit, pack_tree
 from infra.settings import (
     COMMIT,
+    REPOSITORY,
+    Settings,
     code_commit,
     declared_environment,
     job_server,
@@ -105,7 +107,7 @@ def _code(code: str, excludes: Sequence[str]) -> Iterator[tuple[str, str]]:
     elif code.startswith("local:///"):
         yield code, "unknown"
     elif code.startswith("s3://") and code.endswith(".zip"):
-        _check_archive(code)
+        check_archive(code)
         yield code, PurePosixPath(code).stem
     elif code == "tree":
         with tempfile.TemporaryDirectory(prefix="code-") as scratch:
@@ -121,7 +123,7 @@ def _code(code: str, excludes: Sequence[str]) -> Iterator[tuple[str, str]]:
         raise ValueError(f"--code {code}: give tree, image, s3://…zip or local:///FOLDER")
 
 
-def _check_archive(uri: str) -> None:
+def check_archive(uri: str) -> None:
     """Raise ValueError when there is no such archive; say so when that cannot be asked from here."""
     parent, _, name = uri.rpartition("/")
     try:
@@ -262,14 +264,22 @@ def _main_stop(arguments: argparse.Namespace) -> None:
     _stop(_server(arguments), arguments.job)
 
 
-def _main_pack(arguments: argparse.Namespace) -> None:
-    commit, data = archive_commit()
-    folder = open_folder(arguments.to, read_settings())
+def pack(to: str, settings: Settings, *, repository: Path = REPOSITORY) -> str:
+    """Put the commit that is checked out below `to`, named by it; return its URI."""
+    if not to.startswith("s3://"):
+        raise ValueError(f"{to}: nodes fetch the code from s3://BUCKET/PREFIX")
+    commit, data = archive_commit(repository)
+    folder = open_folder(to, settings)
     name = f"{commit}.zip"
     if folder.size_of(name) is None:
         folder.write_once(name, data)
     facts({"code": f"{folder.uri}/{name}", "holds": f"{len(data) / 2**20:.1f} MiB"})
-    say(f"next: python -m jobs.submit --code {folder.uri}/{name} -- COMMAND")
+    return f"{folder.uri}/{name}"
+
+
+def _main_pack(arguments: argparse.Namespace) -> None:
+    uri = pack(arguments.to, read_settings())
+    say(f"next: python -m jobs.submit --code {uri} -- COMMAND")
 
 
 def _server(arguments: argparse.Namespace) -> JobServer:

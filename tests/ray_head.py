@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 
-TOKEN = "the-token-of-the-test-cluster-0123456789"
+# Drawn, because the code that is sent to the cluster holds this file.
+TOKEN = f"token-{secrets.token_hex(16)}"
+NODE_SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": f"canary-{secrets.token_hex(8)}",
+    "MLFLOW_TRACKING_PASSWORD": f"canary-{secrets.token_hex(8)}",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ def ray_head(log_path: Path) -> Iterator[RayHead]:
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
+        # What nodes get from their operator, and jobs find there.
+        **NODE_SECRETS,
     }
     command = [str(binaries / "ray"), "start", "--head", "--block", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"]

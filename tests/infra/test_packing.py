@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from infra.packing import archive_commit, pack_tree
+from infra.settings import Settings
+from infra.storage import read_object
+from jobs.submit import check_archive, pack
+from tests.s3_servers import make_bucket
 
 
 @pytest.fixture
@@ -79,3 +83,28 @@ def test_a_commit_as_it_was_made(repository: Path) -> None:
     (repository / "notes.md").write_text("changed\n")
     with pytest.raises(ValueError, match=r"1 files differ from the commit, the first notes.md"):
         archive_commit(repository)
+
+
+def test_a_commit_on_s3(
+    repository: Path, moto_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    monkeypatch.setenv("FUSION_WORK", str(tmp_path))
+    bucket = make_bucket(moto_url, "code")
+    settings = Settings(
+        work=tmp_path,
+        s3_endpoint_url=moto_url,
+        tracking_uri="",
+        artifact_root=None,
+        ray_address=None,
+    )
+    uri = pack(f"{bucket}/fusion", settings, repository=repository)
+    assert uri == f"s3://code/fusion/{git(repository, 'rev-parse', 'HEAD')}.zip"
+    assert pack(f"{bucket}/fusion", settings, repository=repository) == uri
+    with zipfile.ZipFile(io.BytesIO(read_object(uri, moto_url))) as archive:
+        assert "jobs/run.py" in archive.namelist()
+    check_archive(uri)
+    with pytest.raises(ValueError, match=r"no such object; put it there with: jobs\.submit pack"):
+        check_archive(f"{bucket}/fusion/absent.zip")
+    with pytest.raises(ValueError, match="s3://BUCKET/PREFIX"):
+        pack(str(tmp_path), settings, repository=repository)

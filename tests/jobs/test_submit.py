@@ -24,7 +24,7 @@ from jobs.submit import entrypoint_of, main, words_of
 from jobs.submit_needs import missing, needs_of
 from pipelines.dataset import find_version
 from pipelines.folders import LocalFolder
-from tests.ray_head import TOKEN, RayHead, ray_head
+from tests.ray_head import NODE_SECRETS, TOKEN, RayHead, ray_head
 
 Submit = Callable[..., int]
 
@@ -199,10 +199,12 @@ def test_submitted_generate_and_train(
 
     assert submit("status", job_id) == 0
     assert submit("logs", job_id) == 0
-    assert canary not in capsys.readouterr().out
-    assert canary not in str(find_job(open_server(head.address), job_id))
-    # The cluster's own folder, too: it was started before the canary was in the environment.
-    assert [*files_with(canary, tmp_path), *files_with(canary, head.folder)] == []
+    seen = listed + capsys.readouterr().out + str(find_job(open_server(head.address), job_id))
+    # Neither ours, nor what the nodes were given and every process of the job had.
+    for secret in (canary, TOKEN, *NODE_SECRETS.values()):
+        assert secret not in seen
+        # Dataset, checkpoints, MLflow's file and artifacts; the cluster's logs, code and sockets.
+        assert [*files_with(secret, tmp_path), *files_with(secret, head.folder)] == []
 
 
 def head_commit() -> str:
