@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMIT = "FUSION_COMMIT"
-_LOG, _RUN, _JOB = "FUSION_LOG", "FUSION_RUN", "FUSION_JOB"
+_LOG, _RUN, JOB = "FUSION_LOG", "FUSION_RUN", "FUSION_JOB"
 _JOB_SERVER = "RAY_API_SERVER_ADDRESS"
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # What a job is submitted with, besides its id.
@@ -170,7 +170,7 @@ def log_fields() -> dict[str, str] | None:
     """Job and run that a log line belongs to; None where lines are for people."""
     if os.environ.get(_LOG) != "json":
         return None
-    found = {"job": os.environ.get(_JOB) or job_tags().get("job.id"), "run": os.environ.get(_RUN)}
+    found = {"job": os.environ.get(JOB) or job_tags().get("job.id"), "run": os.environ.get(_RUN)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -178,7 +178,7 @@ def log_environment() -> dict[str, str]:
     """What a worker on another node needs, to log as this process does."""
     job = job_tags().get("job.id")
     found = {name: os.environ[name] for name in (_LOG, _RUN) if name in os.environ}
-    return found | ({_JOB: job} if job else {})
+    return found | ({JOB: job} if job else {})
 
 
 def code_commit() -> str:

@@ -15,6 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from ray.util.state.api import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
+from ray.util.state.exception import RayStateApiException
 
 _WAIT_S = 0.2
 
@@ -73,9 +74,11 @@ def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, 
     deadline = time.monotonic() + timeout_s
     total: dict[str, float] = {}
     while not total:
-        nodes = client.list(
-            StateResource.NODES, options=ListApiOptions(detail=True), raise_on_missing_output=False
-        )
+        try:
+            options = ListApiOptions(detail=True)
+            nodes = client.list(StateResource.NODES, options, raise_on_missing_output=False)
+        except RayStateApiException as error:
+            raise ValueError(f"{server.address} does not tell of its nodes ({error})") from error
         for node in nodes:
             if node.state == "ALIVE":
                 for name, amount in node.resources_total.items():

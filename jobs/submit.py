@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from infra.packing import archive_commit, pack_tree
 from infra.settings import (
     COMMIT,
+    JOB,
     REPOSITORY,
     Settings,
     code_commit,
@@ -92,11 +93,18 @@ def submit(
             job_id,
             entrypoint_of(words),
             code=location,
-            # The image knows its own commit; git is in neither a zip nor the job's copy.
-            environment=dict(environment) | ({} if code == "image" else {COMMIT: commit}),
+            environment=_environment(environment, job_id, None if code == "image" else commit),
             metadata=told,
         )
     return job_id
+
+
+def _environment(declared: Mapping[str, str], job_id: str, commit: str | None) -> dict[str, str]:
+    # For ten minutes a node gives the same answer where the same variables and code could not be
+    # set up; the id makes every job's its own, so that one can be tried again after an outage.
+    found = {**declared, JOB: job_id}
+    # The image knows its own commit; git is in neither a zip nor the job's copy.
+    return found | ({COMMIT: commit} if commit else {})
 
 
 @contextmanager
