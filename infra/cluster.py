@@ -26,7 +26,7 @@ from ray.train.torch import TorchTrainer
 
 from infra.logs import tell
 from infra.metrics import run_measured
-from infra.settings import REPOSITORY, Settings, log_environment
+from infra.settings import REPOSITORY, Settings, log_environment, worker_environment
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -56,7 +56,7 @@ def connected(settings: Settings) -> Iterator[None]:
         # "local" by name: without an address Ray joins whatever cluster runs on this machine.
         address=settings.ray_address or "local",
         runtime_env=({} if settings.in_ray_job else code_without(settings.work))
-        | {"env_vars": _WORKER_ENV | log_environment()},
+        | {"env_vars": worker_environment(_WORKER_ENV | log_environment())},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.

@@ -20,6 +20,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -152,13 +153,23 @@ def job_tags() -> dict[str, str]:
 
     Ray hands a job what it was submitted with as JSON. Empty outside jobs.
     """
-    config = os.environ.get(_JOB_CONFIG)
-    metadata = json.loads(config).get("metadata", {}) if config else {}
+    metadata = _job_config().get("metadata", {})
     told = {
         "id": metadata.get("job_submission_id"),
         **{key: metadata.get(key) for key in JOB_FACTS},
     }
     return {f"job.{key}": value for key, value in told.items() if value}
+
+
+def _job_config() -> dict[str, Any]:
+    config = os.environ.get(_JOB_CONFIG)
+    return json.loads(config) if config else {}
+
+
+def worker_environment(wanted: Mapping[str, str]) -> dict[str, str]:
+    """What workers are given besides what their job has, and has decided: Ray refuses it twice."""
+    given = (_job_config().get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in wanted.items() if name not in given}
 
 
 def bind_run(run_id: str) -> None:

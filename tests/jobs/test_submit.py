@@ -17,7 +17,14 @@ import pytest
 from mlflow import MlflowClient
 
 from infra import tracking
-from infra.settings import REPOSITORY, Settings, job_server, job_tags, read_settings
+from infra.settings import (
+    REPOSITORY,
+    Settings,
+    job_server,
+    job_tags,
+    read_settings,
+    worker_environment,
+)
 from infra.submit import find_job, open_server, submit_job
 from jobs.scan import scan_folder
 from jobs.submit import entrypoint_of, main, words_of
@@ -136,6 +143,13 @@ def test_a_job_tags_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert client.get_run(first.info.run_id).data.tags["job.id"] == "train-2"
 
 
+def test_workers_are_not_given_twice_what_a_job_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_environment({"A": "1", "B": "2"}) == {"A": "1", "B": "2"}
+    config = {"runtime_env": {"env_vars": {"B": "3"}}, "metadata": {}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(config))
+    assert worker_environment({"A": "1", "B": "2"}) == {"A": "1"}
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     """A cluster of this module's own."""
@@ -178,8 +192,11 @@ def test_submitted_generate_and_train(
     settings = read_settings()
     scan_folder(scene_folder, settings, name="rendered")
 
-    assert submit("--follow", "--", "generate", "small", "--scenes", "rendered") == 0
-    assert "16 scenes" in capsys.readouterr().out
+    logged = ["--env", "FUSION_LOG=json", "--follow"]
+    assert submit(*logged, "--", "generate", "small", "--scenes", "rendered") == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    assert any("16 scenes" in line.get("facts", {}).get("holds", "") for line in told)
+    assert all(line["job"].startswith("generate-") for line in told)
     version = find_version(LocalFolder(Path(settings.datasets)), "rendered-small")
     assert version.num_scenes == 16
     assert version.commit.removesuffix("+dirty") == head_commit()
