@@ -17,7 +17,7 @@ _Recipes = Mapping[str, Callable[[], BaseModel]]
 # Their first words are verbs, which work on what exists and need no recipe.
 _VERBS = ("verify", "inspect", "gc")
 # Options with a value, which must not be taken for the recipe.
-_VALUED = ("--scenes", "--address", "--work", "--split", "--method")
+_VALUED = ("--scenes", "--address", "--work", "--split", "--method", "--cluster", "--price")
 _ON_RAY = ("fuse", "evaluate", "generate")
 
 
