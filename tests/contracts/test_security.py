@@ -34,7 +34,7 @@ from pipelines.export import load_bundle
 from pipelines.files import sha256_of_file
 from pipelines.folders import LocalFolder
 from pipelines.images import decode_vi, encode_png
-from pipelines.shards import SampleMeta, ShardInfo, ShardReader, tar_of
+from pipelines.shards import ShardInfo, ShardReader, tar_of
 from pipelines.strips import encode_strips
 
 HEIGHT, WIDTH = 32, 48
@@ -70,7 +70,7 @@ def meta(**changes: Any) -> bytes:
         "variants": {},
         "groups": (),
     }
-    return SampleMeta.model_construct(**{**values, **changes}).model_dump_json().encode()
+    return json.dumps({**values, **changes}).encode()
 
 
 def picture(channels: int = 3) -> np.ndarray:

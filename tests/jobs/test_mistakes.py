@@ -77,6 +77,16 @@ def test_generate(run: Run, arguments: list[str], message: str) -> None:
     assert message in run(generate.main, *arguments)
 
 
+def test_misspelt_names_of_what_is_there(run: Run, tmp_path: Path) -> None:
+    scenes, versions = (tmp_path / "work" / name for name in ("scenes", "datasets/versions"))
+    scenes.mkdir(parents=True)
+    versions.mkdir(parents=True)
+    (scenes / "rendered.parquet").touch()
+    (versions / "rendered-small-0123456789ab.json").touch()
+    assert "did you mean 'rendered'?" in run(generate.main, "small", "--scenes", "rendred")
+    assert "did you mean 'rendered-small'?" in run(generate.main, "verify", "rendered-smal")
+
+
 def test_train_without_data(run: Run) -> None:
     line = run(train.main, "dspfusion_stage1_small", "--set", "dataset=nowhere")
     assert "no dataset version 'nowhere'" in line
