@@ -25,7 +25,7 @@ from infra.settings import (
     read_settings,
     worker_environment,
 )
-from infra.submit import find_job, open_server, submit_job
+from infra.submit import JobServer, find_job, open_server, submit_job
 from jobs.scan import scan_folder
 from jobs.submit import entrypoint_of, main, words_of
 from jobs.submit_needs import missing, needs_of
@@ -158,20 +158,33 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
 
 
 @pytest.fixture
-def submit(head: RayHead, no_server: None, monkeypatch: pytest.MonkeyPatch) -> Submit:
-    """Run `jobs.submit` with the cluster's address and token; return its exit status."""
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+def submit(head: RayHead, monkeypatch: pytest.MonkeyPatch) -> Submit:
+    """Run `jobs.submit` with the cluster's address and token; return its exit status.
+
+    In a process of its own: this one may have found the token of another cluster, and Ray keeps it.
+    """
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.address)
 
     def run(*words: str) -> int:
-        address = ["--address", head.address]
-        verb = words[:1] if words[0] in ("list", "status", "logs", "stop") else ()
-        monkeypatch.setattr(sys, "argv", ["submit", *verb, *address, *words[len(verb) :]])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
+        command = [sys.executable, "-m", "jobs.submit", *words]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False
+        )
+        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stderr)
+        return done.returncode
 
     return run
+
+
+def environment() -> dict[str, str]:
+    """This process' one, with the token, and without a mode that an embedded cluster has set."""
+    told = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    return {**told, "RAY_AUTH_TOKEN": TOKEN}
+
+
+def server_of(head: RayHead) -> JobServer:
+    return JobServer(head.address, {"Authorization": f"Bearer {TOKEN}"})
 
 
 @pytest.mark.ray
@@ -216,7 +229,7 @@ def test_submitted_generate_and_train(
 
     assert submit("status", job_id) == 0
     assert submit("logs", job_id) == 0
-    seen = listed + capsys.readouterr().out + str(find_job(open_server(head.address), job_id))
+    seen = listed + capsys.readouterr().out + str(find_job(server_of(head), job_id))
     # Neither ours, nor what the nodes were given and every process of the job had.
     for secret in (canary, TOKEN, *NODE_SECRETS.values()):
         assert secret not in seen
@@ -278,7 +291,7 @@ def test_a_token_that_is_absent_or_wrong(head: RayHead, no_server: None, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "status"), [("n", "RUNNING"), ("y", "STOPPED")])
 def test_ctrl_c_asks(head: RayHead, submit: Submit, answer: str, status: str) -> None:
-    server = open_server(job_server(head.address))
+    server = server_of(head)
     job_id = f"sleeper-{answer}"
     submit_job(
         server,
@@ -305,7 +318,8 @@ def terminal(*words: str) -> Iterator[tuple[Callable[[str], None], ...]]:
     pid, terminal_fd = pty.fork()
     if pid == 0:
         os.chdir(REPOSITORY)
-        os.execv(sys.executable, [sys.executable, "-m", "jobs.submit", *words])
+        command = [sys.executable, "-m", "jobs.submit", *words]
+        os.execve(sys.executable, command, environment())
     seen = ""
 
     def shown(text: str, timeout_s: float = 120) -> None:
