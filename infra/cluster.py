@@ -27,8 +27,10 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from infra.logs import tell
+from infra.metrics import run_measured
 from infra.run_folder import RunFolder, fetched, older_checkpoints
-from infra.settings import REPOSITORY, Settings
+from infra.settings import REPOSITORY, Settings, log_environment, worker_environment
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -68,7 +70,7 @@ def connected(settings: Settings) -> Iterator[None]:
         # "local" by name: without an address Ray joins whatever cluster runs on this machine.
         address=settings.ray_address or "local",
         runtime_env=({} if settings.in_ray_job else code_without(settings.work))
-        | {"env_vars": environment},
+        | {"env_vars": worker_environment(environment | log_environment())},
         log_to_driver=False,
         logging_level=logging.ERROR,
         # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
@@ -116,7 +118,8 @@ def map_tasks(
     whose worker dies is run again; an error it raises is raised here as itself, when the tasks that
     are under way have given their results.
     """
-    remote = ray.remote(function).options(max_retries=3)
+    name = getattr(function, "__name__", type(function).__name__)
+    remote = ray.remote(run_measured).options(max_retries=3, name=name)
     limit = max_in_flight or 2 * num_cpus()
     pending: list[Any] = []
     waiting = iter(items)
@@ -125,7 +128,7 @@ def map_tasks(
     while pending or not exhausted:
         while not exhausted and len(pending) < limit:
             try:
-                pending.append(remote.remote(next(waiting), *arguments))
+                pending.append(remote.remote(function, next(waiting), *arguments))
             except StopIteration:
                 exhausted = True
         if pending:
@@ -183,7 +186,7 @@ class _Holder:
         """Call what is held."""
         if self._held is None:
             self._held = self._make(*self._arguments)
-        return self._held(item)
+        return run_measured(self._held, item)
 
 
 def _first_done(busy: dict[Any, tuple[Any, _In]]) -> tuple[Any, tuple[_In, Any]]:
@@ -240,7 +243,7 @@ def run_ddp(
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[_Reports(on_report, run)],
-            worker_runtime_env={"env_vars": worker_env(settings)},
+            worker_runtime_env={"env_vars": worker_env(settings) | log_environment()},
         ),
     )
     try:
@@ -264,7 +267,9 @@ def _mend(run: RunFolder) -> None:
 def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
 
-    def report(metrics: dict[str, float], folder: Path | None) -> None:
+    def report(metrics: dict[str, Any], folder: Path | None) -> None:
+        numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
+        tell("report", rank=context.get_world_rank(), **numbers)  # a text is a picture
         checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(metrics, checkpoint=checkpoint)
 

@@ -9,20 +9,30 @@
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
-| FUSION_COMMIT | commit of the code (set by jobs.submit) | asked of git |
+| FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | asked of git |
+| FUSION_LOG | json: whatever is told is a JSON object a line | lines for people |
 | RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_COMMIT = "FUSION_COMMIT"
+COMMIT = "FUSION_COMMIT"
+_LOG, _RUN, JOB = "FUSION_LOG", "FUSION_RUN", "FUSION_JOB"
+_JOB_SERVER = "RAY_API_SERVER_ADDRESS"
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# What a job is submitted with, besides its id.
+JOB_FACTS = ("command", "commit", "code", "config")
 
 
 class Settings(BaseModel):
@@ -59,6 +69,8 @@ class Settings(BaseModel):
 
 def read_settings(*, work: Path | None = None, ray_address: str | None = None) -> Settings:
     """Read the environment; arguments that are given win over it. Paths become absolute."""
+    if os.environ.get(_LOG, "text") not in ("json", "text"):
+        raise ValueError(f"{_LOG}={os.environ[_LOG]}: write json or text")
     folder = (work or Path(os.environ.get("FUSION_WORK", "work"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     server = os.environ.get("MLFLOW_TRACKING_URI")
@@ -73,7 +85,7 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         # or MLflow would put them below whatever folder the process stands in.
         artifact_root=None if server else f"{folder}/mlflow-artifacts",
         ray_address=ray_address or os.environ.get("RAY_ADDRESS"),
-        in_ray_job="RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ,
+        in_ray_job=_JOB_CONFIG in os.environ,
     )
 
 
@@ -94,26 +106,120 @@ def _absolute(place: str | None) -> str | None:
     return str(Path(place).resolve())
 
 
-def job_server() -> str:
-    """Address of Ray's job server."""
-    return os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+def job_server(given: str | None = None) -> str:
+    """Address of Ray's job server: the one that is given, else RAY_API_SERVER_ADDRESS, else here.
+
+    Ray's client lets that variable, and RAY_ADDRESS, win over an address that it is given, so a job
+    would go to another cluster than the one that was named: the variable is set to the answer.
+    """
+    address = given or os.environ.get(_JOB_SERVER, "http://127.0.0.1:8265")
+    os.environ[_JOB_SERVER] = address
+    return address
 
 
-def declared_environment() -> dict[str, str]:
+_DECLARED = (
+    "FUSION_WORK",
+    "FUSION_DATASETS",
+    "FUSION_RUNS",
+    "FUSION_CACHE_GIB",
+    _LOG,
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "MLFLOW_TRACKING_URI",
+)
+_SECRET_NAME = re.compile(
+    r"secret|token|passw|passphrase|credential|private|apikey|(^|_)(key|pass|pwd|auth)(_|$)", re.I
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_IN_CLEAR = (
+    "everyone who can see the cluster's jobs would read it in clear. Set it where the nodes get "
+    "their environment (a Kubernetes secret, an instance role), not with the job"
+)
+
+
+def declared_environment(extra: Sequence[str] = ()) -> dict[str, str]:
     """The variables that travel with a submitted job: where things are, never a secret.
 
-    Ray shows a job's variables in clear to everyone who can see the job.
+    `extra` are further ones, NAME=VALUE, or NAME for the value that it has here. Raises ValueError for
+    one that is not set, or a work folder that is not absolute.
     """
-    declared = (
-        "FUSION_WORK",
-        "FUSION_DATASETS",
-        "FUSION_RUNS",
-        "FUSION_CACHE_GIB",
-        "AWS_ENDPOINT_URL",
-        "MLFLOW_TRACKING_URI",
-    )
-    found = {name: os.environ[name] for name in declared if name in os.environ}
-    return found | {_COMMIT: code_commit()}
+    found = {name: os.environ[name] for name in _DECLARED if name in os.environ}
+    for item in extra:
+        name, equals, value = item.partition("=")
+        if not equals and name not in os.environ:
+            raise ValueError(f"--env {item}: not set here; write {item}=VALUE")
+        found[name] = value if equals else os.environ[name]
+    work = found.get("FUSION_WORK", "/")
+    if not Path(work).is_absolute():
+        raise ValueError(f"FUSION_WORK={work}: a job's nodes need an absolute path")
+    return found
+
+
+def refuse_secrets(environment: Mapping[str, str], words: Sequence[str]) -> None:
+    """Raise ValueError when what a job shows would hold a secret, by a name or by what it looks like."""
+    for name in environment:
+        if _SECRET_NAME.search(name):
+            raise ValueError(f"{name} looks like a secret, and {_IN_CLEAR}")
+    shown = {
+        **environment,
+        **{f"word {place} of the command": word for place, word in enumerate(words, 1)},
+    }
+    for where, text in shown.items():
+        if _CREDENTIALS.search(text):
+            raise ValueError(f"{where} holds credentials ({masked(text)}), and {_IN_CLEAR}")
+        for name, value in os.environ.items():
+            if len(value) >= 8 and _SECRET_NAME.search(name) and value in text:
+                raise ValueError(f"{where} holds the value of {name}, and {_IN_CLEAR}")
+
+
+def masked(text: str) -> str:
+    """A text that may hold URIs, without the credentials in them."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def job_tags() -> dict[str, str]:
+    """Of a submitted job: its id, and the command, commit, code and config it was submitted with.
+
+    Ray hands a job what it was submitted with as JSON. Empty outside jobs.
+    """
+    metadata = _job_config().get("metadata", {})
+    told = {
+        "id": metadata.get("job_submission_id"),
+        **{key: metadata.get(key) for key in JOB_FACTS},
+    }
+    return {f"job.{key}": value for key, value in told.items() if value}
+
+
+def _job_config() -> dict[str, Any]:
+    config = os.environ.get(_JOB_CONFIG)
+    return json.loads(config) if config else {}
+
+
+def worker_environment(wanted: Mapping[str, str]) -> dict[str, str]:
+    """What workers are given besides what their job has, and has decided: Ray refuses it twice."""
+    given = (_job_config().get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in wanted.items() if name not in given}
+
+
+def bind_run(run_id: str) -> None:
+    """From here on what this process and its workers log belongs to an MLflow run."""
+    os.environ[_RUN] = run_id
+
+
+def log_fields() -> dict[str, str] | None:
+    """Job and run that a log line belongs to; None where lines are for people."""
+    if os.environ.get(_LOG) != "json":
+        return None
+    found = {"job": os.environ.get(JOB) or job_tags().get("job.id"), "run": os.environ.get(_RUN)}
+    return {name: value for name, value in found.items() if value}
+
+
+def log_environment() -> dict[str, str]:
+    """What a worker on another node needs, to log as this process does."""
+    job = job_tags().get("job.id")
+    found = {name: os.environ[name] for name in (_LOG, _RUN) if name in os.environ}
+    return found | ({JOB: job} if job else {})
 
 
 def code_commit() -> str:
@@ -121,8 +227,8 @@ def code_commit() -> str:
 
     A submitted job has no .git; it is told the commit of the tree that it was packed from.
     """
-    if _COMMIT in os.environ:
-        return os.environ[_COMMIT]
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
     if not (REPOSITORY / ".git").exists():
         return "unknown"
     git = ["git", "-C", str(REPOSITORY)]

@@ -1,4 +1,4 @@
-"""Ray's job API: hand a command to a cluster, follow it, learn how it ended."""
+"""Ray's job API: hand a command to a cluster, follow it, stop it, learn how it ended."""
 
 from __future__ import annotations
 
@@ -6,52 +6,199 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
+import aiohttp
 import requests
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.util.state.api import StateApiClient
+from ray.util.state.common import ListApiOptions, StateResource
+from ray.util.state.exception import RayStateApiException
 
-from infra.cluster import code_without
+_WAIT_S = 0.2
+
+
+@dataclass(frozen=True)
+class JobServer:
+    """A cluster's job server, and the header with the token that it asked for."""
+
+    address: str
+    headers: Mapping[str, str]
+
+    @property
+    def client(self) -> JobSubmissionClient:
+        """A client; making one asks the server for its version."""
+        return JobSubmissionClient(self.address, headers=dict(self.headers))
+
+
+def open_server(address: str) -> JobServer:
+    """Find the job server at `address`. A token is sent only to a server that asks for one.
+
+    Raises ValueError when nothing answers, or when it asks for a token and there is none, or another.
+    """
+    for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    server = JobServer(address, {})
+    try:
+        _ = server.client
+        return server
+    except AuthenticationError:
+        pass
+    except (RuntimeError, OSError, requests.RequestException) as error:
+        raise ValueError(f"no Ray job server at {address} ({error}); give --address URL") from error
+    # Whatever RAY_AUTH_MODE says here: it is the cluster's mode that counts.
+    token = AuthenticationTokenLoader.instance().get_token_for_http_header(ignore_auth_mode=True)
+    how = (
+        "`ray get-auth-token` prints it on the head; set RAY_AUTH_TOKEN or write ~/.ray/auth_token"
+    )
+    if not token:
+        raise ValueError(f"the cluster at {address} wants a token and there is none here; {how}")
+    server = JobServer(address, token)
+    try:
+        _ = server.client
+    except AuthenticationError as error:
+        raise ValueError(
+            f"the token here is not the one of the cluster at {address}; {how}"
+        ) from error
+    return server
+
+
+def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, float]:
+    """What the nodes that are up have in all, by Ray's names: CPU, GPU, memory, …
+
+    Raises ValueError when no node is up in time; a head that has just started has none yet.
+    """
+    client = StateApiClient(server.address, headers=dict(server.headers))
+    deadline = time.monotonic() + timeout_s
+    total: dict[str, float] = {}
+    while not total:
+        try:
+            options = ListApiOptions(detail=True)
+            nodes = client.list(StateResource.NODES, options, raise_on_missing_output=False)
+        except RayStateApiException as error:
+            raise ValueError(f"{server.address} does not tell of its nodes ({error})") from error
+        for node in nodes:
+            if node.state == "ALIVE":
+                for name, amount in node.resources_total.items():
+                    total[name] = total.get(name, 0.0) + amount
+        if not total:
+            if time.monotonic() > deadline:
+                raise ValueError(f"the cluster at {server.address} has no node that is up")
+            time.sleep(_WAIT_S)
+    return total
 
 
 def submit_job(
-    address: str,
+    server: JobServer,
+    job_id: str,
     entrypoint: str,
-    environment: Mapping[str, str],
     *,
-    work: Path,
+    code: str,
+    environment: Mapping[str, str],
+    metadata: Mapping[str, str],
     timeout_s: float = 60,
-) -> str:
-    """Pack the code, submit `entrypoint`, return the job's id.
+) -> None:
+    """Submit `entrypoint` as the job `job_id`, to run in `code`: a zip here or on S3, or local://DIR.
 
-    Raises ValueError when the job server does not answer or refuses the job (code over 100 MiB).
+    The driver asks for no CPU of its own: with one, a job that no node has room for would be pending,
+    and Ray cannot stop a pending job (ray#58353). Raises ValueError when the server refuses.
     """
-    # It tells of every file that it packs and of those that it leaves out.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    runtime_env = {**code_without(work), "env_vars": dict(environment)}
+    runtime_env = {"working_dir": code, "env_vars": dict(environment)}
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            client = JobSubmissionClient(address)
-            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-        except (ConnectionError, requests.RequestException) as error:
-            raise ValueError(
-                f"no Ray job server at {address} ({error}); give --address URL"
-            ) from error
-        except RuntimeError as error:
+            server.client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job_id,
+                runtime_env=runtime_env,
+                metadata=dict(metadata),
+            )
+            return
+        except (RuntimeError, ValueError, requests.RequestException) as error:
             # A head that has just started answers before it can take jobs.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ValueError(f"the cluster refused the job: {error}") from error
+                raise ValueError(f"the cluster refused the job: {_first_line(error)}") from error
             time.sleep(1)
 
 
-def follow_job(address: str, job_id: str, on_text: Callable[[str], None]) -> bool:
-    """Hand the job's log on as it comes; return whether the job succeeded."""
-    client = JobSubmissionClient(address)
+def _first_line(error: BaseException) -> str:
+    """Of a refusal that carries the server's traceback: the error at its end."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if len(lines) > 1 else str(error)
+
+
+def follow_job(server: JobServer, job_id: str, on_text: Callable[[str], None]) -> JobDetails:
+    """Hand the job's log on as it comes, over lost connections; return the job when it has ended."""
+    client = server.client
+    shown = 0
 
     async def tail() -> None:
+        nonlocal shown
+        seen = 0
         async for text in client.tail_job_logs(job_id):
-            on_text(text)
+            # A new connection tells everything from the start.
+            fresh = text[max(0, shown - seen) :]
+            seen += len(text)
+            if fresh:
+                on_text(fresh)
+                shown = max(shown, seen)
 
-    asyncio.run(tail())
-    return bool(client.get_job_status(job_id) == JobStatus.SUCCEEDED)
+    while True:
+        try:
+            asyncio.run(tail())
+        except (RuntimeError, OSError, aiohttp.ClientError):
+            # Cut off, or the server is gone: the next question tells which.
+            time.sleep(_WAIT_S)
+        job = find_job(server, job_id)
+        if job.status.is_terminal():
+            return job
+        time.sleep(_WAIT_S)
+
+
+def job_log(server: JobServer, job_id: str) -> str:
+    """All that a job has printed so far."""
+    find_job(server, job_id)
+    return str(server.client.get_job_logs(job_id))
+
+
+def list_jobs(server: JobServer) -> list[JobDetails]:
+    """The jobs that were submitted to the cluster, oldest first."""
+    jobs = [job for job in server.client.list_jobs() if job.submission_id]
+    return sorted(jobs, key=lambda job: job.start_time or 0)
+
+
+def find_job(server: JobServer, job_id: str) -> JobDetails:
+    """A job by its id. Raises ValueError that names the newest ones."""
+    try:
+        return server.client.get_job_info(job_id)
+    except RuntimeError as error:
+        if "404" not in str(error):
+            raise ValueError(f"{server.address} refuses: {_first_line(error)}") from error
+        newest = [job.submission_id for job in list_jobs(server)][-3:]
+        shown = f"the newest are {', '.join(newest)}" if newest else "there are none"
+        raise ValueError(f"no job {job_id!r} at {server.address}; {shown}") from error
+    except (OSError, requests.RequestException) as error:
+        raise ValueError(f"{server.address} no longer answers ({error})") from error
+
+
+def stop_job(server: JobServer, job_id: str, *, timeout_s: float = 20) -> JobDetails:
+    """Stop a job (SIGTERM, SIGKILL 3 s later) and return it when it has ended.
+
+    Raises ValueError when it does not end: Ray does not stop one before it has started.
+    """
+    job = find_job(server, job_id)
+    deadline = time.monotonic() + timeout_s
+    asked: JobStatus | None = None
+    while not job.status.is_terminal():
+        if asked != job.status:
+            # Asked again when it has started: what is said to a pending job is forgotten.
+            server.client.stop_job(job_id)
+            asked = job.status
+        if time.monotonic() > deadline:
+            why = " (Ray cannot stop a job before it has started)" * (asked == JobStatus.PENDING)
+            raise ValueError(f"{job_id} is still {job.status}{why}; say it again in a while")
+        time.sleep(_WAIT_S)
+        job = find_job(server, job_id)
+    return job

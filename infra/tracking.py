@@ -25,7 +25,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pydantic import BaseModel, ConfigDict
 
-from infra.settings import Settings
+from infra.metrics import tell_training
+from infra.settings import Settings, bind_run, job_tags, masked
 
 # One name for the whole product: runs are told apart by their tags.
 EXPERIMENT = "ivif-fusion"
@@ -67,7 +68,8 @@ def connect(settings: Settings) -> MlflowClient:
             client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
     except NO_ANSWER as error:
         raise ValueError(
-            f"MLflow at {settings.tracking_uri} does not answer ({error}); set MLFLOW_TRACKING_URI"
+            f"MLflow at {masked(settings.tracking_uri)} does not answer ({masked(str(error))}); "
+            "set MLFLOW_TRACKING_URI"
         ) from error
     return client
 
@@ -99,11 +101,14 @@ def open_run(
     digest = tags.get("config_digest")
     before = find_run(client, digest) if digest else None
     if before and before.info.status != "FINISHED":
+        bind_run(before.info.run_id)
         client.update_run(before.info.run_id, status="RUNNING")
-        client.set_tag(before.info.run_id, "resumed", "true")
+        for key, value in {"resumed": "true", **job_tags()}.items():
+            client.set_tag(before.info.run_id, key, value)
         run = before
     else:
-        run = client.create_run(experiment_id(client), run_name=name, tags=dict(tags))
+        run = client.create_run(experiment_id(client), run_name=name, tags={**tags, **job_tags()})
+        bind_run(run.info.run_id)
     # What an old run lacks, too: who opened it may have died before these. MLflow changes no value.
     params = [
         Param(key, str(value)[:_MAX_PARAM_CHARS])
@@ -181,6 +186,7 @@ class ReportLogger:
         if self._waiting is None:
             self._waiting = self._read_kept()
         merged = merge_ranks(metrics_per_rank)
+        tell_training(self._run_id, merged, metrics_per_rank)
         step = int(merged.pop("step"))
         if self._waiting and step <= self._waiting[-1].step:
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from models.dspfusion.config import Stage1Config, Stage2Config, tiny
 from pipelines.baselines import Baseline
 from pipelines.gate import GateConfig
+from pipelines.names import nearest
 from pipelines.training import OptimConfig
 
 _Config = TypeVar("_Config", bound=BaseModel)
@@ -34,7 +34,7 @@ class TrainRecipe(BaseModel):
     stage1: str | None = None
     num_workers: int = Field(default=2, ge=1)
     use_gpu: bool = False
-    register_as: str | None = None
+    register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     preview_every: int | None = Field(default=None, gt=0)
 
     def address(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def find_recipe(recipes: Mapping[str, Callable[[], _Config]], name: str) -> _Con
     """Call the recipe of that name. Raises ValueError that lists the others."""
     if name not in recipes:
         raise ValueError(
-            f"no recipe {name!r}{_hint(name, recipes)}; there are: {', '.join(recipes)}"
+            f"no recipe {name!r}{nearest(name, recipes)}; there are: {', '.join(recipes)}"
         )
     return recipes[name]()
 
@@ -158,9 +158,10 @@ def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
     for depth, key in enumerate([*parents, last]):
         if not isinstance(node, dict) or key not in node:
             known = node if isinstance(node, dict) else {}
+            above = "".join(f"{parent}." for parent in parents[:depth])
             raise ValueError(
                 f"--set {path}: no such key {'.'.join([*parents, last][: depth + 1])!r}"
-                f"{_hint(key, known)}; there are: {', '.join(known) or 'none below it'}"
+                f"{nearest(key, known, prefix=above)}; there are: {', '.join(known) or 'none below it'}"
             )
         if depth < len(parents):
             node = node[key]
@@ -172,11 +173,6 @@ def _parse_value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def _hint(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def shrink_training(recipe: TrainRecipe) -> TrainRecipe:

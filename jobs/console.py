@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from infra.logs import json_line
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _LINE_EVERY_S = 5.0
@@ -28,16 +30,28 @@ class Advance(Protocol):
 
 def section(title: str) -> None:
     """Announce a step."""
-    CONSOLE.print(f"\n[bold cyan]── {title}[/]")
+    if not _logged(title):
+        CONSOLE.print(f"\n[bold cyan]── {title}[/]")
 
 
 def say(text: str) -> None:
     """Print a line as it is."""
-    CONSOLE.print(text, markup=False)
+    if not _logged(text.strip()):
+        CONSOLE.print(text, markup=False)
+
+
+def _logged(message: str, **fields: Any) -> bool:
+    """Print a line for machines, if those are wanted."""
+    line = json_line(message, **fields)
+    if line is not None:
+        print(line, flush=True)
+    return line is not None
 
 
 def facts(rows: Mapping[str, str]) -> None:
     """Print names and values in two columns."""
+    if _logged("facts", facts=dict(rows)):
+        return
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
         CONSOLE.print(f"  {name:<{width}}  {value}", markup=False)
@@ -46,7 +60,7 @@ def facts(rows: Mapping[str, str]) -> None:
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Advance]:
     """Show how far `advance(done, text)` has come: a bar on a terminal, else a line every 5 s."""
-    if not CONSOLE.is_terminal:
+    if not CONSOLE.is_terminal or json_line("") is not None:
         yield _lines(title, total)
         return
     columns = (
@@ -79,7 +93,8 @@ def _lines(title: str, known_total: int | None) -> Advance:
         if done != shown and (now - shown_at >= _LINE_EVERY_S or done == total):
             pace = (now - first[1]) / (done - first[0]) if done > first[0] else 0.0
             left = f"about {pace * (total - done):.0f} s left" if pace and done < total else ""
-            say(f"  {title} {done}/{total}  " + "  ".join(filter(None, (text, left))))
+            if not _logged("progress", title=title, done=done, total=total, text=text):
+                say("  " + "  ".join(filter(None, (f"{title} {done}/{total}", text, left))))
             shown, shown_at = done, now
 
     return advance
@@ -98,7 +113,8 @@ def run_command(
     except (ValueError, OSError) as error:
         if arguments.debug:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        said = f"error: {one_line(error)}"
+        print(json_line(said, level="ERROR") or said, file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 
@@ -107,9 +123,12 @@ Verb = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Names
 
 
 def run_verbs(
-    module: str, doc: str | None, verbs: Mapping[str, Verb], *, otherwise: Verb
+    module: str, doc: str | None, verbs: Mapping[str, Verb], *, otherwise: Verb, work: bool = True
 ) -> NoReturn:
-    """Run a command whose first word may be a verb; each adds its arguments and has its `main`."""
+    """Run a command whose first word may be a verb; each adds its arguments and has its `main`.
+
+    Without `work` it has no `--work`.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=doc,
@@ -120,7 +139,10 @@ def run_verbs(
     if verb in verbs:
         parser.add_argument("verb", choices=[verb])
     add(parser)
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    if work:
+        parser.add_argument(
+            "--work", type=Path, help="work folder (default: FUSION_WORK or ./work)"
+        )
     run_command(main, parser)
 
 

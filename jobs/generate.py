@@ -98,6 +98,7 @@ def _build(
     """
     # Ray is only needed where there is something to do.
     from infra.cluster import connected, map_tasks, num_cpus
+    from infra.metrics import count_shard
 
     built: list[ShardInfo] = []
     costs: list[Measured] = []
@@ -110,6 +111,7 @@ def _build(
             built.append(info)
             images += info.num_images
             num_bytes += info.num_bytes
+            count_shard(num_images=info.num_images, num_bytes=info.num_bytes)
             spent_s = time.monotonic() - started
             rates = f"{len(built) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
             advance(len(built), f"{rates}  {num_bytes / 2**20:.1f} MiB")

@@ -16,6 +16,7 @@ from jobs.console import facts, progress, run_command, say
 from jobs.storage import open_sources, source_reader
 from pipelines.duplicates import Leak, find_leaks
 from pipelines.files import write_whole
+from pipelines.names import check_name, nearest
 from pipelines.scenes import (
     ScanResult,
     check_refused_share,
@@ -82,12 +83,17 @@ def index_path(settings: Settings, name: str) -> Path:
     """Where the index called `name` lies; a path to a Parquet file stands for itself."""
     if name.endswith(".parquet"):
         return Path(name)
-    return settings.work / "scenes" / f"{name}.parquet"
+    return settings.work / "scenes" / f"{check_name(name, 'scene index')}.parquet"
 
 
 def load_index(settings: Settings, name: str) -> ScanResult:
-    """Read the index called `name`."""
-    return read_scenes(index_path(settings, name))
+    """Read the index called `name`. Raises ValueError when there is none."""
+    path = index_path(settings, name)
+    there = [other.stem for other in sorted(path.parent.glob("*.parquet"))]
+    if there and not path.is_file():
+        hint = nearest(path.stem, there)
+        raise ValueError(f"{path}: no such scene index{hint}; there are: {', '.join(there)}")
+    return read_scenes(path)
 
 
 def _main(arguments: argparse.Namespace) -> None:

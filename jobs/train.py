@@ -44,6 +44,7 @@ from pipelines.lineage import (
     run_inputs,
     scenes_of_version,
 )
+from pipelines.names import check_name
 from pipelines.scenes import ScanResult, SceneTable, write_scenes
 from pipelines.seeding import digest_of
 from pipelines.training import (
@@ -319,7 +320,7 @@ def _stage1_folder(source: str, settings: Settings) -> Path:
         return Path(source).resolve()
     from infra import tracking
 
-    run_id = source.removeprefix("runs:/")
+    run_id = check_name(source.removeprefix("runs:/"), "stage1=runs:/ with the run")
     target = settings.work / "cache" / f"checkpoint-{run_id}"
     if not target.is_dir():
         with whole_folder(target) as folder:

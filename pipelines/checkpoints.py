@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -32,7 +33,7 @@ class CheckpointState(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    step: int
+    step: int = Field(ge=0)
     sha256: dict[str, str]
 
 
@@ -93,14 +94,14 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     Raises ValueError, and changes nothing, when a file is missing or truncated.
     """
     saved = read_state(folder)
-    weights, moments = (load(_checked_bytes(folder, name, saved)) for name in (_MODEL, _OPTIMIZER))
+    weights, moments = (_tensors(folder, name, saved) for name in (_MODEL, _OPTIMIZER))
     average = None
     if state.averaged is not None:
-        average = load(_checked_bytes(folder, _AVERAGE, saved))
-    state.model.load_state_dict(weights)
-    _restore_optimizer(state.model, state.optimizer, moments)
+        average = _tensors(folder, _AVERAGE, saved)
+    load_weights(state.model, weights, folder)
+    _restore_optimizer(state.model, state.optimizer, moments, folder)
     if state.averaged is not None and average is not None:
-        state.averaged.module.load_state_dict(average)
+        load_weights(state.averaged.module, average, folder)
         state.averaged.n_averaged.fill_(
             saved.step
         )  # 0 would mean: take the next weights as they are
@@ -120,7 +121,23 @@ def read_state(folder: Path) -> CheckpointState:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Read the weights that stand for the model, their average where one was kept; checked."""
-    return load(_checked_bytes(folder, weights_file(folder).name, read_state(folder)))
+    return _tensors(folder, weights_file(folder).name, read_state(folder))
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load a state into a model. Raises ValueError when it is another model's: names or shapes."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{source}: the weights are not this model's ({error})") from error
+
+
+def tensors_of(path: Path, data: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file's bytes. Raises ValueError when it is not one; runs nothing."""
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from error
 
 
 def weights_file(folder: Path) -> Path:
@@ -135,9 +152,17 @@ def read_config(folder: Path) -> dict[str, object]:
         raise ValueError(
             f"{folder}: has no config.json; it is not one of our checkpoints or bundles"
         )
-    config = json.loads(path.read_text())
-    assert isinstance(config, dict)
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: holds no configuration")
     return config
+
+
+def _tensors(folder: Path, name: str, state: CheckpointState) -> dict[str, Tensor]:
+    return tensors_of(folder / name, _checked_bytes(folder, name, state))
 
 
 def _checked_bytes(folder: Path, name: str, state: CheckpointState) -> bytes:
@@ -160,7 +185,7 @@ def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def _restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], source: Path
 ) -> None:
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in moments.items():
@@ -168,6 +193,9 @@ def _restore_optimizer(
         by_name.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
         if name in by_name:
+            for moment, value in by_name[name].items():
+                if moment != "step" and value.shape != parameter.shape:
+                    raise ValueError(f"{source}: {name}/{moment} is not of this model's shape")
             # AdamW keeps `step` as a CPU scalar and the moments beside the parameter.
             optimizer.state[parameter] = {
                 moment: value if moment == "step" else value.to(parameter.device)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.folders import Entry, Folder
 from pipelines.layouts import Refused
+from pipelines.names import check_name, nearest
 from pipelines.plan import DatasetConfig, ShardPlan
 from pipelines.scenes import Scene, SceneTable
 from pipelines.seeding import digest_of
@@ -116,7 +117,7 @@ def version_digest(
 
 def manifest_of(name: str) -> str:
     """Where below the root the manifest of version `name` lies."""
-    return f"{VERSIONS}{name}.json"
+    return f"{VERSIONS}{check_name(name, 'dataset version')}.json"
 
 
 def _newest_of(recipe: str) -> str:
@@ -134,8 +135,11 @@ def find_version(root: Folder, name: str) -> DatasetVersion:
         return read_version(root, name)
     if root.size_of(_newest_of(name)) is not None:
         return read_version(root, root.read(_newest_of(name)).decode())
-    shown = ", ".join(_version_names(root)) or "none yet; run jobs.generate first"
-    raise ValueError(f"no dataset version {name!r} in {root.uri}; there is: {shown}")
+    there = _version_names(root)
+    recipes = {version.rpartition("-")[0] for version in there}
+    shown = ", ".join(there) or "none yet; run jobs.generate first"
+    hint = nearest(name, [*recipes, *there])
+    raise ValueError(f"no dataset version {name!r} in {root.uri}{hint}; there is: {shown}")
 
 
 def _version_names(root: Folder) -> list[str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from models import build_fuser
 from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig, fuser_config
 from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser
-from pipelines.checkpoints import read_config, read_weights
+from pipelines.checkpoints import load_weights, read_config, read_weights, tensors_of
 from pipelines.files import write_whole
 from pipelines.training import TrainingConfig
 
@@ -39,7 +39,7 @@ def fuser_of_checkpoint(folder: Path) -> tuple[DSPFusionConfig, DSPFusionFuser]:
     """Build the fuser that a training checkpoint of either stage makes."""
     config = fuser_config(TrainingConfig.model_validate(read_config(folder)).objective)
     fuser = build_fuser(config)
-    fuser.load_state_dict(read_weights(folder))
+    load_weights(fuser, read_weights(folder), folder)
     return config, fuser.eval()
 
 
@@ -114,7 +114,12 @@ def _onnx_error(session: InferenceSession, fuser: DSPFusionFuser) -> float:
 
 def load_bundle(folder: Path) -> DSPFusionFuser:
     """Rebuild a bundle's fuser from its config.json and weights."""
-    config = DSPFusionConfig.model_validate(read_config(folder)["model"])
-    fuser = build_fuser(config)
-    fuser.load_state_dict(load_file(folder / "model.safetensors"))
+    described = read_config(folder).get("model")
+    if described is None:
+        raise ValueError(
+            f"{folder}: its config.json describes no model; it is not one of our bundles"
+        )
+    fuser = build_fuser(DSPFusionConfig.model_validate(described))
+    path = folder / "model.safetensors"
+    load_weights(fuser, tensors_of(path, path.read_bytes()), path)
     return fuser.eval()

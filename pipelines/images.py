@@ -6,21 +6,30 @@ Only who fuses takes 16 bits a channel, as uint16: full scale is 1, and the resu
 
 from __future__ import annotations
 
+import struct
+
 import cv2
 import numpy as np
 import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
+# 16384 x 16384. A file of kilobytes can claim to be a picture of gigabytes.
+MOST_PIXELS = 2**28
 
-def decode_vi(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
+
+def decode_vi(
+    data: bytes, name: str, *, deep: bool = False, most_pixels: int = MOST_PIXELS
+) -> np.ndarray:
     """Decode a visible picture to H×W×3 RGB; grey is replicated, EXIF rotation applied."""
-    return as_vi(decode(data, name, deep=deep))
+    return as_vi(decode(data, name, deep=deep, most_pixels=most_pixels))
 
 
-def decode_ir(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
+def decode_ir(
+    data: bytes, name: str, *, deep: bool = False, most_pixels: int = MOST_PIXELS
+) -> np.ndarray:
     """Decode an infrared picture to H×W×1; equal channels are one, colour is refused."""
-    return as_ir(decode(data, name, deep=deep), name)
+    return as_ir(decode(data, name, deep=deep, most_pixels=most_pixels), name)
 
 
 def as_vi(image: np.ndarray) -> np.ndarray:
@@ -41,14 +50,22 @@ def as_ir(image: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, 1:2])
 
 
-def decode(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
+def decode(
+    data: bytes, name: str, *, deep: bool = False, most_pixels: int = MOST_PIXELS
+) -> np.ndarray:
     """Decode a picture by its bytes, whatever its extension: uint8 H×W or H×W×3 BGR.
 
     Palettes become colours, alpha goes, EXIF rotation is applied.  A truncated file is refused, and
     so is, unless `deep`, 16 bits a channel (uint16): the way to 8 bits (a fixed radiometric window,
     not one picture's own range) is known to the owner of the camera, and a guess here would change
-    every contrast.
+    every contrast.  One that claims more than `most_pixels` is refused before memory is taken for it
+    (PNG and JPEG; of other formats OpenCV itself refuses more than 2^30).
     """
+    claimed = _claimed_pixels(data)
+    if claimed > most_pixels:
+        raise ValueError(
+            f"{name}: claims {claimed} pixels, {most_pixels} are the most; cut it into parts first"
+        )
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
@@ -59,6 +76,25 @@ def decode(data: bytes, name: str, *, deep: bool = False) -> np.ndarray:
             "with one window for all pictures of the camera"
         )
     return image
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers whose segment holds a size
+
+
+def _claimed_pixels(data: bytes) -> int:
+    """Height times width by the header of a PNG or JPEG; 0 where there is none to be read."""
+    if data.startswith(_PNG) and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return width * height
+    at = 2
+    while data.startswith(b"\xff\xd8") and at + 9 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return height * width
+        # Fill bytes may stand before a marker.
+        at += 1 if data[at + 1] == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return 0
 
 
 def perceptual_hash(image: np.ndarray) -> str:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import struct
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +27,13 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import webdataset as wds
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from degradations.catalogue import Modality
 from degradations.chain import Applied, apply_chain, draw_chain
 from pipelines.folders import Folder
 from pipelines.groups import Group, draw_groups, members_of
-from pipelines.images import decode_ir, decode_vi, encode_png
+from pipelines.images import MOST_PIXELS, decode_ir, decode_vi, encode_png
 from pipelines.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.scenes import Read, Scene, load_native, load_pair, read_file
 from pipelines.seeding import rng_at
@@ -40,6 +42,10 @@ from pipelines.strips import decode_rows, encode_strips
 SHARDS = "shards/"
 # Markers are small files: on a remote store their time is the round trip.
 _PARALLEL_READS = 16
+_MEMBER = re.compile(r"[a-z0-9_-]+\.[A-Za-z0-9._+-]+")
+_LONGEST_META = 2**24
+# Of a picture in a shard that somebody made by hand, whichever way it is not one.
+_NOT_A_PICTURE = (ValueError, OSError, EOFError, IndexError, struct.error, SyntaxError, MemoryError)
 
 
 class SampleMeta(BaseModel):
@@ -55,13 +61,19 @@ class SampleMeta(BaseModel):
     id: str
     dataset: str
     split: str
-    width: int
-    height: int
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
     vi_sha256: str
     ir_sha256: str
     variants: dict[str, tuple[Applied, ...]]
     groups: tuple[Group, ...]
     natives: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _has_a_size_that_fits(self) -> Self:
+        if self.width * self.height > MOST_PIXELS:
+            raise ValueError(f"{self.width}x{self.height}: {MOST_PIXELS} pixels are the most")
+        return self
 
 
 class ShardInfo(BaseModel):
@@ -69,8 +81,9 @@ class ShardInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    sha256: str
+    # Both become parts of paths.
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     num_bytes: int
     num_scenes: int
     num_groups: int
@@ -228,12 +241,35 @@ _CODECS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
 }
 
 
-def _decode(data: bytes, field: str) -> np.ndarray:
+def _decode(data: bytes, field: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode a picture of H×W×C; whatever claims to be more is refused before memory is taken for it."""
+    height, width, channels = shape
     if field.endswith(".npy.zst"):
-        raw = pa.input_stream(pa.BufferReader(data), compression="zstd").read()
+        most = height * width * channels + np.lib.format.BUFFER_SIZE // 16  # pixels, and a header
+        raw = pa.input_stream(pa.BufferReader(data), compression="zstd").read(most)
+        stream = io.BytesIO(raw)
+        np.lib.format.read_magic(stream)
+        described = np.lib.format.read_array_header_1_0(stream)
+        if described != (shape, False, np.dtype(np.uint8)):
+            raise ValueError(f"it holds {described}")
         return np.load(io.BytesIO(raw), allow_pickle=False)
     decode = decode_vi if field.startswith("vi") else decode_ir
-    return decode(data, field)
+    image = decode(data, field, most_pixels=height * width)
+    if image.shape != shape:
+        raise ValueError(f"it holds {image.shape}")
+    return image
+
+
+def _check_member(member: tarfile.TarInfo, num_bytes: int) -> tuple[str, str]:
+    """Scene and field of a member. Raises ValueError when it is no plain file of a sample."""
+    if not _MEMBER.fullmatch(member.name):
+        raise ValueError(f"{member.name!r} is not a member of a sample")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
+        raise ValueError(f"{member.name} is a link or a device, not a plain file")
+    if member.size < 0 or member.offset_data + member.size > num_bytes:
+        raise ValueError(f"{member.name} claims {member.size} bytes, the file has {num_bytes}")
+    scene, _, field = member.name.partition(".")
+    return scene, field
 
 
 class ShardReader:
@@ -246,15 +282,26 @@ class ShardReader:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Index the tar of one shard. Raises ValueError when it is not a whole shard."""
+        """Index the tar of one shard. Raises ValueError when it is not a whole shard.
+
+        Nothing is extracted, and nothing read that a member's header only claims to be there.
+        """
         index: dict[str, dict[str, tuple[int, int]]] = {}
         try:
+            num_bytes = path.stat().st_size
             with tarfile.open(path, mode="r:") as tar:
                 for member in tar:
-                    scene, _, field = member.name.partition(".")
-                    index.setdefault(scene, {})[field] = (member.offset_data, member.size)
-            return cls(os.open(path, os.O_RDONLY), index)
-        except (OSError, tarfile.TarError, KeyError, ValidationError) as error:
+                    scene, field = _check_member(member, num_bytes)
+                    if field in index.setdefault(scene, {}):
+                        raise ValueError(f"it has {member.name} twice")
+                    index[scene][field] = (member.offset_data, member.size)
+            file = os.open(path, os.O_RDONLY)
+        except (OSError, tarfile.TarError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not a readable shard ({error})") from error
+        try:
+            return cls(file, index)
+        except (OSError, KeyError, ValueError) as error:
+            os.close(file)
             raise ValueError(f"{path}: not a readable shard ({error})") from error
 
     def image(self, scene: str, member: str, *, rows: tuple[int, int] | None = None) -> np.ndarray:
@@ -265,14 +312,32 @@ class ShardReader:
         field = self._field(scene, member)
         if field is None:
             raise ValueError(f"sample {scene!r} has no picture {member!r}")
+        meta = self.metas[scene]
+        shape = (meta.height, meta.width, 3 if member.startswith("vi") else 1)
+        try:
+            return self._decode(scene, field, rows, shape)
+        except _NOT_A_PICTURE as error:
+            raise ValueError(
+                f"sample {scene!r}: {field} is not a picture of {shape} ({error})"
+            ) from error
+
+    def _decode(
+        self,
+        scene: str,
+        field: str,
+        rows: tuple[int, int] | None,
+        shape: tuple[int, int, int],
+    ) -> np.ndarray:
         if rows and field.endswith(".npy.zst"):
             offset, size = self._index[scene][field]
             part = decode_rows(
-                lambda at, count: os.pread(self._file, min(count, size - at), offset + at), rows
+                lambda at, count: os.pread(self._file, max(0, min(count, size - at)), offset + at),
+                rows,
+                shape=shape,
             )
             if part is not None:
                 return part
-        whole = _decode(self._read(scene, field), field)
+        whole = _decode(self._read(scene, field), field, shape)
         return whole[slice(*rows)] if rows else whole
 
     def has_image(self, scene: str, member: str) -> bool:
@@ -294,7 +359,7 @@ class ShardReader:
         # The undegraded input is the target, but where a source brought an input of its own.
         for stem in (member, f"{modality}_gt") if name == CLEAN else (member,):
             for suffix in ("npy.zst", "png"):
-                if f"{stem}.{suffix}" in self._index[scene]:
+                if f"{stem}.{suffix}" in self._index.get(scene, ()):
                     return f"{stem}.{suffix}"
         return None
 
@@ -303,7 +368,12 @@ class ShardReader:
         os.close(self._file)
 
     def _meta(self, scene: str) -> SampleMeta:
-        return SampleMeta.model_validate_json(self._read(scene, "json"))
+        if self._index[scene]["json"][1] > _LONGEST_META:
+            raise ValueError(f"{scene}.json is longer than {_LONGEST_META} bytes")
+        meta = SampleMeta.model_validate_json(self._read(scene, "json"))
+        if meta.id != scene:
+            raise ValueError(f"{scene}.json is the one of {meta.id!r}")
+        return meta
 
     def _read(self, scene: str, field: str) -> bytes:
         offset, size = self._index[scene][field]

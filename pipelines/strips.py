@@ -37,19 +37,37 @@ def encode_strips(image: np.ndarray) -> bytes:
     return b"".join([_HEAD.pack(_MAGIC, len(index)), index, *frames])
 
 
-def decode_rows(read_at: ReadAt, rows: tuple[int, int]) -> np.ndarray | None:
+def _check_index(index: bytes, shape: tuple[int, int, int]) -> int:
+    """Rows of a strip. Raises ValueError when the index speaks of another picture than `shape`."""
+    if len(index) < _SHAPE.size:
+        raise ValueError("its index of strips is cut short")
+    strip_rows, *claimed = _SHAPE.unpack_from(index)
+    if tuple(claimed) != shape:
+        raise ValueError(f"its index of strips claims {tuple(claimed)}, the picture is {shape}")
+    # A size for the header, and one a strip.
+    expected = 1 + -(-shape[0] // strip_rows) if strip_rows else 0
+    if not strip_rows or len(index) != _SHAPE.size + 4 * expected:
+        raise ValueError(f"its index of strips does not fit strips of {strip_rows} rows")
+    return int(strip_rows)
+
+
+def decode_rows(
+    read_at: ReadAt, rows: tuple[int, int], *, shape: tuple[int, int, int]
+) -> np.ndarray | None:
     """Decode rows [first, end) of a picture, or return None when it has no strips.
 
-    `read_at(offset, size)` reads its bytes, fewer at its end.
+    `read_at(offset, size)` reads its bytes, fewer at its end. Raises ValueError when its index is not
+    one of a picture of `shape` H×W×C, before memory is taken for it.
     """
     start = read_at(0, _LONGEST_INDEX)
-    magic, length = _HEAD.unpack_from(start)
-    if magic != _MAGIC:
+    if len(start) < _HEAD.size or _HEAD.unpack_from(start)[0] != _MAGIC:
         return None
+    length = _HEAD.unpack_from(start)[1]
     index = start[_HEAD.size : _HEAD.size + length]
     if len(index) < length:
         index = read_at(_HEAD.size, length)
-    strip_rows, height, width, channels = _SHAPE.unpack_from(index)
+    height, width, channels = shape
+    strip_rows = _check_index(index, shape)
     sizes = np.frombuffer(index, "<u4", offset=_SHAPE.size).astype(np.int64)
     ends = (_HEAD.size + length + np.cumsum(sizes)).tolist()  # of the header, and of every strip
     first, end = rows[0], min(rows[1], height)

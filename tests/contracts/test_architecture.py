@@ -74,3 +74,16 @@ def test_every_package_is_pinned() -> None:
     assert {
         name for name in unpinned if not name.startswith(("nvidia-", "cuda-", "triton"))
     } == set()
+
+
+def test_the_pins_are_what_is_installed() -> None:
+    """So that an audit of constraints.txt is one of what runs."""
+    pins = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    for distribution in INSTALLED:
+        pinned = pins.get(distribution.metadata["Name"].lower().replace("_", "-"))
+        # A local suffix, such as torch's +cpu, is another build of the same version.
+        assert pinned in (None, distribution.version.partition("+")[0].lower().replace("_", "-"))

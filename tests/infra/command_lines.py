@@ -32,7 +32,7 @@ def parse_command(line: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
     python, flag, module, *words = shlex.split(line)
     assert Path(python).name == "python", line
     assert flag == "-m", line
-    if module == "jobs.submit":
+    if module == "jobs.submit" and "--" in words:
         inner = words[words.index("--") + 1 :]
         return parse_command(
             shlex.join(["python", "-m", f"jobs.{inner[0]}", *inner[1:]]), monkeypatch

@@ -69,12 +69,22 @@ def test_unequal_sizes(run: Run, tmp_path: Path) -> None:
     [
         (["smal", "--scenes", "x"], "no recipe 'smal', did you mean 'small'?"),
         (["small", "--scenes", "x"], "no such scene index"),
-        (["small", "--scenes", "x", "--set", "shard.sed=1"], "did you mean 'seed'?"),
+        (["small", "--scenes", "x", "--set", "shard.sed=1"], "did you mean 'shard.seed'?"),
         (["small", "--scenes", "x", "--set", 'shard.vi=["fog"]'], "no degradation 'fog'"),
     ],
 )
 def test_generate(run: Run, arguments: list[str], message: str) -> None:
     assert message in run(generate.main, *arguments)
+
+
+def test_misspelt_names_of_what_is_there(run: Run, tmp_path: Path) -> None:
+    scenes, versions = (tmp_path / "work" / name for name in ("scenes", "datasets/versions"))
+    scenes.mkdir(parents=True)
+    versions.mkdir(parents=True)
+    (scenes / "rendered.parquet").touch()
+    (versions / "rendered-small-0123456789ab.json").touch()
+    assert "did you mean 'rendered'?" in run(generate.main, "small", "--scenes", "rendred")
+    assert "did you mean 'rendered-small'?" in run(generate.main, "verify", "rendered-smal")
 
 
 def test_train_without_data(run: Run) -> None:

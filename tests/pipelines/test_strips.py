@@ -30,7 +30,7 @@ def test_rows_are_rows_and_read_no_more_than_they_need(height: int) -> None:
         read.append(min(size, len(data) - offset))
         return data[offset : offset + size]
 
-    part = decode_rows(read_at, (first, end))
+    part = decode_rows(read_at, (first, end), shape=image.shape)
     assert part is not None
     assert np.array_equal(part, image[first:end])
     # The pixels come with the last read: at most two strips of 32 rows.
@@ -39,4 +39,4 @@ def test_rows_are_rows_and_read_no_more_than_they_need(height: int) -> None:
 
 def test_other_data_has_no_strips() -> None:
     data = pa.Codec("zstd").compress(picture(8).tobytes(), asbytes=True)
-    assert decode_rows(lambda at, size: data[at : at + size], (0, 4)) is None
+    assert decode_rows(lambda at, size: data[at : at + size], (0, 4), shape=(8, 8, 3)) is None
