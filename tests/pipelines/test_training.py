@@ -120,7 +120,7 @@ def test_previews_come_with_their_steps(version_root: Published, tmp_path: Path)
     pairs = pairs_of_shards(*version_root)
     reports = run(config, tmp_path / "run", pairs=pairs)
     # Where a checkpoint is due, too, the preview goes ahead of it.
-    assert [report["step"] for report in reports] == [2, 3, 4, 6, 6]
+    assert [report["step"] for report in reports] == [2, 3, 3, 4, 6, 6]
     assert [report["step"] for report in reports if PREVIEW in report] == [4, 6]
     reports = [report for report in reports if PREVIEW in report]
     # The last is what the checkpoint's fuser makes of the same pairs.
@@ -152,7 +152,7 @@ def test_late_batches_are_smaller_and_show_more(version_root: Published, tmp_pat
         range(24, 25),
         range(28, 29),
     ]
-    assert [report["step"] for report in run(config, tmp_path / "run")] == [2, 3, 4, 6]
+    assert [report["step"] for report in run(config, tmp_path / "run")] == [2, 3, 3, 4, 6, 6]
     with pytest.raises(ValueError, match="late_batch_size takes 1 samples"):
         share_of_step(config.optim, 1, 4)
     assert share_of_step(config.optim, 1, 2).late == replace(late, from_step=3)
