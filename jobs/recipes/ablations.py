@@ -16,6 +16,7 @@ from jobs.recipes.dspfusion import (
     paper_stage1,
     paper_stage2,
     small_optim,
+    small_stage1,
 )
 from models.dspfusion.config import DSPFusionConfig, Stage1Config, Stage2Config, small
 
@@ -24,30 +25,30 @@ NO_SEMANTIC_NAME = f"{MODEL_NAME}-no-semantic-prior"
 
 
 def stage1_small_no_degradation() -> TrainRecipe:
-    """Stage I of the small model without degradation prior, on 2 CPU workers.
+    """Stage I of the small model without degradation prior, on one core.
 
     `python -m jobs.train dspfusion_stage1_small_no_degradation --set dataset=roadscene-small`
     """
-    return on_cpus(Stage1Config(model=_small(degradation_prior=False)), small_optim(600))
+    return on_cpus(Stage1Config(model=_small(degradation_prior=False)), small_optim(5000))
 
 
 def stage2_small_no_degradation() -> TrainRecipe:
-    """Stage II of the small model without degradation prior, on 2 CPU workers.
+    """Stage II of the small model without degradation prior, on one core.
 
     `python -m jobs.train dspfusion_stage2_small_no_degradation --set dataset=roadscene-small
     --set stage1=runs:/ID`
     """
     objective = Stage2Config(model=_small(degradation_prior=False))
-    return on_cpus(objective, small_optim(300), register_as=NO_DEGRADATION_NAME)
+    return on_cpus(objective, small_optim(2000), register_as=NO_DEGRADATION_NAME)
 
 
 def stage1_small_no_semantic() -> TrainRecipe:
-    """The small model without semantic prior, on 2 CPU workers. There is no Stage II.
+    """The small model without semantic prior, on one core. There is no Stage II.
 
     `python -m jobs.train dspfusion_stage1_small_no_semantic --set dataset=roadscene-small`
     """
-    objective = Stage1Config(model=_small(semantic_prior=False))
-    return on_cpus(objective, small_optim(600), register_as=NO_SEMANTIC_NAME)
+    objective = small_stage1(_small(semantic_prior=False))
+    return on_cpus(objective, small_optim(5000), register_as=NO_SEMANTIC_NAME)
 
 
 def stage1_paper_no_degradation_1gpu() -> TrainRecipe:

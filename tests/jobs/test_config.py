@@ -136,7 +136,7 @@ def test_what_paper_and_code_say(stage: str, num_gpus: int) -> None:
 
 def test_two_runs_of_before_keep_their_digest() -> None:
     """What is younger than they are counts only where it is set; previews decide no weights."""
-    recipe = TRAINING["dspfusion_stage1_small"]()
+    recipe = TRAINING["dspfusion_stage1_demo"]()
     address = recipe.address()
     assert "preview_every" not in address
     assert {"degradation_prior", "semantic_prior"}.isdisjoint(address["objective"]["model"])
