@@ -11,6 +11,7 @@ from infra import cluster, tracking
 from infra.settings import Settings
 from pipelines.folders import LocalFolder
 from tests.infra import ray_workloads
+from tests.infra.log_workload import Silent
 
 pytestmark = pytest.mark.ray
 
@@ -74,14 +75,6 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         "step-00000003.png": "picture 3",
         "step-00000006.png": "picture 6",
     }
-
-
-class Silent:
-    """Nobody listens."""
-
-    def __call__(self, metrics_per_rank: list[dict[str, float]]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def run_ddp(

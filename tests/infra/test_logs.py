@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from infra import cluster
 from infra.settings import REPOSITORY, Settings
-from tests.infra.log_workload import report_once
+from tests.infra.log_workload import Silent, report_once
 
 
 def test_a_command_tells_json(scene_folder: Path, tmp_path: Path) -> None:
@@ -49,15 +48,14 @@ def test_ranks_tell_json(
 
     monkeypatch.setenv("FUSION_LOG", "json")
     monkeypatch.setenv("FUSION_RUN", "the-run")
-    ignore: Callable[[list[dict[str, float]]], None] = len  # type: ignore[assignment]
     cluster.run_ddp(
         report_once,
         {"folder": str(tmp_path)},
         name="told",
-        storage=tmp_path / "runs",
+        settings=ray_settings,
         num_workers=2,
         use_gpu=False,
-        on_report=ignore,
+        on_report=Silent(),
     )
     logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
     found: dict[int, dict[str, Any]] = {}
