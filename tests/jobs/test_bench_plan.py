@@ -23,7 +23,6 @@ def test_a_simulation_plans_and_publishes_every_scene() -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_scenes_take_a_driver_little() -> None:
     found = simulate(100_000)
-    assert found.plan_cpu_s < 10
     # torch and the rest of our packages are most of it.
     assert found.peak_mib < 1024
 
