@@ -96,7 +96,9 @@ def train(
     if before and before.info.status == "FINISHED":
         say(f"  this configuration is trained already: run {before.info.run_id}")
         return Trained(run_id=before.info.run_id, model=before.data.tags.get("registered_model"))
-    make_objective(config)  # what is wrong with the configuration shows here, not on the workers
+    # By value to the workers: none needs to see the folder that Stage I's weights lie in here.
+    stage1 = read_stage1(config)
+    make_objective(config, stage1)  # what is wrong shows here, not on the workers
     tags = run_tags(recipe, version, name=name, digest=digest)
     run_id = tracking.open_run(
         client,
@@ -116,8 +118,7 @@ def train(
         # Ray Train resumes by name: the same run, and no other.
         folder_name = f"{name}-{digest[:12]}-{run_id[:8]}"
         kept = open_folder(f"{settings.runs}/{folder_name}", settings)
-        # By value: no worker needs to see the folder that Stage I's weights lie in here.
-        loop = partial(run_training, datasets=datasets, stage1=read_stage1(config), pairs=pairs)
+        loop = partial(run_training, datasets=datasets, stage1=stage1, pairs=pairs)
         with (
             cluster.connected(settings),
             tracking.system_metrics(client, run_id),

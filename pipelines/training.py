@@ -290,11 +290,12 @@ def train(
         batches.batch, range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
     )
     window = Window()
+    shares = [share for share, _ in objective.parameter_groups()]
     for step in range(start, optim.num_steps):
         parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
         window.batch_ready()
         rate = learning_rate(step, optim)
-        rates = [rate * share for share, _ in objective.parameter_groups()]
+        rates = [rate * share for share in shares]
         terms = train_step(replica, state.optimizer, parts, rates, optim.clip_norm, optim.precision)
         done = step + 1
         # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
