@@ -84,7 +84,7 @@ def publish_version(
     if gone:
         raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
-    table = scenes if isinstance(scenes, SceneTable) else SceneTable.of(scenes)
+    table = SceneTable.of(scenes)
     index_digest = digest_of(sorted(table.digests()))
     version = DatasetVersion(
         digest=version_digest(config, index_digest, ordered),

@@ -155,7 +155,7 @@ def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> ShardPlan:
             f"{len(scenes)} scenes, but a group with {config.shard.num_positives} positives needs "
             f"at least {fewest}; scan more pairs or lower shard.num_positives"
         )
-    table = scenes if isinstance(scenes, SceneTable) else SceneTable.of(scenes)
+    table = SceneTable.of(scenes)
     bits = np.fromiter(map(_hash_bits, table.ids()), np.uint64, len(table))
     places = np.argsort(bits, kind="stable").astype(np.uint32)
     leaves = _split(bits[places], places, depth=0, most=config.scenes_per_shard, fewest=fewest)

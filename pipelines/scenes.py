@@ -98,7 +98,9 @@ class SceneTable(Sequence[Scene]):
 
     @classmethod
     def of(cls, scenes: Iterable[Scene]) -> Self:
-        """Make a table of scenes, in their order."""
+        """Make a table of scenes, in their order; one that is a table already is returned as it is."""
+        if isinstance(scenes, cls):
+            return scenes
         return cls(pa.Table.from_pylist([scene.model_dump() for scene in scenes], schema=_SCHEMA))
 
     def __len__(self) -> int:
