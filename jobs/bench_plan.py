@@ -11,7 +11,7 @@ import hashlib
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import cluster
 from infra.settings import Settings
-from jobs.bench_data import made_up_scene
+from jobs.bench_data import made_up_scene, rendered_scenes
 from jobs.config import find_recipe
 from jobs.console import facts, say, section
 from jobs.recipes import DATASETS
@@ -36,9 +36,8 @@ from pipelines.files import write_whole
 from pipelines.folders import LocalFolder
 from pipelines.forecast import SceneCost, calibrate, forecast, write_measured
 from pipelines.plan import DatasetConfig, ShardPlan, plan_shards
-from pipelines.scenes import SceneTable, scan
+from pipelines.scenes import Scene, SceneTable
 from pipelines.shards import ShardInfo, marker_of, tar_of
-from pipelines.synthetic import write_scenes as render_scenes
 
 _ROUNDS = 3
 _NUM_CORES = (1, 2)
@@ -92,8 +91,11 @@ def bench_plan(
     simulation = simulate(100 if smoke else num_planned)
     _tell_simulation(simulation)
     section("Forecast and run, in turn")
-    table = (
-        load_index(settings, scenes).scenes if scenes else _rendered(work / "sources", smoke=smoke)
+    size = (8, 48, 64) if smoke else (64, 480, 640)
+    table: Sequence[Scene] = (
+        load_index(settings, scenes).scenes
+        if scenes
+        else rendered_scenes(work / "sources", "bench", *size)
     )
     config = find_recipe(DATASETS, recipe)
     # A shard for every core, several times; but none so small that it holds no group.
@@ -106,13 +108,6 @@ def bench_plan(
     write_whole(path, json.dumps(results, indent=1).encode())
     facts({"results": str(path)})
     return runs, simulation
-
-
-def _rendered(folder: Path, *, smoke: bool) -> SceneTable:
-    count, height, width = (8, 48, 64) if smoke else (64, 480, 640)
-    if len(list(folder.glob("train/ir/*.png"))) != count:
-        render_scenes(folder, split_counts={"train": count}, seed=0, height=height, width=width)
-    return scan(folder, dataset="bench").scenes.of_split("train")
 
 
 def check_forecasts(plan: ShardPlan, settings: Settings, *, rounds: int) -> list[Run]:
