@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +38,7 @@ from pipelines.files import write_whole
 from pipelines.folders import Folder, LocalFolder
 from pipelines.groups import Group
 from pipelines.images import encode_png
+from pipelines.memory import own_peak_mib
 from pipelines.plan import DatasetConfig, ShardSpec, plan_shards
 from pipelines.scenes import ScanResult, Scene, SceneTable, scan, write_scenes
 from pipelines.shards import ShardInfo, ShardReader, make_sample, open_shard, write_shard
@@ -331,7 +331,7 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
     with cluster.connected(settings):
         infos = list(cluster.map_tasks(describe_shard, plan))
     assert len({info.name for info in infos}) == len(plan)
-    return len(plan), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return len(plan), own_peak_mib()
 
 
 def describe_shard(spec: ShardSpec) -> ShardInfo:

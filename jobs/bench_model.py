@@ -27,6 +27,7 @@ from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
 from pipelines.fusing import find_fusable
 from pipelines.images import to_tensor
+from pipelines.memory import own_peak_mib
 from pipelines.parity import Constants
 from pipelines.parity_networks import fill_network
 from pipelines.scenes import read_pair
@@ -244,13 +245,6 @@ def filled_fuser() -> DSPFusionFuser:
     return fuser
 
 
-def _own_peak_mib() -> float:
-    # Not getrusage: its peak is handed down from the process that started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(peak) / 1024
-
-
 def bench_model(
     parts: Sequence[Part], *, repeats: int, crop_px: int, pairs: Path = REAL_PAIRS
 ) -> None:
@@ -271,4 +265,4 @@ def say_own_peak(part: Part, side: Side, *, crop_px: int) -> None:
     """Do one side's work once in this process and print the memory that it took."""
     torch.set_num_threads(1)
     make_work(part, side, crop_px=crop_px)()
-    say(json.dumps({"peak_mib": _own_peak_mib()}))
+    say(json.dumps({"peak_mib": own_peak_mib()}))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +34,7 @@ from pipelines.dataset import manifest_of, publish_version, split_reuse
 from pipelines.files import write_whole
 from pipelines.folders import LocalFolder
 from pipelines.forecast import SceneCost, calibrate, forecast, write_measured
+from pipelines.memory import own_peak_mib
 from pipelines.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.scenes import Scene, SceneTable
 from pipelines.shards import ShardInfo, marker_of, tar_of
@@ -208,7 +208,7 @@ def plan_and_publish(num_scenes: int) -> Simulation:
         plan_clock_s=plan_clock_s,
         publish_cpu_s=publish_cpu_s,
         manifest_mib=manifest / 2**20,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        peak_mib=own_peak_mib(),
     )
 
 

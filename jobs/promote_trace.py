@@ -95,7 +95,7 @@ class _Walk:
         ]
         checkpoint, children = self._checkpoint(run_id, found, bundle)
         if weights and checkpoint and weights != sha256_of_file(weights_file(checkpoint)):
-            problems.append("its weights are not those that Stage II began with")
+            problems.append("its weights are not those that were gone on from")
         try:
             folder = self.fetch(run_id, FOLDER)
             inputs = read_inputs(folder)

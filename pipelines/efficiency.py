@@ -5,16 +5,16 @@ Legend: B batch, H W pixels.
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.memory import own_peak_mib, restart_peak
 
 _REPEATS = 3
 
@@ -43,9 +43,9 @@ def measure_efficiency(
     """
     with torch.inference_mode():
         fuse(vi, ir)
-        before = _reset_peak_mib()
+        before = restart_peak()
         fuse(vi, ir)
-        peak = _status_mib("VmHWM")
+        peak = own_peak_mib()
         seconds = statistics.median(_seconds(fuse, vi, ir) for _ in range(_REPEATS))
         network = fuse if isinstance(fuse, nn.Module) else None
         return Efficiency(
@@ -55,7 +55,7 @@ def measure_efficiency(
             parameters=_count_parameters(network) if network else None,
             macs=_count_macs(fuse, vi, ir) if network else None,
             seconds=seconds,
-            peak_mib=None if before is None or peak is None else max(0.0, peak - before),
+            peak_mib=None if before is None else max(0.0, peak - before),
         )
 
 
@@ -73,23 +73,3 @@ def _count_macs(fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor
     with FlopCounterMode(display=False) as counter:
         fuse(vi, ir)
     return counter.get_total_flops() // 2
-
-
-def _reset_peak_mib() -> float | None:
-    """Let the peak of resident memory start anew; return what is resident now."""
-    try:
-        # What earlier pictures left in the allocator is given back, or this one would reuse it unseen.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return None
-    return _status_mib("VmRSS")
-
-
-def _status_mib(field: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    (value,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return int(value) / 1024

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import math
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +42,7 @@ from pipelines.checkpoints import (
 )
 from pipelines.dataset import read_version
 from pipelines.folders import Folder
+from pipelines.memory import own_peak_mib
 from pipelines.previews import Pair, current_fuser, draw_preview
 
 # Numbers by name, and at times a preview: a PNG as base64 text, which passes wherever numbers do.
@@ -145,7 +145,7 @@ def run_training(
 ) -> None:
     """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
 
-    `datasets` is the root that holds the version, `stage1` the weights that Stage II starts from (by
+    `datasets` is the root that holds the version, `stage1` the weights that are gone on from (by
     default read from the folder that the configuration names), `resume` checkpoints, the newest
     first: the first that is whole is gone on from. `pairs` are what previews show.
     """
@@ -194,12 +194,13 @@ def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> Opti
 
 
 def read_stage1(config: TrainingConfig) -> dict[str, Tensor] | None:
-    """Read the weights that Stage II starts from. Raises ValueError when they are missing or do not fit."""
-    if isinstance(config.objective, Stage1Config):
-        if config.stage1 is not None:
-            raise ValueError("stage1=… has no effect in a Stage I run; leave it out")
-        return None
+    """Read the Stage I weights that are gone on from; a Stage I run can do without.
+
+    Raises ValueError when they are missing or do not fit.
+    """
     if config.stage1 is None:
+        if isinstance(config.objective, Stage1Config):
+            return None
         raise ValueError("stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID")
     there: Any = read_config(Path(config.stage1))["objective"]
     if there["stage"] != "stage1":
@@ -211,7 +212,7 @@ def read_stage1(config: TrainingConfig) -> dict[str, Tensor] | None:
 def make_objective(
     config: TrainingConfig, stage1: dict[str, Tensor] | None = None
 ) -> Stage1 | Stage2:
-    """Build the objective with its first weights: seeded, and Stage I's for Stage II.
+    """Build the objective with its first weights: seeded, or those of the Stage I checkpoint.
 
     Those are read from the folder that `config` names, unless they are handed in.
     """
@@ -220,8 +221,10 @@ def make_objective(
         torch.manual_seed(config.optim.seed)
         objective = build_objective(config.objective)
     if stage1 is not None:
-        assert isinstance(objective, Stage2)
-        objective.load_stage1(stage1)
+        if isinstance(objective, Stage2):
+            objective.load_stage1(stage1)
+        else:
+            objective.load_state_dict(stage1)
     return objective
 
 
@@ -441,7 +444,7 @@ class Window:
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:
     """The most that this process held so far: resident, and allocated on a CUDA device if it has one."""
-    peaks = {"host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    peaks = {"host_peak_mib": own_peak_mib()}
     if device.type == "cuda":
         peaks["cuda_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return peaks

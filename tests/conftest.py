@@ -76,6 +76,12 @@ def version_root(
     return make_version(root, config, scenes), root
 
 
+@pytest.fixture(autouse=True)
+def no_tracking_uri() -> None:
+    """`mlflow.set_tracking_uri` leaves its address in the environment, for the next test's processes."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def s3_keys() -> None:
     """The keys of the test servers, before any Ray worker inherits the environment."""

@@ -1,0 +1,38 @@
+"""Resident memory of this process."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from pathlib import Path
+
+
+def own_peak_mib() -> float:
+    """The most that was resident since the start, or since `restart_peak`, in MiB."""
+    peak = _status_mib("VmHWM")
+    if peak is not None:
+        return peak
+    # Second choice: it is handed down from the process that started this one, and never starts anew.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def restart_peak() -> float | None:
+    """Let the peak start anew; what is resident now, in MiB, or None where that cannot be had."""
+    try:
+        # What was freed is given back, or the next use of it would not be seen.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return None
+    return _status_mib("VmRSS")
+
+
+def _status_mib(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    (value,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    return int(value) / 1024
