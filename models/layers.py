@@ -7,19 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import frozen
+from models import strip_gradients
 from models.attention import ChannelGram, attend, channel_weights, project_values
 from models.pixel_sums import PixelSums
 from models.strips import (
     Branch,
     can_use_strips,
-    checkpoint_strips,
     context_strips,
     map_images,
     multiply_into,
     pixels_first,
-    pixels_last,
-    should_checkpoint,
 )
 
 
@@ -94,10 +91,10 @@ class SelfAttention(nn.Module):
         weights = channel_weights(q, k, self.temperature, self.sums)
         return attend(v, weights, self.project_out.weight)
 
-    def frozen(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Return x plus what `forward` does, for weights that do not learn."""
-        affine = frozen.Norm(norm.weight, norm.bias)
-        return frozen.attend(
+    def by_strips(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Return x plus what `forward` does, differentiated row by row."""
+        affine = strip_gradients.Norm(norm.weight, norm.bias)
+        return strip_gradients.attend(
             [x], affine, [self._branch()], self.temperature, self.project_out.weight
         )
 
@@ -137,29 +134,14 @@ class GatedFeedForward(nn.Module):
         """Gate the normalised x; the residual is the caller's."""
         if can_use_strips(x):
             return map_images(x, lambda image: self._in_strips(image, norm))
-        if should_checkpoint(x, len(self.context.weight)):
-            return self._in_checkpoints(x, norm)
-        return self._gate(x, norm)
-
-    def frozen(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Return x plus what `forward` does, for weights that do not learn."""
-        affine = frozen.Norm(norm.weight, norm.bias)
-        return frozen.feed_forward(x, affine, self._branches(), self.project_out.weight)
-
-    def _gate(self, x: Tensor, norm: ChannelNorm) -> Tensor:
         normed = norm(x)
         gate, value = (depthwise(pointwise(normed, w), k) for w, k in self._branches())
         return pointwise(F.gelu(gate) * value, self.project_out.weight)
 
-    def _in_checkpoints(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Gate strips whose hidden maps are made again in the backward pass: none is kept."""
-
-        def gate(above: Tensor, strip: Tensor, below: Tensor) -> Tensor:
-            window = torch.cat([above, strip, below])  # rows+2 W C, fewer at the border
-            out = pixels_last(self._gate(pixels_first(window.unsqueeze(0)), norm))[0]
-            return out[len(above) : len(above) + len(strip)]
-
-        return map_images(x, lambda image: checkpoint_strips(image, gate, len(self.context.weight)))
+    def by_strips(self, x: Tensor, norm: ChannelNorm) -> Tensor:
+        """Return x plus what `forward` does, differentiated row by row."""
+        affine = strip_gradients.Norm(norm.weight, norm.bias)
+        return strip_gradients.feed_forward(x, affine, self._branches(), self.project_out.weight)
 
     def _branches(self) -> list[Branch]:
         """Gate and value apart, so that each of their maps lies without gaps."""
@@ -187,9 +169,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the refined features."""
-        if frozen.is_frozen(self, x):
-            x = self.attention.frozen(x, self.attention_norm)
-            return self.feed_forward.frozen(x, self.feed_forward_norm)
+        if strip_gradients.can_differentiate(self, x):
+            x = self.attention.by_strips(x, self.attention_norm)
+            return self.feed_forward.by_strips(x, self.feed_forward_norm)
         x = add_residual(self.attention(x, self.attention_norm), x)
         return add_residual(self.feed_forward(x, self.feed_forward_norm), x)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 # Numbers of all projections of a strip together: 4 MB, about what stays near one core.
 _STRIP_NUMBERS = 1 << 20
@@ -128,38 +127,6 @@ def convolved_strips(
         fill(new, [window[known:end].flatten(0, 1) for window in windows])
         cut = [window[: stop - start + 2] for window in windows]
         yield slice(start, stop), list(map(_convolve, cut, kernels))
-
-
-def should_checkpoint(x: Tensor, channels: int) -> bool:
-    """Whether a training step should make maps of `channels` channels twice instead of keep them.
-
-    On a CPU, and when an image needs more than one strip: a wide map in the cache, computed again,
-    is faster than one that goes through the memory and back.
-    """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return False
-    return x.shape[2] * x.shape[3] * channels > _STRIP_NUMBERS
-
-
-def checkpoint_strips(
-    image: Tensor, change: Callable[[Tensor, Tensor, Tensor], Tensor], channels: int
-) -> Tensor:
-    """Change an image H×W×C strip by strip, keeping nothing in between for the backward pass.
-
-    `change` maps the row above, the strip and the row below to the strip; at the border a row is
-    missing (0×W×C).
-    """
-    # `split` and not slices: the gradient of a slice is a whole image of zeros.
-    strips = image.split(strip_rows(image, channels))
-    none = image[:0]
-    above = [none, *(strip[-1:] for strip in strips[:-1])]
-    below = [*(strip[:1] for strip in strips[1:]), none]
-    return torch.cat(
-        [
-            checkpoint(change, *rows, use_reentrant=False, preserve_rng_state=False)
-            for rows in zip(above, strips, below, strict=True)
-        ]
-    )
 
 
 def map_images(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -60,7 +60,7 @@ def ray_head(log_path: Path) -> Iterator[RayHead]:
         )
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        _wait_for(f"{address}/api/version", timeout_s=120)
+        wait_for(f"{address}/api/version", timeout_s=120)
         yield RayHead(address, folder)
     finally:
         head.terminate()
@@ -75,7 +75,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(url: str, *, timeout_s: float) -> None:
+def wait_for(url: str, *, timeout_s: float) -> None:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
     deadline = time.monotonic() + timeout_s
     while True:

@@ -6,21 +6,20 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 
 import boto3
 import pytest
 
 KEYS = {"AWS_ACCESS_KEY_ID": "akakakak", "AWS_SECRET_ACCESS_KEY": "sksksksk"}
 _START = Path(__file__).resolve().parents[2] / "shared" / "tools" / "start-s3.sh"
-_RGW_URL = "http://127.0.0.1:15003"
+RGW_URL = "http://127.0.0.1:15003"
 _PROGRAMS = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "curl", "bc", "uuidgen")
 
 
@@ -40,25 +39,32 @@ def moto_server() -> Iterator[str]:
 
 
 class RadosGateway:
-    """The real server, its processes ours to kill."""
+    """The real server, its processes ours to kill.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.url = folder, _RGW_URL
+    It answers at `url`; `inside` begins the command lines, to run them in another network namespace.
+    """
+
+    def __init__(self, folder: Path, url: str = RGW_URL, inside: Sequence[str] = ()) -> None:
+        self.folder, self.url, self._inside = folder, url, inside
 
     def start(self) -> None:
-        subprocess.run(["bash", str(_START), str(self.folder)], check=True, capture_output=True)
+        self._run("bash", str(_START), str(self.folder))
+        if self.url != RGW_URL:  # the only one that the script knows
+            self.kill_gateway()
+            self.start_gateway()
 
     def kill_gateway(self) -> None:
         """kill -9 of the server of requests; the store behind it stays."""
-        os.kill(self._gateway_pid(), signal.SIGKILL)
-        while _answers():
+        pid = self._gateway_pid()
+        os.kill(pid, signal.SIGKILL)
+        while _runs(pid):
             time.sleep(0.05)
 
     def start_gateway(self) -> None:
-        frontend = ["--rgw-frontends", f"beast endpoint={_RGW_URL.removeprefix('http://')}"]
+        frontend = ["--rgw-frontends", f"beast endpoint={self.url.removeprefix('http://')}"]
         configuration = ["-c", str(self.folder / "ceph.conf"), "-n", "client.rgw"]
-        subprocess.run(["radosgw", *configuration, *frontend], check=True, capture_output=True)
-        while not _answers():
+        self._run("radosgw", *configuration, *frontend)
+        while not answers(self.url):
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -70,22 +76,27 @@ class RadosGateway:
                 except ProcessLookupError:
                     continue
 
+    def _run(self, *command: str) -> None:
+        subprocess.run([*self._inside, *command], check=True, capture_output=True)
+
     def _gateway_pid(self) -> int:
         [path] = (self.folder / "data" / "run").glob("client.rgw*.pid")
         return int(path.read_text())
 
 
 @contextmanager
-def rados_gateway(folder: Path) -> Iterator[RadosGateway]:
+def rados_gateway(
+    folder: Path, url: str = RGW_URL, inside: Sequence[str] = ()
+) -> Iterator[RadosGateway]:
     """Start it from nothing, or skip the test with the reason why not."""
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing or not _START.is_file():
         pytest.skip(f"no real S3 server here: {', '.join(missing) or _START.name} not found")
-    if _answers():
-        pytest.skip(f"something else listens at {_RGW_URL}; its processes are not ours to kill")
-    gateway = RadosGateway(folder)
-    gateway.start()
+    if answers(url):
+        pytest.skip(f"something else listens at {url}; its processes are not ours to kill")
+    gateway = RadosGateway(folder, url, inside)
     try:
+        gateway.start()
         yield gateway
     finally:
         gateway.stop()
@@ -97,12 +108,20 @@ def make_bucket(url: str, name: str) -> str:
     return f"s3://{name}"
 
 
-def _answers() -> bool:
-    host, port = _RGW_URL.removeprefix("http://").split(":")
+def answers(url: str) -> bool:
+    """Whether something speaks HTTP there."""
     try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            pass
-        urllib.request.urlopen(_RGW_URL, timeout=5).close()
-    except (OSError, URLError):
+        urllib.request.urlopen(url, timeout=5).close()
+    except HTTPError:
+        return True
+    except OSError:
         return False
     return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may have asked yet how it ended

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import frozen
+from models import strip_gradients
 from models.attention import ChannelGram, attend, channel_weights, project_values
 from models.dspfusion.config import DSPFusionConfig
 from models.layers import (
@@ -155,10 +155,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Return x with what it found in `other`."""
-        if frozen.is_frozen(self, x, other):
-            norm = frozen.Norm(self.norm.weight, self.norm.bias)
+        if strip_gradients.can_differentiate(self, x, other):
+            norm = strip_gradients.Norm(self.norm.weight, self.norm.bias)
             branches, project_out = self._branches(), self.project_out.weight
-            return frozen.attend([x, other], norm, branches, self.temperature, project_out)
+            return strip_gradients.attend([x, other], norm, branches, self.temperature, project_out)
         if can_use_strips(x, other):
             pairs = zip(strip_images(x), strip_images(other), strict=True)
             return pixels_first(torch.stack([self._in_strips(*pair) for pair in pairs]))

@@ -2,20 +2,9 @@
 artifacts on an S3 store that only the server knows, and the clients' one address in front.
 """
 
-import importlib.util
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 
 import boto3
 import pytest
@@ -29,68 +18,19 @@ from jobs.promote_gate import promote
 from jobs.promote_trace import trace
 from pipelines.lineage import broken
 from tests.jobs.test_promote import add_version, champion, promote_at_once
-from tests.s3_servers import KEYS, make_bucket
+from tests.mlflow_server import mlflow_server
+from tests.ray_head import free_port
+from tests.s3_servers import RGW_URL, answers, make_bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.s3real]
-
-_S3_URL = "http://127.0.0.1:15003"
-_STARTUP_S = 120.0
-
-
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL of its own, on 127.0.0.1; its SQLAlchemy address, or skips with the reason."""
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not installed or importlib.util.find_spec("psycopg") is None:
-        pytest.skip("no PostgreSQL here: the packages postgresql (Debian) or psycopg not found")
-    # Not below pytest's folder, which the user that PostgreSQL runs as may not enter.
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    password = folder / "password"
-    password.write_text("secret")
-    as_user: list[str] = []
-    if os.getuid() == 0:  # it refuses to run as root
-        as_user = ["runuser", "-u", "postgres", "--"]
-        for path in (folder, password):
-            shutil.chown(path, "postgres")
-
-    def run(program: str, *arguments: str) -> None:
-        command = [*as_user, str(installed[-1] / program), "-D", str(folder / "data"), *arguments]
-        # Files, not pipes: the server inherits them and would keep a pipe open.
-        with (folder / "log").open("ab") as log:
-            done = subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=False)
-        assert done.returncode == 0, (folder / "log").read_text()
-
-    port = free_port()
-    run("initdb", "-A", "scram-sha-256", "-U", "mlflow", f"--pwfile={password}")
-    where = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    run("pg_ctl", "-o", where, "-w", "start")
-    try:
-        yield f"postgresql+psycopg://mlflow:secret@127.0.0.1:{port}/postgres"
-    finally:
-        run("pg_ctl", "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=5).close()
-    except (OSError, URLError):
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
 def bucket(request: pytest.FixtureRequest) -> str:
     """A bucket of ours on the real S3 server: on the one that runs, else on one that we start."""
-    if not answers(_S3_URL):
+    if not answers(RGW_URL):
         request.getfixturevalue("gateway")
-    return make_bucket(_S3_URL, f"mlflow-{uuid.uuid4().hex[:12]}")
+    return make_bucket(RGW_URL, f"mlflow-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture(scope="module")
@@ -98,24 +38,8 @@ def server(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     """An MLflow server on PostgreSQL and S3; its address."""
     url = f"http://127.0.0.1:{free_port()}"
     log = tmp_path_factory.mktemp("server") / "log"
-    with postgresql() as store, log.open("wb") as stream:
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
-        command += ["--backend-store-uri", store, "--artifacts-destination", f"{bucket}/artifacts"]
-        environment = {"MLFLOW_S3_ENDPOINT_URL": _S3_URL, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "0"}
-        process = subprocess.Popen(
-            command, env=os.environ | KEYS | environment, stdout=stream, stderr=stream
-        )
-        try:
-            deadline = time.monotonic() + _STARTUP_S
-            while not answers(f"{url}/health"):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+    with mlflow_server(f"{bucket}/artifacts", RGW_URL, url, log):
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +62,7 @@ def test_train_evaluate_promote_trace(settings: Settings, bucket: str) -> None:
     link = trace(settings, model=f"models:/{name}@champion")
     assert broken(link) == []
     # The bytes are in the bucket, not beside the client.
-    s3 = boto3.client("s3", endpoint_url=_S3_URL, region_name="us-east-1")
+    s3 = boto3.client("s3", endpoint_url=RGW_URL, region_name="us-east-1")
     listed = s3.list_objects_v2(Bucket=bucket.removeprefix("s3://"))["Contents"]
     names = {entry["Key"].rpartition("/")[2] for entry in listed}
     assert {"program.pt2", "rows.parquet", "inputs.json", "scenes.parquet"} <= names

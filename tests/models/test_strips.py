@@ -92,17 +92,3 @@ def test_only_plain_inference_on_a_cpu_goes_by_strips() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert strips.strip_dtype(x) == torch.bfloat16
         assert strips.strip_dtype(x) == torch.float32
-
-
-def test_checkpointed_strips_have_the_gradients_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    block = random_weights(TransformerBlock(8, num_heads=2, ffn_expansion=2.66))
-    x = torch.randn(2, 8, 9, 5, requires_grad=True)
-    inputs = [x, *block.parameters()]
-    whole = torch.autograd.grad(block(x).square().sum(), inputs)
-    monkeypatch.setattr(strips, "_STRIP_NUMBERS", 500)
-    assert strips.should_checkpoint(x, 42)
-    by_strips = torch.autograd.grad(block(x).square().sum(), inputs)
-    for ours, theirs in zip(by_strips, whole, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
