@@ -124,18 +124,21 @@ class _FeedForward(torch.autograd.Function):
     ) -> Tensor:
         images, norm, branches = pixels_last(x), Norm(scale, shift), _pairs(weights)  # B H W C
         hidden = _whole(images, branches)  # B H W m each
+        projected = _bordered(images, branches, any(ctx.needs_input_grad[1:]))
         out = torch.empty_like(images)
         for i, image in enumerate(images):
-            for rows, (gate, value) in context_strips(image, norm, branches):
+            keep = [x[i] for x in projected]
+            for rows, (gate, value) in context_strips(image, norm, branches, keep=keep):
                 _keep(hidden, i, rows, (gate, value))
                 pixels, result = image[rows].flatten(0, 1), out[i, rows].flatten(0, 1)  # n C
                 torch.addmm(pixels, F.gelu(gate).mul_(value), project_out.t(), out=result)
-        ctx.save_for_backward(images, *hidden, project_out, scale, shift, *weights)
+        ctx.save_for_backward(images, *hidden, project_out, scale, shift, *weights, *projected)
         return pixels_first(out)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        images, gates, values, project_out, scale, shift, *weights = ctx.saved_tensors
+        images, gates, values, project_out, scale, shift, *others = ctx.saved_tensors
+        weights, projected = others[:4], others[4:]
         norm, branches = Norm(scale, shift), _pairs(weights)
         learns = any(ctx.needs_input_grad[1:])
         sums = _WeightSums.zeros(norm, branches) if learns else None
@@ -144,7 +147,7 @@ class _FeedForward(torch.autograd.Function):
         out = grads.clone()
         for i, image in enumerate(images):
             fill = partial(_fill_hidden, grads[i], gates[i], values[i], project_out, towards_out)
-            _add_gradient(out[i], image, norm, branches, fill, sums)
+            _add_gradient(out[i], image, norm, branches, fill, [x[i] for x in projected], sums)
         of_weights = sums.flat() if sums else [None] * (2 + len(weights))
         return pixels_first(out), towards_out, *of_weights
 
@@ -187,27 +190,34 @@ class _Attention(torch.autograd.Function):
         norm, branches = Norm(scale, shift), _pairs(weights)
         inputs = [pixels_last(x) for x in maps]  # B H W C each
         kept = [whole for x, b in zip(inputs, branches, strict=True) for whole in _whole(x, [b])]
+        learns = any((*ctx.needs_input_grad[:4], *ctx.needs_input_grad[4 + num_maps :]))
+        projected = [
+            whole
+            for x, branch in zip(inputs, branches, strict=True)
+            for whole in _bordered(x, [branch], learns)
+        ]
         out = torch.empty_like(inputs[0])
         ctx.grams = []
         for i, images in enumerate(zip(*inputs, strict=True)):
-            gram = _read(i, images, norm, branches, kept, len(temperature))
+            gram = _read(i, images, norm, branches, kept, projected, len(temperature))
             folded = fold_projection(project_out, gram.weights(temperature))  # C C
             value = _parts([x[i].flatten(0, 1) for x in kept], images[0].shape[-1])[2]  # HW C
             result = out[i].flatten(0, 1)
             torch.addmm(images[0].flatten(0, 1), value, folded.t(), out=result)
             ctx.grams.append(gram)
-        ctx.num_maps = num_maps
-        ctx.save_for_backward(*inputs, *kept, temperature, project_out, scale, shift, *weights)
+        ctx.num_maps, ctx.learns = num_maps, learns
+        small = temperature, project_out, scale, shift
+        ctx.save_for_backward(*inputs, *kept, *small, *weights, *projected)
         return pixels_first(out)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         num_maps = ctx.num_maps
         inputs, kept = ctx.saved_tensors[:num_maps], ctx.saved_tensors[num_maps : 2 * num_maps]
-        temperature, project_out, scale, shift, *weights = ctx.saved_tensors[2 * num_maps :]
+        temperature, project_out, scale, shift, *others = ctx.saved_tensors[2 * num_maps :]
+        weights, projected = others[: 2 * num_maps], others[2 * num_maps :]
         norm, branches = Norm(scale, shift), _pairs(weights)
-        learns = any((*ctx.needs_input_grad[:4], *ctx.needs_input_grad[4 + num_maps :]))
-        sums = _WeightSums.zeros(norm, branches) if learns else None
+        sums = _WeightSums.zeros(norm, branches) if ctx.learns else None
         small = [torch.zeros_like(temperature), torch.zeros_like(project_out)]
         grads = pixels_last(grad)
         # The first map has the residual.
@@ -219,7 +229,8 @@ class _Attention(torch.autograd.Function):
             for j, (out, x, branch) in enumerate(zip(outs, inputs, branches, strict=True)):
                 num_parts = len(branch[1]) // grads.shape[-1]
                 own = partial(fill, range(first, first + num_parts))
-                _add_gradient(out[i], x[i], norm, [branch], own, sums and sums.only(j))
+                mine = [whole[i] for whole in projected[j : j + 1]]
+                _add_gradient(out[i], x[i], norm, [branch], own, mine, sums and sums.only(j))
                 first += num_parts
         maps = map(pixels_first, outs)
         if sums is None:
@@ -234,15 +245,16 @@ def _read(
     norm: Norm,
     branches: Sequence[Branch],
     kept: Sequence[Tensor],
+    projected: Sequence[Tensor],
     num_heads: int,
 ) -> ChannelGram:
-    """Keep q, k and v of images H×W×C; return the Gram matrix of q and k."""
+    """Keep q, k and v of images H×W×C, and what they are made of; return the Gram matrix of q and k."""
     channels = images[0].shape[-1]
     gram = ChannelGram.zeros(channels, num_heads, like=images[0])
     rows_px = strip_rows(images[0], 3 * channels)
     walks = [
-        context_strips(image, norm, [branch], rows_px)
-        for image, branch in zip(images, branches, strict=True)
+        context_strips(image, norm, [branch], rows_px, [x[index] for x in projected[j : j + 1]])
+        for j, (image, branch) in enumerate(zip(images, branches, strict=True))
     ]
     for strips in zip(*walks, strict=True):
         maps = [strip for _, (strip,) in strips]  # n P each
@@ -304,16 +316,18 @@ def _add_gradient(
     norm: Norm,
     branches: Sequence[Branch],
     fill: Callable[[slice, Sequence[Tensor]], None],
+    projected: Sequence[Tensor],
     sums: _WeightSums | None,
 ) -> None:
     """Add to `out` H×W×C the gradient towards the image that `context_strips` went through.
 
-    `fill` writes the gradients of what it gave, n×P each. Those towards the weights are added to `sums`.
+    `fill` writes the gradients of what it gave, n×P each. Those towards the weights are added to
+    `sums`; they read what was projected, H+2×W×P each.
     """
     kernels = [kernel.flip(2, 3) for _, kernel in branches]
     rows_px = strip_rows(image, sum(map(len, kernels)))
     if sums is not None:
-        fill = _adding_kernels(fill, image, norm, branches, rows_px, sums)
+        fill = _adding_kernels(fill, projected, sums)
     for rows, maps in convolved_strips(image, fill, kernels, rows_px):
         towards = maps[0] @ branches[0][0].flatten(1)  # n C
         for projected, (project, _) in zip(maps[1:], branches[1:], strict=True):
@@ -327,37 +341,16 @@ def _add_gradient(
 
 def _adding_kernels(
     fill: Callable[[slice, Sequence[Tensor]], None],
-    image: Tensor,
-    norm: Norm,
-    branches: Sequence[Branch],
-    rows_px: int,
+    projected: Sequence[Tensor],
     sums: _WeightSums,
 ) -> Callable[[slice, Sequence[Tensor]], None]:
-    """Let `fill` add the gradients towards the kernels, too; it sees each row once, in order.
-
-    Those read the projections with the row above and below, which are made again here.
-    """
-    height, width, _ = image.shape
-    matrices = [project.flatten(1).t() for project, _ in branches]  # C P
-    # The first call is for a row more than a strip has.
-    windows = [image.new_zeros(rows_px + 3, width, len(kernel)) for _, kernel in branches]
+    """Let `fill` add the gradients towards the kernels, too, which read the projections H+2×W×P."""
 
     def both(rows: slice, maps: Sequence[Tensor]) -> None:
         fill(rows, maps)
-        num_rows = rows.stop - rows.start
-        if num_rows == 0:  # the last strip's rows were asked for with the one before
-            return
-        known = 2 if rows.start else 1
-        new = slice(rows.start - 1 + known, min(rows.stop + 1, height))
-        end = known + new.stop - new.start
-        normed = norm(image[new]).flatten(0, 1)  # n C
-        for window, matrix, grad, (_, total) in zip(
-            windows, matrices, maps, sums.branches, strict=True
-        ):
-            torch.mm(normed, matrix, out=window[known:end].flatten(0, 1))
-            window[end : num_rows + 2] = 0  # below the image
-            total.add_(_of_kernel(window[: num_rows + 2], grad, total))
-            window[:2] = window[num_rows : num_rows + 2].clone()  # above the next rows
+        if rows.stop > rows.start:  # the last strip's were asked for with the one before
+            for whole, grad, (_, total) in zip(projected, maps, sums.branches, strict=True):
+                total.add_(_of_kernel(whole[rows.start : rows.stop + 2], grad, total))
 
     return both
 
@@ -374,6 +367,17 @@ def _of_kernel(window: Tensor, grad: Tensor, kernel: Tensor) -> Tensor:
 def _whole(images: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
     """Whole maps B×H×W×P for what each branch gives."""
     return [images.new_empty(*images.shape[:3], len(kernel)) for _, kernel in branches]
+
+
+def _bordered(images: Tensor, branches: Sequence[Branch], wanted: bool) -> list[Tensor]:
+    """Whole maps B×H+2×W×P of what each branch projects, a row of zeros around; none if not wanted."""
+    if not wanted:
+        return []
+    size, height, width, _ = images.shape
+    maps = [images.new_empty(size, height + 2, width, len(kernel)) for _, kernel in branches]
+    for x in maps:
+        x[:, 0] = x[:, -1] = 0
+    return maps
 
 
 def _keep(whole: Sequence[Tensor], index: int, rows: slice, strips: Sequence[Tensor]) -> None:

@@ -82,10 +82,12 @@ def context_strips(
     norm: Callable[[Tensor], Tensor],
     branches: Sequence[Branch],
     rows: int | None = None,
+    keep: Sequence[Tensor] | None = None,
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Normalise, project and convolve an image H×W×C, strip by strip of `rows` rows.
 
     `norm` normalises the last axis. Yields the strip's rows and, for each branch, its n×P values.
+    What is projected is written to `keep`, where it is wanted: H+2×W×P, with a row of zeros around.
     """
     rows = rows or strip_rows(image, sum(len(project) for project, _ in branches))
     dtype = strip_dtype(image)
@@ -96,7 +98,7 @@ def context_strips(
         for projected, matrix in zip(maps, matrices, strict=True):
             torch.mm(normed, matrix, out=projected)
 
-    return convolved_strips(image, fill, [kernel for _, kernel in branches], rows)
+    return convolved_strips(image, fill, [kernel for _, kernel in branches], rows, keep)
 
 
 def convolved_strips(
@@ -104,8 +106,9 @@ def convolved_strips(
     fill: Callable[[slice, Sequence[Tensor]], None],
     kernels: Sequence[Tensor],
     rows: int,
+    keep: Sequence[Tensor] | None = None,
 ) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Convolve maps that are never whole with their depthwise kernels P×1×3×3.
+    """Convolve maps with their depthwise kernels P×1×3×3; without `keep` they are never whole.
 
     `fill` writes some rows' values n×P of each map; it is asked for each row of `image` H×W×C once,
     in order. Yields a strip's rows and what the convolutions made of each map, n×P.
@@ -113,7 +116,9 @@ def convolved_strips(
     height, width, _ = image.shape
     # A window holds a strip of a map with the row above and the row below.
     dtype = strip_dtype(image)
-    windows = [image.new_zeros(rows + 2, width, len(kernel), dtype=dtype) for kernel in kernels]
+    windows = (
+        [] if keep else [image.new_zeros(rows + 2, width, len(k), dtype=dtype) for k in kernels]
+    )
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         # The row above and the strip's first are there already, but for the first strip.
@@ -124,8 +129,8 @@ def convolved_strips(
             if start:
                 window[:2] = window[rows:]
             window[end:] = 0  # Below the image.
-        fill(new, [window[known:end].flatten(0, 1) for window in windows])
-        cut = [window[: stop - start + 2] for window in windows]
+        cut = [x[start : stop + 2] for x in keep or ()] or [w[: stop - start + 2] for w in windows]
+        fill(new, [window[known:end].flatten(0, 1) for window in cut])
         yield slice(start, stop), list(map(_convolve, cut, kernels))
 
 
