@@ -31,8 +31,9 @@ from jobs.evaluate_rows import PARTS, ROWS, Subject, check_subject, measure_scen
 from jobs.fuse import bundle_of, resolve_model
 from jobs.recipes import EVALUATION
 from jobs.scan import load_index
+from pipelines.evaluation import choose_scenes
 from pipelines.evaluation_rows import BASELINE, MODEL, read_rows, write_rows
-from pipelines.evaluation_summary import format_table, summarise
+from pipelines.evaluation_summary import by_dataset, format_datasets, format_table, summarise
 
 
 class Evaluated(BaseModel):
@@ -56,23 +57,27 @@ def evaluate(
     model: str,
     scenes: str,
     split: str = "val",
+    dataset: str | None = None,
     tag: bool = True,
     folders: Mapping[str, Path] | None = None,
 ) -> Evaluated:
     """Evaluate `model` on a split of the index called `scenes`, or find that it was.
 
+    With `dataset` only on that data set of the index.
     With `tag` a registered version is told of it, and the gate will judge it by this evaluation.
     `folders` holds other methods' fused pictures of the clean pairs, by name.
-    Raises ValueError when model, index, split or a scenario does not exist, or a picture is missing.
+    Raises ValueError when model, index, split, data set or a scenario does not exist, or a picture
+    is missing.
     """
     from infra import tracking
 
     client = tracking.connect(settings)
     model = resolve_model(model, settings)
-    chosen = load_index(settings, scenes).scenes.of_split(split)[: recipe.num_scenes]
-    where = f"{Path(scenes).stem}-{split}"
+    of_split = load_index(settings, scenes).scenes.of_split(split, dataset=dataset)
+    chosen = choose_scenes(of_split, recipe.num_scenes)
+    where = "-".join(filter(None, (Path(scenes).stem, dataset, split)))
     bundle = bundle_of(model, settings)
-    subject = Subject(recipe, model, bundle, where, tuple(chosen), folders or {})
+    subject = Subject(recipe, model, bundle, where, chosen, folders or {})
     check_subject(subject)
     tags = subject.tags
     folder = settings.work / "reports" / f"{where}-{tags['config_digest'][:12]}"
@@ -106,6 +111,10 @@ def _evaluated(model: str, run_id: str, folder: Path) -> Evaluated:
     rows = read_rows(folder / ROWS)
     for line in format_table(summarise(rows), model=MODEL, baseline=BASELINE):
         say(f"  {line}")
+    parts = by_dataset(rows)
+    if len(parts) > 1:
+        for line in format_datasets(parts, model=MODEL, baseline=BASELINE):
+            say(f"  {line}")
     return Evaluated(model=model, run_id=run_id, folder=folder, means=overall_means(rows))
 
 
@@ -130,6 +139,7 @@ def _main(arguments: argparse.Namespace) -> None:
         model=arguments.model,
         scenes=arguments.scenes,
         split=arguments.split,
+        dataset=arguments.dataset,
         # A try-out must not become what the gate judges a version by.
         tag=not arguments.smoke,
         folders=_folders(arguments.method),
@@ -158,6 +168,7 @@ def main() -> None:
     )
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
     parser.add_argument("--split", default="val")
+    parser.add_argument("--dataset", help="only this one of the data sets in the index")
     parser.add_argument(
         "--method",
         action="append",

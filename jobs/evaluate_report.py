@@ -17,6 +17,7 @@ from pipelines.efficiency import Efficiency, measure_efficiency
 from pipelines.embedding import Embedded, degraded_pictures, embed, in_words, map_points, tell_apart
 from pipelines.evaluation import (
     Example,
+    choose_scenes,
     make_example,
     methods_of,
     steps_means,
@@ -86,7 +87,7 @@ def _examples(subject: Subject) -> list[Example]:
     """Pictures for the report: every scenario once, over the first few scenes in turn."""
     recipe = subject.recipe
     methods = dict(list(methods_of(subject.measurement).items())[:_SHOWN_METHODS])
-    shown = subject.scenes[: recipe.num_examples]
+    shown = choose_scenes(subject.scenes, recipe.num_examples)
     return [
         make_example(shown[index % len(shown)], find_scenario(name), methods, seed=recipe.seed)
         for index, name in enumerate(recipe.scenarios)
@@ -115,7 +116,7 @@ def _embed(subject: Subject) -> Embedded | None:
     measurement, fuser = subject.measurement, load_bundle(subject.bundle)
     if not fuser.config.degradation_prior:
         return None
-    scenes = subject.scenes[:_MAPPED_SCENES]
+    scenes = choose_scenes(subject.scenes, _MAPPED_SCENES)
     pictures = list(degraded_pictures(scenes, measurement.scenarios, seed=measurement.seed))
     return embed(fuser, pictures) if pictures else None
 
@@ -138,7 +139,8 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
     """Means by number of sampling steps, on the example scenes; none for a model without steps."""
     from infra import cluster
 
-    counts, scenes = subject.recipe.steps, subject.scenes[: subject.recipe.num_examples]
+    counts = subject.recipe.steps
+    scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
     if not counts or not scenes:
         return {}
     if load_bundle(subject.bundle).denoiser is None:

@@ -1,5 +1,6 @@
 """python -m jobs.scan FOLDER [--name NAME]: index registered IR/VI pairs, on disk or on S3.
 
+The folder is one data set, or holds several in folders of their own, which then are in one index.
 Writes `<work>/scenes/<name>.parquet`, which the other commands take by that name, and beside it
 `<name>.report.json`: every file that was refused and why, and scenes that leak between splits.
 """
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 
 from infra.settings import Settings, read_settings
@@ -35,7 +35,7 @@ def scan_folder(
     split: str = "train",
     max_refused_share: float = 0.01,
 ) -> ScanResult:
-    """Index a folder, or a prefix on S3, under `name`.
+    """Index a folder, or a prefix on S3, under `name`; a single data set in it has that name, too.
 
     Raises ValueError when too many of its pairs are bad.
     """
@@ -54,8 +54,7 @@ def scan_folder(
     write_whole(report, _report(result, leaks))
     check_refused_share(result, max_share=max_refused_share, setting="--max-refused-share")
     write_scenes(result, path)
-    per_split = Counter(scene.split for scene in result.scenes)
-    shown = {split: f"{count} scenes" for split, count in sorted(per_split.items())}
+    shown = _describe_counts(result.scenes.counts())
     if result.refused:
         shown["refused"] = describe_refused(result.refused)
     if leaks:
@@ -67,10 +66,23 @@ def scan_folder(
 def _report(result: ScanResult, leaks: list[Leak]) -> bytes:
     parts = {
         "num_scenes": len(result.scenes),
+        "datasets": result.scenes.counts(),
         "refused": [item.model_dump() for item in result.refused],
         "leaks": [leak.model_dump() for leak in leaks],
     }
     return json.dumps(parts, indent=1).encode()
+
+
+def _describe_counts(counts: dict[str, dict[str, int]]) -> dict[str, str]:
+    """Scenes by split of a single data set, or of each."""
+    if len(counts) == 1:
+        [splits] = counts.values()
+        return {split: f"{count} scenes" for split, count in splits.items()}
+    return {
+        dataset: f"{sum(splits.values())} scenes: "
+        + ", ".join(f"{split} {count}" for split, count in splits.items())
+        for dataset, splits in counts.items()
+    }
 
 
 def _describe_leaks(leaks: list[Leak], *, most: int = 3) -> str:
@@ -115,10 +127,12 @@ def main() -> None:
     parser.add_argument(
         "folder",
         help="path or s3://bucket/prefix of vi/ and ir/, of split folders that hold them, "
-        "or of another known layout",
+        "of another known layout, or of folders that are such data sets",
     )
     parser.add_argument("--name", help="name of the index (default: the folder's)")
-    parser.add_argument("--split", default="train", help="split of a folder without split folders")
+    parser.add_argument(
+        "--split", default="train", help="split of a data set without split folders"
+    )
     parser.add_argument(
         "--max-refused-share",
         type=float,

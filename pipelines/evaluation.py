@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +161,18 @@ def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
     return measurable(height, width, EVALUATED)
 
 
+def choose_scenes(scenes: Sequence[Scene], count: int | None) -> tuple[Scene, ...]:
+    """The first `count` scenes (None: all), as many of each data set as there are, in their order."""
+    turns: dict[str, int] = defaultdict(int)
+    places = []
+    for place, scene in enumerate(scenes):
+        places.append((turns[scene.dataset], place))
+        turns[scene.dataset] += 1
+    return tuple(scenes[place] for place in sorted(place for _, place in sorted(places)[:count]))
+
+
 def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
-    """Raise ValueError unless a folder of fused pictures has one for every scene."""
+    """Raise ValueError unless a folder of fused pictures has one for every scene, each its own."""
     files = pictures_by_stem(folder)
     missing = [scene.id for scene in scenes if _stem(scene, files) is None]
     if missing:
@@ -169,10 +180,21 @@ def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
             f"--method {name}: {folder} has no picture for {len(missing)} of {len(scenes)} scenes, "
             f"the first is {missing[0]}; name each as its visible source or as its scene"
         )
+    taken: dict[str, str] = {}
+    for scene in scenes:
+        stem = _stem(scene, files)
+        assert stem is not None
+        first = taken.setdefault(stem, scene.id)
+        if first != scene.id:
+            raise ValueError(
+                f"--method {name}: {files[stem]} would be the picture of both {first} and {scene.id}; "
+                "name each picture as its scene"
+            )
 
 
 def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
-    names = (Path(scene.vi_uri).stem.lower(), scene.id)
+    # Sources of two data sets may have one name, scenes have not.
+    names = (scene.id, Path(scene.vi_uri).stem.lower())
     return next((name for name in names if name in files), None)
 
 

@@ -62,6 +62,14 @@ def summarise(rows: Sequence[Row]) -> Summary:
     return Summary(scenarios, methods, metrics, num_scenes, means)
 
 
+def by_dataset(rows: Sequence[Row]) -> dict[str, Summary]:
+    """A summary of each data set's scenes, in order of name."""
+    parts: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        parts[row["dataset"]].append(row)
+    return {name: summarise(parts[name]) for name in sorted(parts)}
+
+
 def format_table(
     summary: Summary, *, model: str, baseline: str, metrics: Sequence[str] = HEADLINE
 ) -> list[str]:
@@ -78,6 +86,22 @@ def format_table(
     rule = "-" * len(text[0])
     title = f"{model}, in brackets the difference from {baseline} (reference: {REFERENCE})"
     return [title, text[0], rule, *text[1:-1], rule, text[-1]]
+
+
+def format_datasets(
+    summaries: Mapping[str, Summary],
+    *,
+    model: str,
+    baseline: str,
+    metrics: Sequence[str] = HEADLINE,
+) -> list[str]:
+    """Lines of such a table of the overall means of each data set."""
+    lines = [["dataset", "scenes", *metrics]]
+    for name, summary in summaries.items():
+        cells = [_cell(summary, OVERALL, metric, model, baseline) for metric in metrics]
+        lines.append([name, str(max(summary.num_scenes.values())), *cells])
+    head, *body = _align(lines)
+    return [head, "-" * len(head), *body]
 
 
 def interval_of(values: Sequence[float], *, address: str) -> tuple[float, float]:

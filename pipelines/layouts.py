@@ -9,13 +9,14 @@
 | tno | a folder a scene, with one `VIS*` and one `IR*` picture | TNO as first published |
 
 Case does not matter.  Splits are folders round a layout (`train/vi`), or below the camera (LLVIP).
+A root may hold several data sets, in any of these layouts (`msrs/train/vi`, `llvip/visible/train`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +27,8 @@ VI_FOLDERS = ("vi", "vis", "visible", "crop_hr_visible")
 IR_FOLDERS = ("ir", "inf", "infrared", "cropinfrared")
 TARGETS = ("vi_enhanced", "ir_enhanced")
 NOT_A_PICTURE = "not an image file (by its extension)"
+# In a root of data sets, a data set without splits cannot be told from a split if it has such a name.
+_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 # The suffixes of the authors' files (DSPFusion spec 3.1), and what they are called here.
 _NATIVE_NAMES = {
@@ -53,37 +56,37 @@ class Refused(BaseModel):
 
 @dataclass(frozen=True)
 class SourcePair:
-    """Two files of one scene; `natives` are its degraded variants, by member ("vi_blur")."""
+    """Two files of one scene; `natives` are its degraded variants, by member ("vi_blur").
+
+    `dataset` is empty where the root holds no more than one.
+    """
 
     split: str
     stem: str
     vi: SourcePath
     ir: SourcePath
     natives: tuple[tuple[str, SourcePath], ...] = ()
+    dataset: str = ""
 
 
 Found = tuple[list[SourcePair], list[Refused]]
 
 
 def find_pairs(root: SourcePath, *, split: str) -> Found:
-    """Find the pairs of every split below `root`; `split` names that of a root without splits.
+    """Find the pairs of every data set and split below `root`.
 
-    Raises ValueError when the folders fit no layout, or fit two.
+    `split` names that of a data set without splits. Raises ValueError when the folders fit no layout,
+    or fit two.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give the folder that holds vi/ and ir/")
     found = _pairs_here(root, split)
     if found is None:
-        below = [
-            pairs
-            for folder in sorted(root.iterdir())
-            if folder.is_dir() and (pairs := _pairs_here(folder, normalise(folder.name)))
-        ]
-        found = _together(below) if below else _scene_folders(root, split)
+        found = _datasets(root, split) or _splits(root) or _scene_folders(root, split)
     if found is None:
         raise ValueError(
-            f"{root}: holds neither vi/ and ir/ nor split folders (train/, val/) with them; "
-            "the layouts that are known stand in pipelines/layouts.py"
+            f"{root}: holds neither vi/ and ir/, nor split folders (train/, val/) with them, nor data "
+            "sets that do; the layouts that are known stand in pipelines/layouts.py"
         )
     return found
 
@@ -104,6 +107,54 @@ def pair_by_stem(vi_folder: SourcePath, ir_folder: SourcePath, *, split: str = "
         refused.append(Refused(path=str(path), reason=f"has no {missing} picture of the same name"))
     both = sorted(vi_files.keys() & ir_files.keys())
     return [SourcePair(split, stem, vi_files[stem], ir_files[stem]) for stem in both], refused
+
+
+def _datasets(root: SourcePath, split: str) -> Found | None:
+    """Several data sets; None when no folder in `root` has splits: it may be a split itself."""
+    folders = [folder for folder in _folders_in(root) if not folder.name.startswith(".")]
+    there = {folder: _pairs_here(folder, "") or _splits(folder) for folder in folders}
+    if not any(pair.split for found in there.values() for pair in (found or ([], []))[0]):
+        return None
+    names: dict[str, SourcePath] = {}
+    for folder in folders:
+        found = there[folder] or _scene_folders(folder, "")
+        if found is None and _holds_pictures(folder):
+            raise ValueError(
+                f"{folder}: holds pictures in none of the layouts of pipelines/layouts.py, beside data "
+                "sets that are in one; mend it or move it away"
+            )
+        first = names.setdefault(normalise(folder.name), folder)
+        if first != folder:
+            raise ValueError(f"{first} and {folder}: two data sets of one name; rename one")
+        there[folder] = found and _named(folder, found, split)
+    return _together(found for found in there.values() if found)
+
+
+def _named(folder: SourcePath, found: Found, split: str) -> Found:
+    """Pairs with the name of their data set, and with `split` where they have none."""
+    pairs, refused = found
+    if folder.name.lower() in _SPLITS and not all(pair.split for pair in pairs):
+        raise ValueError(
+            f"{folder}: a split beside data sets that have splits; move it into its data set"
+        )
+    name = normalise(folder.name)
+    return [replace(pair, dataset=name, split=pair.split or split) for pair in pairs], refused
+
+
+def _splits(root: SourcePath) -> Found | None:
+    """Split folders round a layout."""
+    below = [_pairs_here(folder, normalise(folder.name)) for folder in _folders_in(root)]
+    found = [pairs for pairs in below if pairs is not None]
+    return _together(found) if found else None
+
+
+def _folders_in(root: SourcePath) -> list[SourcePath]:
+    return sorted(path for path in root.iterdir() if path.is_dir())
+
+
+def _holds_pictures(folder: SourcePath) -> bool:
+    below = (folder, *(path for _, path in _folders_below(folder)))
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for each in below for path in each.iterdir())
 
 
 def _pairs_here(folder: SourcePath, split: str) -> Found | None:
@@ -201,7 +252,7 @@ def _scene_folders(root: SourcePath, split: str) -> Found | None:
 def _folders_below(
     root: SourcePath, parts: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], SourcePath]]:
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in _folders_in(root):
         names = (*parts, folder.name)
         yield names, folder
         yield from _folders_below(folder, names)

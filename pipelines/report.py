@@ -17,12 +17,18 @@ from pipelines.curves import Curve
 from pipelines.efficiency import Efficiency
 from pipelines.embedding import Point
 from pipelines.evaluation import Example
-from pipelines.evaluation_summary import summarise
+from pipelines.evaluation_summary import by_dataset, summarise
 from pipelines.files import write_whole
 from pipelines.gate import Verdict
 from pipelines.page import facts_part, figure, render_page, section
 from pipelines.report_charts import bars_part, curves_part, points_part, steps_part
-from pipelines.report_tables import comparisons_part, efficiency_part, overall_part, scenario_part
+from pipelines.report_tables import (
+    comparisons_part,
+    dataset_part,
+    efficiency_part,
+    overall_part,
+    scenario_part,
+)
 from pipelines.report_words import number_text, spoken
 
 _NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
@@ -52,6 +58,7 @@ def write_report(
         overall_part(summary) if summary else "",
         facts_part(facts) if facts else "",
         scenario_part(summary) if summary else "",
+        dataset_part(by_dataset([dict(row) for row in rows])) if rows else "",
         bars_part(summary, rows) if summary else "",
         _examples_part("Worst cases", worst, rows) if worst else "",
         _examples_part("Examples", examples, rows) if examples else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from models.metrics import DIRECTION
@@ -65,7 +65,39 @@ def scenario_part(summary: Summary) -> str:
     return section("By scenario", _table(summary, headline) + more, note=note)
 
 
+def dataset_part(summaries: Mapping[str, Summary]) -> str:
+    """Overall means of every method by data set; nothing of a single one."""
+    if len(summaries) < 2:
+        return ""
+    first, *_ = summaries.values()
+    headline = headline_of(first)
+    lines = (
+        _table_line(
+            summary, OVERALL, headline, label=f"{escape(name)} ({max(summary.num_scenes.values())})"
+        )
+        for name, summary in summaries.items()
+    )
+    note = (
+        "Means over all scenarios, with the number of scenes; the best method of a line is marked."
+    )
+    return section("By data set", _table_of(first, "Data set", headline, lines), note=note)
+
+
 def _table(summary: Summary, metrics: Sequence[str]) -> str:
+    lines = (
+        _table_line(
+            summary,
+            scenario,
+            metrics,
+            label=spoken(scenario),
+            kind="overall" if scenario == OVERALL else "",
+        )
+        for scenario in (OVERALL, *summary.scenarios)
+    )
+    return _table_of(summary, "Scenario", metrics, lines)
+
+
+def _table_of(summary: Summary, corner: str, metrics: Sequence[str], lines: Iterable[str]) -> str:
     span = len(summary.methods)
     top = "".join(f'<th colspan="{span}" scope="colgroup">{escape(m)}</th>' for m in metrics)
     methods = "".join(
@@ -73,16 +105,15 @@ def _table(summary: Summary, metrics: Sequence[str]) -> str:
         for _ in metrics
         for i, method in enumerate(summary.methods)
     )
-    body = "".join(
-        _table_line(summary, scenario, metrics) for scenario in (OVERALL, *summary.scenarios)
-    )
     return (
-        '<div class="wide"><table><thead><tr><th rowspan="2" scope="col">Scenario</th>'
-        f"{top}</tr><tr>{methods}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="wide"><table><thead><tr><th rowspan="2" scope="col">{corner}</th>'
+        f"{top}</tr><tr>{methods}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
-def _table_line(summary: Summary, scenario: str, metrics: Sequence[str]) -> str:
+def _table_line(
+    summary: Summary, scenario: str, metrics: Sequence[str], *, label: str, kind: str = ""
+) -> str:
     cells = []
     for metric in metrics:
         best = summary.best(scenario, metric)
@@ -91,8 +122,8 @@ def _table_line(summary: Summary, scenario: str, metrics: Sequence[str]) -> str:
             number = "–" if value is None else number_text(value)
             text = f"<strong>{number}</strong>" if method == best else number
             cells.append(f"<td{_first(i)}>{text}</td>")
-    kind = ' class="overall"' if scenario == OVERALL else ""
-    return f'<tr{kind}><th scope="row">{spoken(scenario)}</th>{"".join(cells)}</tr>'
+    marked = f' class="{kind}"' if kind else ""
+    return f'<tr{marked}><th scope="row">{label}</th>{"".join(cells)}</tr>'
 
 
 def _first(index: int) -> str:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.files import whole_file
 from pipelines.images import as_ir, as_vi, decode, decode_ir, decode_vi, perceptual_hash
 from pipelines.layouts import NOT_A_PICTURE, Refused, SourcePair, find_pairs, normalise
+from pipelines.names import nearest
 from pipelines.seeding import digest_of
 from pipelines.source_paths import SourcePath
 
@@ -136,13 +137,32 @@ class SceneTable(Sequence[Scene]):
         sides = [self._columns[name].to_numpy() for name in ("width", "height")]
         return np.multiply(*sides, dtype=np.int64)
 
-    def of_split(self, split: str) -> SceneTable:
-        """Scenes of one split, in order of id. Raises ValueError when there is none."""
-        chosen = self.table.filter(pc.field("split") == split).sort_by("id")
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many scenes each data set has in each split, in order of name."""
+        found: dict[str, dict[str, int]] = {}
+        groups = self.table.group_by(["dataset", "split"]).aggregate([("id", "count")])
+        for row in groups.sort_by([("dataset", "ascending"), ("split", "ascending")]).to_pylist():
+            found.setdefault(row["dataset"], {})[row["split"]] = row["id_count"]
+        return found
+
+    def of_split(self, split: str, *, dataset: str | None = None) -> SceneTable:
+        """Scenes of one split, and of one data set if so named, in order of id.
+
+        Raises ValueError when there is none.
+        """
+        chosen = self.table.filter(pc.field("split") == split)
+        if chosen.num_rows and dataset is not None:
+            there = chosen.column("dataset").unique().to_pylist()
+            chosen = chosen.filter(pc.field("dataset") == dataset)
+            if not chosen.num_rows:
+                raise ValueError(
+                    f"split {split!r} of the index has no scene of data set {dataset!r}"
+                    f"{nearest(dataset, there)}; it has: {', '.join(sorted(there))}"
+                )
         if not chosen.num_rows:
             known = ", ".join(sorted(self._columns["split"].unique().to_pylist())) or "none"
             raise ValueError(f"the index has no scene of split {split!r}; it has: {known}")
-        return SceneTable(chosen)
+        return SceneTable(chosen.sort_by("id"))
 
 
 @dataclass(frozen=True)
@@ -174,14 +194,15 @@ def scan(
 ) -> ScanResult:
     """Index the pairs below `root`, in any of the layouts of `pipelines.layouts`.
 
-    `split` names the split of a root without split folders; `read` fetches a file by its URI.
-    Raises ValueError when the folder is missing or fits no layout.
+    `dataset` names the data set unless the root holds several, which have their folders' names;
+    `split` names the split of one without split folders; `read` fetches a file by its URI. Raises
+    ValueError when the folder is missing or fits no layout.
     """
     dataset = dataset or normalise(root.name)
     scenes: list[Scene] = []
     pairs, refused = find_pairs(root, split=split)
     with ThreadPoolExecutor() as pool:
-        checked = pool.map(lambda pair: _check_pair(dataset, pair, read), pairs)
+        checked = pool.map(lambda pair: _check_pair(pair.dataset or dataset, pair, read), pairs)
         for done, (scene, bad) in enumerate(checked, start=1):
             scenes += [scene] if scene else []
             refused += bad

@@ -84,3 +84,32 @@ def test_another_method_must_have_every_picture(
     blurred = RECIPE.model_copy(update={"scenarios": ("vi_blur",)})
     with pytest.raises(ValueError, match="lacks 'clean'"):
         evaluate(blurred, settings, folders={"grey": others}, **arguments)
+
+
+def test_several_data_sets_have_rows_each(
+    settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate(("alpha", "beta")):
+        sources = tmp_path / "several" / name
+        write_scenes(sources, split_counts={"val": 2}, seed=seed, height=48, width=64)
+    scan_folder(tmp_path / "several", settings, name="several")
+    arguments = {"model": str(tiny_bundle), "scenes": "several"}
+    few = RECIPE.model_copy(update={"num_scenes": 2, "scenarios": ("clean",), "steps": ()})
+    capsys.readouterr()
+    both = evaluate(few, settings, **arguments)
+    shown = capsys.readouterr().out
+    assert {row["dataset"] for row in read_rows(both.folder / ROWS)} == {"alpha", "beta"}
+    lines = [line.split() for line in shown.splitlines()]
+    assert [line[:2] for line in lines if line[:1] in (["alpha"], ["beta"])] == [
+        ["alpha", "1"],
+        ["beta", "1"],
+    ]
+    assert "By data set" in (both.folder / REPORT).read_text()
+    one = evaluate(few, settings, dataset="beta", **arguments)
+    assert one.folder.name.startswith("several-beta-val-")
+    assert {row["scene"] for row in read_rows(one.folder / ROWS)} == {
+        "beta-val-0000",
+        "beta-val-0001",
+    }
+    with pytest.raises(ValueError, match="no scene of data set 'gamma'"):
+        evaluate(few, settings, dataset="gamma", **arguments)

@@ -8,7 +8,7 @@ import torch
 
 from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
 from pipelines.baselines import source_average
-from pipelines.evaluation import evaluate_scene, make_example
+from pipelines.evaluation import check_folder, choose_scenes, evaluate_scene, make_example
 from pipelines.scenarios import CLEAN, degrade, find_scenario
 from pipelines.scenes import Scene, load_pair, scan
 
@@ -107,3 +107,29 @@ def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
     assert not np.array_equal(example.vi_lq, vi)
     assert example.fused["source_average"].shape == (HEIGHT, WIDTH, 3)
     assert example.fused["source_average"].dtype == np.uint8
+
+
+def of_dataset(scene: Scene, dataset: str) -> Scene:
+    return scene.model_copy(update={"dataset": dataset, "id": f"{dataset}-{scene.id}"})
+
+
+def test_a_few_scenes_are_of_every_data_set(scenes: list[Scene]) -> None:
+    several = [of_dataset(scene, name) for name in ("a", "b") for scene in scenes]
+    assert choose_scenes(several, None) == tuple(several)
+    assert choose_scenes(several, 2) == (several[0], several[2])
+    assert choose_scenes(several, 3) == tuple(several[:3])
+    assert choose_scenes(scenes, 1) == (scenes[0],)
+
+
+def test_one_picture_is_not_that_of_two_scenes(scenes: list[Scene], tmp_path: Path) -> None:
+    several = [of_dataset(scenes[0], name) for name in ("a", "b")]
+    fused = tmp_path / "fused"
+    fused.mkdir()
+    (fused / "a.png").write_bytes(Path(scenes[0].vi_uri).read_bytes())
+    with pytest.raises(
+        ValueError, match=r"a\.png would be the picture of both a-tiny-val-a and b-"
+    ):
+        check_folder("other", fused, several)
+    for scene in several:
+        (fused / f"{scene.id}.png").write_bytes((fused / "a.png").read_bytes())
+    check_folder("other", fused, several)

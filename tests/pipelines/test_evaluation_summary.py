@@ -2,7 +2,14 @@ import pytest
 
 from models.metrics import METRIC_VERSION
 from pipelines.evaluation_rows import Row
-from pipelines.evaluation_summary import OVERALL, format_table, summarise, worst_cases
+from pipelines.evaluation_summary import (
+    OVERALL,
+    by_dataset,
+    format_datasets,
+    format_table,
+    summarise,
+    worst_cases,
+)
 
 
 def row(scene: str, scenario: str, method: str, **metrics: float) -> Row:
@@ -66,6 +73,27 @@ def test_table_aligns_model_against_baseline() -> None:
     assert lines[-1].split() == [OVERALL, "0.6000", "(+0.2000)", "0.4500", "(-0.0250)"]
     with pytest.raises(ValueError, match="'other'; known: model, base"):
         format_table(summarise(rows), model="model", baseline="other")
+
+
+def test_every_data_set_has_means_of_its_own() -> None:
+    rows = [
+        row(scene, "clean", method, VIF=value) | {"dataset": dataset}
+        for dataset, scene, values in (
+            ("tno", "a", (0.9, 0.6)),
+            ("msrs", "b", (0.5, 0.4)),
+            ("msrs", "c", (0.3, 0.4)),
+        )
+        for method, value in zip(("model", "base"), values, strict=True)
+    ]
+    parts = by_dataset(rows)
+    assert list(parts) == ["msrs", "tno"]
+    assert parts["msrs"].means[OVERALL, "model", "VIF"] == pytest.approx(0.4)
+    lines = format_datasets(parts, model="model", baseline="base", metrics=("VIF",))
+    assert len({len(line) for line in lines}) == 1
+    assert [line.split() for line in lines[2:]] == [
+        ["msrs", "2", "0.4000", "(+0.0000)"],
+        ["tno", "1", "0.9000", "(+0.3000)"],
+    ]
 
 
 def test_the_worst_cases_of_every_metric_come_once_each() -> None:

@@ -165,3 +165,102 @@ def test_folders_that_fit_no_layout(folders: list[str], message: str, tmp_path: 
         (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(ValueError, match=message):
         find_pairs(tmp_path, split="train")
+
+
+def pairs(folder: Path, *stems: str, vi: str = "vi", ir: str = "ir") -> None:
+    """Small pairs, no two alike."""
+    rng = np.random.default_rng([len(str(folder)), *str(folder).encode()])
+    for stem in stems:
+        picture(folder / vi / f"{stem}.png", rng.integers(0, 256, (16, 20, 3), np.uint8))
+        picture(folder / ir / f"{stem}.png", rng.integers(0, 256, (16, 20), np.uint8))
+
+
+def several(root: Path) -> None:
+    """Four data sets, each in a layout of its own, and a folder without pictures."""
+    pairs(root / "MSRS" / "train", "1", "2")
+    pairs(root / "MSRS" / "val", "1")
+    hybrid(root / "hybrid" / "val")
+    pairs(root / "LLVIP", "a", vi="visible/train", ir="infrared/train")
+    pairs(root / "M3FD", "x", vi="Vis", ir="Ir")
+    (root / "notes").mkdir()
+    (root / "notes" / "readme.txt").write_text("ours")
+
+
+def test_a_root_of_several_data_sets(tmp_path: Path) -> None:
+    several(tmp_path)
+    result = scan(tmp_path, dataset="all", split="test")
+    assert not result.refused
+    assert result.scenes.counts() == {
+        "hybrid": {"val": 2},
+        "llvip": {"train": 1},
+        "m3fd": {"test": 1},
+        "msrs": {"train": 2, "val": 1},
+    }
+    # The names that each would have alone: a merged index says of a scene what its own says.
+    alone = scan(tmp_path / "MSRS", dataset="msrs").scenes
+    assert set(alone) <= set(result.scenes)
+    assert [scene.id for scene in result.scenes.of_split("val", dataset="msrs")] == ["msrs-val-1"]
+    with pytest.raises(
+        ValueError, match=r"'train' .* 'mrss', did you mean 'msrs'\?; it has: llvip"
+    ):
+        result.scenes.of_split("train", dataset="mrss")
+
+
+def test_folders_with_pairs_and_no_splits_are_splits_unless_one_of_them_has_splits(
+    tmp_path: Path,
+) -> None:
+    pairs(tmp_path / "day", "1")
+    pairs(tmp_path / "night", "1")
+    assert scan(tmp_path, dataset="set").scenes.counts() == {"set": {"day": 1, "night": 1}}
+    pairs(tmp_path / "msrs" / "val", "1")
+    assert scan(tmp_path).scenes.counts() == {
+        "day": {"train": 1},
+        "msrs": {"val": 1},
+        "night": {"train": 1},
+    }
+
+
+def test_what_is_wrong_in_one_of_several_data_sets_is_named(tmp_path: Path) -> None:
+    several(tmp_path)
+    (tmp_path / "MSRS" / "val" / "ir" / "1.png").unlink()
+    [refused] = scan(tmp_path).refused
+    assert refused.path.endswith("MSRS/val/vi/1.png")
+    assert "has no IR picture" in refused.reason
+    # Two data sets whose names and splits run into one.
+    pairs(tmp_path / "msrs-train" / "1", "x")
+    pairs(tmp_path / "MSRS" / "train-1", "x")
+    clash = scan(tmp_path).refused[-1]
+    assert clash.path.endswith("msrs-train/1/vi/x.png")
+    assert "'msrs-train-1-x' is taken by" in clash.reason
+    assert "MSRS/train-1/vi/x.png" in clash.reason
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("msrs/val", "MSRS and .*msrs: two data sets of one name"),
+        ("val", "val: a split beside data sets that have splits"),
+    ],
+)
+def test_data_sets_that_cannot_be_told_apart(extra: str, message: str, tmp_path: Path) -> None:
+    several(tmp_path)
+    pairs(tmp_path / extra, "9")
+    with pytest.raises(ValueError, match=message):
+        scan(tmp_path)
+
+
+def test_pictures_in_no_layout_beside_data_sets(tmp_path: Path) -> None:
+    several(tmp_path)
+    picture(tmp_path / "TNO" / "fused" / "1.png", np.zeros((16, 20, 3), np.uint8))
+    with pytest.raises(ValueError, match="TNO: holds pictures in none of the layouts"):
+        scan(tmp_path)
+
+
+@needs_data
+def test_all_the_real_sets_at_once() -> None:
+    result = scan(IVIF)
+    assert not result.refused
+    counts = result.scenes.counts()
+    assert counts["roadscene"] == {"test": 50, "train": 87, "val": 20}
+    assert counts["degraded_real"] == {"train": 18, "val": 7}
+    assert sum(len(splits) for splits in counts.values()) == 16

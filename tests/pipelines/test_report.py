@@ -48,7 +48,14 @@ def picture(level: int, channels: int, width: int = 64) -> np.ndarray:
 def make_rows() -> list[dict[str, Any]]:
     return [
         {"scene": "s1", "scenario": "low_light+stripe_noise", "method": method, "reference": "hq"}
-        | {"metric_version": "1", "VIF": value, "Qabf": 0.5, "SSIM": 0.7, "EN": 7.0}
+        | {
+            "dataset": "tno",
+            "metric_version": "1",
+            "VIF": value,
+            "Qabf": 0.5,
+            "SSIM": 0.7,
+            "EN": 7.0,
+        }
         for method, value in METHODS.items()
     ]
 
@@ -122,6 +129,18 @@ def test_the_best_method_of_a_line_is_marked_and_a_tie_is_not(tmp_path: Path) ->
     assert "<strong>0.420</strong>" not in page
     assert "<strong>0.500</strong>" not in page
     assert "Low light + stripe noise" in page
+
+
+def test_data_sets_have_a_line_each_when_there_are_two(tmp_path: Path) -> None:
+    page, _ = write(tmp_path / "one.html")
+    assert "By data set" not in page
+    better = {"scene": "s2", "dataset": "ms<rs", "VIF": 0.9}
+    rows = make_rows() + [row | better for row in make_rows()]
+    page, checker = write(tmp_path / "two.html", rows=rows)
+    section = page.partition("By data set")[2].partition("</section>")[0]
+    assert re.findall(r'<th scope="row">(.*?)</th>', section) == ["ms&lt;rs (1)", "tno (1)"]
+    assert "<strong>0.610</strong>" in section
+    assert "Data set" in checker.text
 
 
 def test_text_from_outside_is_escaped(tmp_path: Path) -> None:

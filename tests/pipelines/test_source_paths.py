@@ -37,6 +37,21 @@ def test_scene_folders_in_a_listing() -> None:
     assert refused == []
 
 
+def test_several_data_sets_in_a_listing() -> None:
+    names = [
+        f"{place}/{camera}/1.png"
+        for place in ("MSRS/train", "MSRS/val", "tno/val")
+        for camera in ("vi", "ir")
+    ]
+    pairs, refused = find_pairs(RemotePath.of("s3://b/all", names), split="train")
+    assert [(pair.dataset, pair.split) for pair in pairs] == [
+        ("msrs", "train"),
+        ("msrs", "val"),
+        ("tno", "val"),
+    ]
+    assert refused == []
+
+
 def test_names() -> None:
     [path] = RemotePath.of("s3://b/p", [".a.b.png"]).iterdir()
     assert (path.name, path.stem, path.suffix) == (".a.b.png", ".a.b", ".png")

@@ -1,0 +1,73 @@
+"""`jobs.scan` of a root of several data sets, on disk and on S3: one index."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings
+from jobs.scan import load_index, scan_folder
+from jobs.storage import open_folder
+from pipelines.synthetic import write_scenes
+from tests.s3_servers import make_bucket
+from tests.settings import embedded_settings
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two data sets with splits whose files have the same names."""
+    for seed, name in enumerate(("Alpha", "beta")):
+        write_scenes(
+            tmp_path / "sources" / name,
+            split_counts={"train": 3, "val": 1 + seed},
+            seed=seed,
+            height=32,
+            width=48,
+        )
+    return tmp_path / "sources"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return embedded_settings(tmp_path / "work")
+
+
+def test_one_index_tells_the_data_sets(
+    root: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan_folder(root, settings, name="all")
+    shown = capsys.readouterr().out
+    assert "alpha   4 scenes: train 3, val 1" in shown
+    assert "beta    5 scenes: train 3, val 2" in shown
+    scenes = load_index(settings, "all").scenes
+    assert [scene.id for scene in scenes.of_split("val")] == [
+        "alpha-val-0000",
+        "beta-val-0000",
+        "beta-val-0001",
+    ]
+    report = json.loads((settings.work / "scenes" / "all.report.json").read_text())
+    assert report["datasets"]["beta"] == {"train": 3, "val": 2}
+
+
+def test_an_unpaired_picture_is_named(root: Path, settings: Settings) -> None:
+    (root / "beta" / "val" / "vi" / "0001.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of 9 pairs refused.*beta/val/ir/0001\.png: has no VI"):
+        scan_folder(root, settings, name="all")
+
+
+def test_nothing_is_found(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "tno" / "train").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"empty: holds neither .* nor data sets that do"):
+        scan_folder(tmp_path / "empty", settings, name="all")
+
+
+def test_the_same_from_s3(root: Path, settings: Settings, moto_url: str) -> None:
+    remote = settings.model_copy(update={"s3_endpoint_url": moto_url})
+    sources = open_folder(f"{make_bucket(moto_url, 'several-sets')}/pairs", remote)
+    for path in root.rglob("*.png"):
+        sources.replace(path.relative_to(root).as_posix(), path.read_bytes())
+    there = scan_folder(sources.uri, remote, name="there").scenes
+    here = scan_folder(root, settings, name="here").scenes
+    assert there.ids() == here.ids()
+    assert there.digests() == here.digests()
+    assert there[0].vi_uri == f"{sources.uri}/Alpha/train/vi/0000.png"
