@@ -14,6 +14,7 @@ from models.strips import (
     Branch,
     can_use_strips,
     context_strips,
+    last_channels,
     map_images,
     multiply_into,
     pixels_first,
@@ -103,15 +104,12 @@ class SelfAttention(nn.Module):
 
     def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
         """Attend in one image H×W×C: sum up the Gram matrix, keep v, then apply both."""
-        channels = image.shape[-1]
-        values = torch.empty_like(image)
         if known := self.sums.known():
             gram = ChannelGram(*known)
-            third = [weight[2 * channels :] for weight in self._branch()]
-            for rows, (v,) in context_strips(image, norm.last_axis, [(third[0], third[1])]):
-                values[rows] = v.view_as(values[rows])
+            values = last_channels(image, norm.last_axis, self._branch())
         else:
-            gram = ChannelGram.zeros(channels, len(self.temperature), like=image)
+            gram = ChannelGram.zeros(image.shape[-1], len(self.temperature), like=image)
+            values = torch.empty_like(image)
             for rows, (qkv,) in context_strips(image, norm.last_axis, [self._branch()]):
                 q, k, v = qkv.chunk(3, dim=1)  # n C each
                 gram.add(q, k)

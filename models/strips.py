@@ -101,6 +101,18 @@ def context_strips(
     return convolved_strips(image, fill, [kernel for _, kernel in branches], rows, keep)
 
 
+def last_channels(image: Tensor, norm: Callable[[Tensor], Tensor], branch: Branch) -> Tensor:
+    """What `context_strips` makes of an image H×W×C in the last C channels of a branch, whole.
+
+    Those are the values of an attention: its queries and keys are not made.
+    """
+    out = torch.empty_like(image)
+    project, kernel = (weight[-image.shape[-1] :] for weight in branch)
+    for rows, (last,) in context_strips(image, norm, [(project, kernel)]):
+        out[rows] = last.view_as(out[rows])
+    return out
+
+
 def convolved_strips(
     image: Tensor,
     fill: Callable[[slice, Sequence[Tensor]], None],

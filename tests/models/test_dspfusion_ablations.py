@@ -14,7 +14,8 @@ from models.dspfusion.config import (
     fuser_config,
     tiny,
 )
-from models.dspfusion.fusion import FusionNetwork, SemanticIntegration
+from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.guidance import SemanticIntegration
 from tests.models.samples import training_batch
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models import strip_gradients, strips
-from models.dspfusion.fusion import CrossAttention
+from models.dspfusion.cross_attention import CrossAttention
 from models.layers import GatedFeedForward, TransformerBlock
 from models.strip_gradients import can_differentiate
 

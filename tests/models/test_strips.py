@@ -3,12 +3,15 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import strips
 from models.dspfusion.config import tiny
+from models.dspfusion.cross_attention import CrossAttention
 from models.dspfusion.fuser import DSPFusionFuser
-from models.dspfusion.fusion import CrossAttention, SemanticIntegration
+from models.dspfusion.guidance import SemanticIntegration
 from models.layers import TransformerBlock
+from models.pixel_sums import tile_passes
 
 
 def random_weights(module: nn.Module) -> nn.Module:
@@ -92,3 +95,28 @@ def test_only_plain_inference_on_a_cpu_goes_by_strips() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert strips.strip_dtype(x) == torch.bfloat16
         assert strips.strip_dtype(x) == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+@torch.no_grad()
+def test_the_last_pass_over_tiles_makes_no_queries_and_keys(kind: str) -> None:
+    """Counted: two of three projections and contexts, and the sums over the pixels, are left out."""
+    num_pixels, channels, num_heads = 7 * 5, 8, 2
+    x, other = torch.randn(2, 1, channels, 7, 5)
+    cross = random_weights(CrossAttention(channels, num_heads=num_heads))
+    block = random_weights(TransformerBlock(channels, num_heads=num_heads, ffn_expansion=2.0))
+
+    def run() -> torch.Tensor:
+        return cross(x, other) if kind == "cross" else block.attention(x, block.attention_norm)
+
+    alone, counts = run(), []
+    with tile_passes(cross if kind == "cross" else block) as passes:
+        for last in (False, True):
+            passes.begin_pass(last=last)
+            passes.begin_tile()
+            with FlopCounterMode(display=False) as counter:
+                made = run()
+            counts.append(counter.get_total_flops())
+    torch.testing.assert_close(made, alone, rtol=1e-5, atol=1e-5)
+    projections, contexts = 2 * channels * channels, 2 * channels * 9
+    assert counts[0] - counts[1] == 2 * num_pixels * (projections + contexts)

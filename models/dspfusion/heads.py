@@ -1,0 +1,60 @@
+"""From the last features to an image: one head with the prior, or three without (spec 1.3).
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.dspfusion.config import DSPFusionConfig
+from models.dspfusion.levels import DecoderLayer, transformer_blocks
+
+
+class FusionHead(nn.Module):
+    """Refinement with the prior, then a 3×3 convolution to 3 channels (spec 1.3)."""
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        self.refinement = DecoderLayer(
+            config,
+            channels=config.head_width,
+            num_heads=config.num_heads[0],
+            num_blocks=config.num_refinement_blocks,
+        )
+        self.output = nn.Conv2d(config.head_width, 3, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
+        """Map features B×(head width)×H×W to B×3×H×W, before the skip."""
+        return self.output(self.refinement(x, semantic_prior))
+
+
+class ChannelGate(nn.Module):
+    """Gate channels by their mean and maximum over the pixels, B×C×H×W (spec 1.3, three heads)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // 16)
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated features."""
+        pooled = (x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True))
+        mean, peak = (self.excite(F.relu(self.squeeze(p))) for p in pooled)  # B C 1 1
+        return torch.sigmoid(mean + peak) * x
+
+
+class RestorationHead(nn.Module):
+    """One of three heads: an optional gate, blocks without prior, output (spec 1.3)."""
+
+    def __init__(self, config: DSPFusionConfig, *, num_blocks: int, gated: bool) -> None:
+        super().__init__()
+        channels = config.head_width
+        self.gate = ChannelGate(channels) if gated else nn.Identity()
+        self.blocks = transformer_blocks(config, channels, config.num_heads[0], num_blocks)
+        self.output = nn.Conv2d(channels, 3, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features B×(head width)×H×W to B×3×H×W, before the skip."""
+        return self.output(self.blocks(self.gate(x)))
