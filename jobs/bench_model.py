@@ -28,10 +28,11 @@ from models.dspfusion.stage2 import Stage2
 from pipelines.fusing import find_fusable
 from pipelines.images import to_tensor
 from pipelines.memory import own_peak_mib
+from pipelines.optimisation import train_step
 from pipelines.parity import Constants
 from pipelines.parity_networks import fill_network
 from pipelines.scenes import read_pair
-from pipelines.training import OptimConfig, train_step
+from pipelines.training_config import OptimConfig
 from tests.parity.reference import Reference, stage1_losses, stage2_losses
 
 Part = Literal["inference", "bf16", "compiled", "stage1", "stage2"]

@@ -21,6 +21,7 @@ from torch import distributed
 from torch.multiprocessing import spawn
 
 from infra import tracking
+from infra.report_log import ReportLogger
 from infra.settings import Settings
 from jobs.bench_data import Line, rendered_scenes, tell
 from jobs.bench_model import peak_mib
@@ -35,18 +36,12 @@ from pipelines.checkpoints import TrainingState, save_checkpoint
 from pipelines.dataset import DatasetVersion, publish_version
 from pipelines.files import whole_folder
 from pipelines.folders import LocalFolder
+from pipelines.objectives import make_objective
+from pipelines.optimisation import check_replicas, group_shares, start_state, train_step
 from pipelines.plan import plan_shards
 from pipelines.shards import write_shard
-from pipelines.training import (
-    OptimConfig,
-    TrainingConfig,
-    check_replicas,
-    learning_rate,
-    make_objective,
-    run_training,
-    start_state,
-    train_step,
-)
+from pipelines.training import run_training
+from pipelines.training_config import OptimConfig, TrainingConfig, learning_rate
 
 _RECIPE = "dspfusion_stage1_small"
 
@@ -123,7 +118,8 @@ def _loop_against_bare(
     count = sizes.segment_steps
     config = _with_steps(config, num_steps=(sizes.rounds + 1) * count, log_every=count)
     optim = config.optim
-    bare = start_state(make_objective(config), optim)
+    objective = make_objective(config)
+    bare, shares = start_state(objective, optim), group_shares(objective)
     batches = ShardBatches(
         version, root, fields=Stage1.FIELDS, batch_size=optim.batch_size, crop_px=optim.crop_px,
         seed=optim.seed,
@@ -144,7 +140,8 @@ def _loop_against_bare(
             return
         loop_s.append(time.perf_counter() - begun_s)
         waited.append(metrics["data_wait_share"])
-        bare_s.append(_bare_seconds(bare, batches, optim, last_step=int(metrics["step"])))
+        last_step = int(metrics["step"])
+        bare_s.append(bare_seconds(bare, shares, batches, optim, last_step=last_step))
         begun_s = time.perf_counter()
 
     _alone_in_a_group(config, root, report, scratch)
@@ -157,7 +154,7 @@ def _loop_against_bare(
     )
 
 
-def _logger(folder: Path) -> tracking.ReportLogger:
+def _logger(folder: Path) -> ReportLogger:
     """As the controller logs; there it is another process, so this is an upper bound."""
     settings = Settings(
         work=folder,
@@ -167,7 +164,7 @@ def _logger(folder: Path) -> tracking.ReportLogger:
     )
     client = tracking.connect(settings)
     run_id = tracking.open_run(client, name="bench", config={}, tags={}).info.run_id
-    return tracking.ReportLogger(settings.tracking_uri, run_id, LocalFolder(folder))
+    return ReportLogger(settings.tracking_uri, run_id, LocalFolder(folder))
 
 
 def _alone_in_a_group(
@@ -184,16 +181,21 @@ def _alone_in_a_group(
         distributed.destroy_process_group()
 
 
-def _bare_seconds(
-    bare: TrainingState, batches: ShardBatches, optim: OptimConfig, *, last_step: int
+def bare_seconds(
+    bare: TrainingState,
+    shares: Sequence[float],
+    batches: ShardBatches,
+    optim: OptimConfig,
+    *,
+    last_step: int,
 ) -> float:
-    """Seconds of the steps that end with `last_step`, their batches in memory."""
+    """Seconds of the steps that end with `last_step`, at the loop's rates, their batches in memory."""
     steps = range(last_step - optim.log_every, last_step)
     held = [batches.batch(step) for step in steps]
     begun_s = time.perf_counter()
     for step, batch in zip(steps, held, strict=True):
         rate = learning_rate(step, optim)
-        rates = [rate] * len(bare.optimizer.param_groups)
+        rates = [rate * share for share in shares]
         train_step(bare.model, bare.optimizer, [batch], rates, optim.clip_norm)
     return time.perf_counter() - begun_s
 

@@ -13,7 +13,7 @@ from models.dspfusion.config import Stage1Config, Stage2Config, tiny
 from pipelines.baselines import Baseline
 from pipelines.gate import GateConfig
 from pipelines.names import nearest
-from pipelines.training import OptimConfig
+from pipelines.training_config import OptimConfig
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -22,8 +22,9 @@ class TrainRecipe(BaseModel):
     """A training run: what is trained, how, on what, by how many workers.
 
     `dataset` names a dataset version, or a recipe of which the newest version is taken; `stage1` is a
-    checkpoint folder or `runs:/ID`: Stage II needs one, Stage I goes on from one with a new schedule. A run with `register_as` registers its model under that name.
-    Every `preview_every` steps, and at the end, fused validation pictures are drawn.
+    checkpoint folder or `runs:/ID`: Stage II needs one, Stage I goes on from one with a new schedule.
+    A run with `register_as` registers its model under that name. Every `preview_every` steps, and at
+    the end, fused validation pictures are drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

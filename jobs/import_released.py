@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.settings import Settings, code_commit, read_settings
 from jobs.console import facts, run_command, say
-from jobs.train import REQUIREMENTS
+from jobs.train_records import REQUIREMENTS
 from pipelines.evidence import bundle_evidence
 from pipelines.export import write_bundle
 from pipelines.released import digests, read_released

@@ -22,31 +22,20 @@ from pipelines.embedding import (
 )
 from pipelines.export import fuser_of_checkpoint
 from pipelines.files import write_whole
-from pipelines.lineage import scenes_of_version
 from pipelines.page import facts_part, render_page
 from pipelines.previews import Pair, pairs_of_scenes, pairs_of_shards
 from pipelines.report_charts import points_part
-from pipelines.scenes import SceneTable, read_scenes
+from pipelines.scenes import SceneTable
 
 MAP = "degradation_priors.html"
-_UNSEEN_SPLITS = ("val", "test")
 # Enough to see groups, few enough to read and to be embedded in seconds.
 _MAPPED_SCENES = 16
 
 
-def index_of(version: DatasetVersion, settings: Settings) -> SceneTable | None:
-    """The index in the work folder that a version was made of; its name begins the version's."""
-    for path in sorted((settings.work / "scenes").glob("*.parquet")):
-        if version.config.name.startswith(f"{path.stem}-"):
-            scenes = read_scenes(path).scenes
-            if scenes_of_version(version, scenes) is not None:
-                return scenes
-    return None
-
-
-def preview_pairs(version: DatasetVersion, settings: Settings) -> list[Pair]:
+def preview_pairs(
+    version: DatasetVersion, unseen: SceneTable | None, settings: Settings
+) -> list[Pair]:
     """Pairs to preview: of unseen scenes of the same index, else of the dataset's own."""
-    unseen = _unseen_scenes(version, settings)
     if unseen is not None:
         try:
             return pairs_of_scenes(unseen, version.config.shard, read=source_reader(settings))
@@ -61,7 +50,11 @@ def write_preview(folder: Path, preview: str, step: int) -> None:
 
 
 def write_map(
-    path: Path, checkpoint: Path, version: DatasetVersion, settings: Settings
+    path: Path,
+    checkpoint: Path,
+    version: DatasetVersion,
+    unseen: SceneTable | None,
+    settings: Settings,
 ) -> dict[str, float]:
     """Write the map of a checkpoint's degradation priors; return how well they are told apart.
 
@@ -71,7 +64,6 @@ def write_map(
     config, fuser = fuser_of_checkpoint(checkpoint)
     if not config.degradation_prior:
         return {}
-    unseen = _unseen_scenes(version, settings)
     embedded = _embed_unseen(fuser, version, unseen, settings) if unseen is not None else None
     found = tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
     seen = "unseen" if embedded else "trained on"
@@ -97,12 +89,3 @@ def _embed_unseen(
     except (ValueError, OSError) as error:  # as above: what was trained must not be lost for a map
         say(f"  the map of degradation priors shows scenes that were trained on: {error}")
         return None
-
-
-def _unseen_scenes(version: DatasetVersion, settings: Settings) -> SceneTable | None:
-    index = index_of(version, settings)
-    splits = set(index.table["split"].unique().to_pylist()) if index else set()
-    for split in _UNSEEN_SPLITS:
-        if index is not None and split in splits and split != version.config.split:
-            return index.of_split(split)
-    return None

@@ -22,7 +22,7 @@ from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig, fuser_con
 from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser
 from pipelines.checkpoints import load_weights, read_config, read_weights, tensors_of
 from pipelines.files import write_whole
-from pipelines.training import TrainingConfig
+from pipelines.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

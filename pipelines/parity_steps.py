@@ -31,7 +31,7 @@ from pipelines.parity import (
     shape4,
 )
 from pipelines.parity_networks import Subject
-from pipelines.training import OptimConfig, learning_rate
+from pipelines.training_config import OptimConfig, learning_rate
 
 # Spec 5.6, relative.
 LOSS_TOLERANCE = 1e-4

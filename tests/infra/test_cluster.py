@@ -8,6 +8,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from infra import cluster, tracking
+from infra.report_log import ReportLogger
 from infra.settings import Settings
 from pipelines.folders import LocalFolder
 from tests.infra import ray_workloads
@@ -58,7 +59,7 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         settings=settings,
         num_workers=2,
         use_gpu=False,
-        on_report=tracking.ReportLogger(ray_settings.tracking_uri, run_id, kept),
+        on_report=ReportLogger(ray_settings.tracking_uri, run_id, kept),
     )
     assert (tmp_path / "died").exists()
     with cluster.fetched(checkpoint) as folder:

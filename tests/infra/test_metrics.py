@@ -10,6 +10,7 @@ import pytest
 
 from infra import cluster, tracking
 from infra.metrics import METERS, count_shard
+from infra.report_log import ReportLogger
 from infra.settings import REPOSITORY, Settings
 from pipelines.folders import LocalFolder
 from tests.infra import ray_workloads
@@ -77,9 +78,7 @@ def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> Non
     assert len(list(cluster.map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path)))) == 6
     count_shard(num_images=26, num_bytes=1000)
     report = {"step": 3.0, "loss": 1.5, "samples_per_s": 2.0, "data_wait_share": 0.25}
-    tracking.ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))(
-        [report, report]
-    )
+    ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))([report, report])
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {name for meter in METERS.values() for name in meter.exported} | OF_RAY
     deadline = time.monotonic() + 90

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from infra import cluster, tracking
+from infra.report_log import ReportLogger
 from infra.settings import Settings
 from infra.storage import S3Folder
 from pipelines.folders import LocalFolder
@@ -95,8 +96,8 @@ def test_reports_wait_for_a_server_and_outlive_their_process(
 ) -> None:
     run_id = tracking.open_run(client, name="waits", config={}, tags={}).info.run_id
 
-    def logger() -> tracking.ReportLogger:
-        return tracking.ReportLogger(server.url, run_id, LocalFolder(tmp_path), patience_s=2.0)
+    def logger() -> ReportLogger:
+        return ReportLogger(server.url, run_id, LocalFolder(tmp_path), patience_s=2.0)
 
     first = logger()
     for step in (1, 2):
@@ -114,7 +115,7 @@ def test_reports_wait_for_a_server_and_outlive_their_process(
     with pytest.raises(ConnectionError, match=rf"4 reports are kept in {tmp_path}: say the same"):
         second.close()
     server.signal(signal.SIGCONT)
-    third = tracking.ReportLogger(server.url, run_id, LocalFolder(tmp_path), patience_s=120.0)
+    third = ReportLogger(server.url, run_id, LocalFolder(tmp_path), patience_s=120.0)
     third.close()
     third(report(7))
     history = client.get_metric_history(run_id, "loss")
@@ -167,7 +168,7 @@ def test_training_goes_on_while_the_server_is_dead(
         settings=settings,
         num_workers=2,
         use_gpu=False,
-        on_report=tracking.ReportLogger(
+        on_report=ReportLogger(
             server.url, run_id, S3Folder(f"{bucket}/runs/count", moto_url, None)
         ),
     )

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from infra import registry, tracking
-from jobs.train import REQUIREMENTS
+from jobs.train_records import REQUIREMENTS
 from pipelines.export import load_bundle
 from tests.settings import embedded_settings
 

@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
-from jobs.bench_train import bench_train
+from jobs.bench_train import bare_seconds, bench_train
+from models.dspfusion.config import Stage1Config, tiny
+from models.dspfusion.stage1 import Stage1
+from pipelines.batches import ShardBatches
+from pipelines.dataset import DatasetVersion
+from pipelines.folders import LocalFolder
+from pipelines.optimisation import group_shares, start_state
+from pipelines.training_config import OptimConfig
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_every_line_is_measured(tmp_path: Path) -> None:
     settings = Settings(work=tmp_path, tracking_uri="unused", artifact_root=None, ray_address=None)
     lines = bench_train(settings, smoke=True)
@@ -21,3 +27,19 @@ def test_every_line_is_measured(tmp_path: Path) -> None:
     assert lines[2].value > 0
     written = json.loads((tmp_path / "bench" / "train-smoke.json").read_text())
     assert [line["name"] for line in written["lines"]] == [line.name for line in lines]
+
+
+def test_bare_steps_have_the_rates_of_the_loop(
+    version_root: tuple[DatasetVersion, LocalFolder],
+) -> None:
+    """The degradation encoder of the small recipes learns at a rate of its own."""
+    version, root = version_root
+    optim = OptimConfig(num_steps=4, batch_size=1, crop_px=32, lr=1e-3, log_every=2)
+    objective = Stage1(Stage1Config(model=tiny(), degradation_rate=0.25))
+    bare = start_state(objective, optim)
+    batches = ShardBatches(
+        version, root, fields=Stage1.FIELDS, batch_size=1, crop_px=32, seed=optim.seed
+    )
+    seconds = bare_seconds(bare, group_shares(objective), batches, optim, last_step=2)
+    assert seconds > 0
+    assert [group["lr"] for group in bare.optimizer.param_groups] == [1e-3, 0.25e-3]

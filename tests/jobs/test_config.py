@@ -13,7 +13,7 @@ from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.plan import DatasetConfig
 from pipelines.scenarios import find_scenario
-from pipelines.training import learning_rate
+from pipelines.training_config import learning_rate
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}
 

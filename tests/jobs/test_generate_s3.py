@@ -17,7 +17,7 @@ from jobs.generate import collect_garbage, generate, named, verify
 from jobs.recipes import DATASETS, TRAINING
 from jobs.scan import scan_folder
 from jobs.storage import open_datasets, open_folder, source_reader
-from jobs.train import train_local
+from jobs.train_local import train_local
 from pipelines.checkpoints import read_state
 from pipelines.dataset import DatasetVersion
 from pipelines.gallery import write_gallery

@@ -15,6 +15,7 @@ from pipelines.files import sha256_of_file
 from pipelines.parity import Constants, Wave, image, noise
 from tests.parity.golden import filled_reference
 from tests.parity.reference import Reference
+from tests.settings import embedded_settings
 
 CONSTANTS = Constants(
     seed=5,
@@ -52,12 +53,7 @@ def released(reference: Reference, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        work=tmp_path,
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
-        artifact_root=f"{tmp_path}/mlflow-artifacts",
-        ray_address=None,
-    )
+    return embedded_settings(tmp_path)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from infra.settings import Settings
 from jobs.config import TrainRecipe, shrink_training
 from jobs.recipes import TRAINING
-from jobs.train import train_local
+from jobs.train_local import train_local
 from models import build_objective
 from pipelines.export import fuser_of_checkpoint
 from pipelines.folders import LocalFolder

@@ -13,8 +13,9 @@ from infra import tracking
 from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.recipes import TRAINING
-from jobs.train import train_local, watch
+from jobs.train_local import train_local
 from jobs.train_pictures import MAP
+from jobs.train_records import watch
 from pipelines import training
 from pipelines.checkpoints import read_state, read_weights
 from pipelines.dataset import DatasetVersion

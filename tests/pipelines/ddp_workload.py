@@ -10,7 +10,8 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.folders import LocalFolder
-from pipelines.training import check_replicas, run_training
+from pipelines.optimisation import check_replicas
+from pipelines.training import run_training
 
 
 def train_rank(

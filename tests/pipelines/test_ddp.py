@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing import spawn
 
-from pipelines.training import TrainingConfig
+from pipelines.training_config import TrainingConfig
 from tests.pipelines.ddp_workload import drift_apart, train_rank
 from tests.pipelines.test_training import Published, run, stage1_config
 

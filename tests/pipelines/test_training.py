@@ -18,18 +18,15 @@ from pipelines.checkpoints import read_state, read_weights, save_checkpoint
 from pipelines.dataset import DatasetVersion
 from pipelines.export import fuser_of_checkpoint
 from pipelines.folders import LocalFolder
+from pipelines.objectives import make_objective, read_stage1
+from pipelines.optimisation import start_state
 from pipelines.previews import Pair, draw_preview, pairs_of_shards
-from pipelines.training import (
-    PREVIEW,
-    Metrics,
+from pipelines.training import PREVIEW, Metrics, run_training
+from pipelines.training_config import (
     OptimConfig,
     TrainingConfig,
     learning_rate,
-    make_objective,
-    read_stage1,
-    run_training,
     share_of_step,
-    start_state,
 )
 
 Published = tuple[DatasetVersion, LocalFolder]

@@ -1,0 +1,80 @@
+"""The objective of a training with its first weights: seeded, or those of a Stage I checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import build_objective
+from models.dspfusion.config import DSPFusionConfig, Stage1Config
+from models.dspfusion.stage1 import Stage1
+from models.dspfusion.stage2 import Stage2
+from pipelines.checkpoints import read_config, read_weights
+from pipelines.training_config import TrainingConfig
+
+
+def read_stage1(config: TrainingConfig) -> dict[str, Tensor] | None:
+    """Read the Stage I weights that are gone on from; a Stage I run can do without.
+
+    Raises ValueError when they are missing or do not fit.
+    """
+    if config.stage1 is None:
+        if isinstance(config.objective, Stage1Config):
+            return None
+        raise ValueError("stage2 starts from a Stage I checkpoint; set stage1=FOLDER or runs:/ID")
+    there: Any = read_config(Path(config.stage1))["objective"]
+    if there["stage"] != "stage1":
+        raise ValueError(f"{config.stage1}: is a {there['stage']} checkpoint, not stage1")
+    check_same_networks(DSPFusionConfig.model_validate(there["model"]), config.objective.model)
+    return read_weights(Path(config.stage1))
+
+
+def make_objective(
+    config: TrainingConfig, stage1: dict[str, Tensor] | None = None
+) -> Stage1 | Stage2:
+    """Build the objective with its first weights: seeded, or those of the Stage I checkpoint.
+
+    Those are read from the folder that `config` names, unless they are handed in.
+    """
+    stage1 = stage1 or read_stage1(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.optim.seed)
+        objective = build_objective(config.objective)
+    if stage1 is not None:
+        if isinstance(objective, Stage2):
+            objective.load_stage1(stage1)
+        else:
+            objective.load_state_dict(stage1)
+    return objective
+
+
+def check_same_networks(stage1: DSPFusionConfig, stage2: DSPFusionConfig) -> None:
+    """Raise ValueError naming the settings in which the two stages' networks differ.
+
+    The denoiser and its chain are Stage II's own.
+    """
+    there, here = dict(stage1), dict(stage2)
+    differing = sorted(key for key in here if key not in _STAGE2_ALONE and there[key] != here[key])
+    if differing:
+        raise ValueError(
+            "the Stage I checkpoint was trained with other networks: "
+            + ", ".join(f"{key}={there[key]!r} there, {here[key]!r} here" for key in differing)
+        )
+
+
+_STAGE2_ALONE = frozenset(
+    {
+        "prior",
+        "denoiser_predicts",
+        "denoiser_width",
+        "num_denoiser_blocks",
+        "num_steps",
+        "beta_start",
+        "beta_end",
+        "noise_seed",
+        "stretch",
+    }
+)
