@@ -19,7 +19,7 @@ from jobs.config import find_recipe
 from jobs.generate import generate, named
 from jobs.recipes import DATASETS
 from jobs.scan import load_index, scan_folder
-from pipelines.dataset import DatasetVersion, find_garbage
+from pipelines.dataset import DatasetVersion, find_garbage, find_version
 from pipelines.files import sha256_of_file
 from pipelines.folders import LocalFolder
 from pipelines.plan import DatasetConfig, plan_shards
@@ -187,3 +187,22 @@ def test_the_driver_killed_in_the_middle(
     version = generate(_RECIPE, elsewhere, scenes="kill")
     assert version.digest == expected.digest
     check_identical(elsewhere, settings, version)
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_make_one_version(
+    settings: Settings, expected: DatasetVersion, elsewhere: Settings
+) -> None:
+    command = [sys.executable, "-m", "jobs.generate", "small", "--scenes", "kill"]
+    command += ["--set", "scenes_per_shard=6", "--work", str(elsewhere.work)]
+    drivers = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    said = [driver.communicate()[0].decode() for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    assert all(expected.name in text for text in said)
+    version = find_version(root_of(elsewhere), expected.name)
+    assert version.digest == expected.digest
+    check_identical(elsewhere, settings, version)
+    assert not [name for name in digests(elsewhere) if name.startswith(".tmp-")]

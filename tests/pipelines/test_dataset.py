@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from pipelines.dataset import (
@@ -121,3 +123,24 @@ def test_a_shard_that_vanished_is_not_published(
         publish_version(
             root, config, scenes, version.shards, refused=[], commit="", created="2026-01-02"
         )
+
+
+def test_two_that_publish_one_version_at_once_agree(
+    tmp_path: Path, config: DatasetConfig, scenes: list[Scene]
+) -> None:
+    """The other one's manifest comes between the question whether there is one and the answer."""
+    shards = [write_shard(spec, LocalFolder(tmp_path)) for spec in plan_shards(config, scenes)]
+
+    class Overtaken(LocalFolder):
+        def write_once(self, name: str, data: bytes) -> None:
+            publish(LocalFolder(self.path), created="first")
+            super().write_once(name, data)
+
+    def publish(root: LocalFolder, created: str) -> DatasetVersion:
+        return publish_version(
+            root, config, scenes, shards, refused=[], commit="0" * 40, created=created
+        )
+
+    version = publish(Overtaken(tmp_path), created="second")
+    assert version.created == "first"
+    assert find_version(LocalFolder(tmp_path), config.name) == version
