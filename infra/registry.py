@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,13 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.logging_utils import disable_logging, enable_logging
 
+from infra.lease import SUFFIX, Lease, age_s, create_lease, delete_lease, read_lease
+
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # A promotion takes seconds; who holds the lock for longer is dead.
 LOCK_LEASE_S = 600.0
 
-_LOCK_SUFFIX = ".promotion-lock"
+_LOCK_SUFFIX = f".promotion{SUFFIX}"
 _EVENT_PREFIX = "promotion."
 # PostgreSQL keeps a registered model's tag in a VARCHAR(5000).
 _MAX_EVENT_CHARS = 5000
@@ -98,7 +99,7 @@ def _known(client: MlflowClient, name: str) -> str:
         aliases = client.get_registered_model(name).aliases
     except MlflowException:
         names = [model.name for model in client.search_registered_models()]
-        shown = ", ".join(name for name in names if not name.endswith(_LOCK_SUFFIX))
+        shown = ", ".join(name for name in names if not name.endswith(SUFFIX))
         return f"there are the models: {shown or 'none yet; jobs.train registers them'}"
     versions = sorted(int(one.version) for one in client.search_model_versions(f"name='{name}'"))
     shown = ", ".join([*map(str, versions), *(f"@{alias}" for alias in sorted(aliases))])
@@ -194,17 +195,20 @@ class LostLockError(ValueError):
 
 @dataclass(frozen=True)
 class Lock:
-    """The right to promote versions of one model, as long as its `token` stands in the registry."""
+    """The right to promote versions of one model, as long as the lease holds and is not over."""
 
-    client: MlflowClient
+    lease: Lease
     name: str
-    token: str
     expires_s: float
+
+    @property
+    def token(self) -> str:
+        """What tells this promotion from others."""
+        return self.lease.token
 
     def check(self) -> None:
         """Raise LostLockError when the lock was broken or has run out; ask before what matters."""
-        held = _read_lock(self.client, self.name)
-        if held is None or held.tags.get("token") != self.token or time.time() > self.expires_s:
+        if not self.lease.is_held() or time.time() > self.expires_s:
             raise LostLockError(
                 f"this promotion of {self.name!r} lost its lock (broken by another one, or held for "
                 "too long)"
@@ -222,75 +226,41 @@ def promotion_lock(
 ) -> Iterator[Lock]:
     """Hold the promotion of `name` in the whole registry; a second one is refused with ValueError.
 
-    The lock is a registered model `<name>.promotion-lock`: names are unique in the store, so creating
-    one is the compare-and-set that aliases lack. One older than its lease is broken, or any one
-    with `break_lock`; its holder, should it live, finds out at `Lock.check`.
+    The lock is the lease `<name>.promotion-lock`. One older than it may be is broken, or any one with
+    `break_lock`; its holder, should it live, finds out at `Lock.check`.
     """
     lock = _acquire(client, name, holder, break_lock, lease_s)
     try:
         yield lock
     finally:
-        held = _read_lock(client, name)
-        if held is not None and held.tags.get("token") == lock.token:
-            _delete_lock(client, name)
+        lock.lease.release()
 
 
 def _acquire(
     client: MlflowClient, name: str, holder: str, break_lock: bool, lease_s: float
 ) -> Lock:
-    held = _read_lock(client, name)
-    if held is not None and (break_lock or _age_s(held) > float(held.tags["lease_s"])):
-        _delete_lock(client, name)
-    token = uuid.uuid4().hex
-    tags = {"token": token, "holder": holder, "lease_s": str(lease_s)}
+    held = read_lease(client, name + _LOCK_SUFFIX)
+    if held is not None and (break_lock or age_s(held) > float(held.tags["lease_s"])):
+        delete_lease(client, name + _LOCK_SUFFIX)
     expires_s = time.time() + lease_s
-    try:
-        client.create_registered_model(
-            name + _LOCK_SUFFIX, tags=tags, description=f"A promotion of {name} is under way."
-        )
-    except MlflowException as error:
-        held = _read_lock(client, name)
-        # A request whose answer was lost is sent again, and then finds our own lock.
-        if held is None:
-            # The other one was done meanwhile, or the store cannot be written to.
-            raise ValueError(
-                f"the promotion of {name!r} could not be locked ({error.message}); try again"
-            ) from error
-        if held.tags["token"] != token:
-            raise ValueError(_refusal(name, held)) from error
-    return Lock(client, name, token, expires_s)
+    lease = create_lease(
+        client,
+        name + _LOCK_SUFFIX,
+        {"holder": holder, "lease_s": str(lease_s)},
+        description=f"A promotion of {name} is under way.",
+    )
+    if not isinstance(lease, Lease):
+        raise ValueError(_refusal(name, lease))
+    return Lock(lease, name, expires_s)
 
 
 def _refusal(name: str, held: RegisteredModel) -> str:
-    left_s = max(0.0, float(held.tags["lease_s"]) - _age_s(held))
+    left_s = max(0.0, float(held.tags["lease_s"]) - age_s(held))
     return (
         f"another promotion of {name!r} is under way, by {held.tags['holder']} since "
-        f"{_age_s(held):.0f} s; try again after it. If it died: its lock runs out in {left_s:.0f} s, "
+        f"{age_s(held):.0f} s; try again after it. If it died: its lock runs out in {left_s:.0f} s, "
         "--break-lock takes it now"
     )
-
-
-def _age_s(held: RegisteredModel) -> float:
-    # By the server's clock at its beginning and ours now: clocks may differ by less than a lease.
-    return float(time.time() - held.creation_timestamp / 1000)
-
-
-def _read_lock(client: MlflowClient, name: str) -> RegisteredModel | None:
-    try:
-        return client.get_registered_model(name + _LOCK_SUFFIX)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-
-
-def _delete_lock(client: MlflowClient, name: str) -> None:
-    try:
-        client.delete_registered_model(name + _LOCK_SUFFIX)
-    except MlflowException as error:
-        # Another one broke it first.
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
 
 
 def _parse(uri: str) -> tuple[str, str, str]:

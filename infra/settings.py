@@ -16,9 +16,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -241,3 +243,12 @@ def code_commit() -> str:
         [*git, "status", "--porcelain"], capture_output=True, check=False
     ).stdout
     return commit.stdout.strip() + ("+dirty" if changed.strip() else "")
+
+
+def who_runs() -> str:
+    """User, machine and process, as histories and locks keep them."""
+    try:
+        user = getpass.getuser()
+    except KeyError:  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}, process {os.getpid()}"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.settings import Settings, code_commit
+from infra.settings import Settings, code_commit, who_runs
 from jobs.console import facts
 from pipelines.history import Event, below, champions
 
@@ -83,15 +80,6 @@ def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = F
         move_champion(client, lock, name, event, previous=below(champions(events), target))
     facts({"champion": f"version {target}", "rolled back from": f"version {event.over}"})
     return event
-
-
-def who_runs() -> str:
-    """User, machine and process, as the history keeps them."""
-    try:
-        user = getpass.getuser()
-    except KeyError:  # a container's user without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}, process {os.getpid()}"
 
 
 def time_now() -> str:

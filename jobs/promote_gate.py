@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.settings import Settings, code_commit
+from infra.settings import Settings, code_commit, who_runs
 from jobs.config import PromoteRecipe
 from jobs.console import facts, say
 from jobs.evaluate_rows import ROWS
 from jobs.fuse import bundle_of
-from jobs.promote_aliases import move_champion, time_now, who_runs
+from jobs.promote_aliases import move_champion, time_now
 from pipelines.evaluation_rows import BASELINE, MODEL, Row, read_rows
 from pipelines.evidence import EVALUATION, PARITY, bundle_evidence, missing_evidence
 from pipelines.files import sha256_of_file

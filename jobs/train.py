@@ -1,6 +1,7 @@
 """python -m jobs.train RECIPE [--set …]: train a stage with Ray Train, tracked in MLflow.
 
-The same command again resumes an unfinished run, and reports a finished one without training.
+The same command again resumes an unfinished run, and reports a finished one without training. A second
+one is refused while the first still runs.
 """
 
 from __future__ import annotations
@@ -55,27 +56,30 @@ def train(
     On `num_workers` instead of the recipe's the steps stay the same, so it is the same run.
     """
     from infra import tracking
+    from infra.training_lease import training_lease
 
     client = tracking.connect(settings)
     planned = plan_training(recipe, settings, name=name, compiled=compiled)
     num_workers = num_workers or recipe.num_workers
     share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
-    before = tracking.find_run(client, planned.digest)
-    if before and before.info.status == "FINISHED":
-        run_id, made = before.info.run_id, before.data.tags
-        say(f"  this configuration is trained already: run {run_id}")
-        return Trained(run_id=run_id, model=made.get("registered_model"))
-    # By value to the workers: none needs to see the folder that Stage I's weights lie in here.
-    stage1 = read_stage1(planned.config)
-    make_objective(planned.config, stage1)  # what is wrong shows here, not on the workers
-    run_id = open_run(client, planned)
-    facts({"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name})
-    try:
-        made = _train_run(client, run_id, planned, stage1, settings, num_workers=num_workers)
-    except BaseException as error:
-        _end_failed(client, run_id, error)
-        raise
-    tracking.finish_run(client, run_id, tags=made)
+    with training_lease(client, planned.digest, say=say) as is_lost:
+        before = tracking.find_run(client, planned.digest)
+        if before and before.info.status == "FINISHED":
+            run_id, made = before.info.run_id, before.data.tags
+            say(f"  this configuration is trained already: run {run_id}")
+            return Trained(run_id=run_id, model=made.get("registered_model"))
+        # By value to the workers: none needs to see the folder that Stage I's weights lie in here.
+        stage1 = read_stage1(planned.config)
+        make_objective(planned.config, stage1)  # what is wrong shows here, not on the workers
+        run_id = open_run(client, planned)
+        facts({"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name})
+        try:
+            made = _train_run(client, run_id, planned, stage1, settings, num_workers=num_workers)
+        except BaseException as error:
+            if not is_lost():  # else the run is another driver's now
+                _end_failed(client, run_id, error)
+            raise
+        tracking.finish_run(client, run_id, tags=made)
     return Trained(run_id=run_id, model=made.get("registered_model"))
 
 

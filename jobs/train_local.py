@@ -14,7 +14,7 @@ from jobs.train_inputs import find_sources, plan_training
 from jobs.train_pictures import MAP, preview_pairs, write_map, write_preview
 from pipelines.dataset import DatasetVersion
 from pipelines.embedding import in_words
-from pipelines.files import whole_folder
+from pipelines.files import alone_in, whole_folder
 from pipelines.objectives import read_stage1
 from pipelines.scenes import SceneTable
 from pipelines.training import PREVIEW, Metrics, run_training
@@ -32,7 +32,7 @@ def train_local(
         raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
     folder = Path(settings.runs) / f"{name}-{planned.digest[:12]}-local"
     version, unseen = planned.version, find_sources(planned.version, settings).unseen
-    with progress("steps", recipe.optim.num_steps) as advance:
+    with alone_in(folder), progress("steps", recipe.optim.num_steps) as advance:
 
         def report(metrics: Metrics, scratch: Path | None) -> None:
             step = int(metrics["step"])

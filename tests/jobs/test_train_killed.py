@@ -1,10 +1,14 @@
-"""kill -9 of the driver, checkpoints on S3: the same command goes on to the same bits."""
+"""kill -9 of the driver, checkpoints on S3: the same command goes on to the same bits.
+
+While the driver lives a second one is refused.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -15,7 +19,7 @@ from infra import tracking
 from infra.settings import Settings
 from jobs.config import find_recipe, override, shrink_training
 from jobs.recipes import TRAINING
-from jobs.train import train_local
+from jobs.train_local import train_local
 from pipelines.checkpoints import read_weights
 from pipelines.dataset import DatasetVersion
 from pipelines.folders import LocalFolder
@@ -38,6 +42,14 @@ def listed_checkpoints(url: str, bucket: str) -> int:
     return 0
 
 
+def wait_for(driver: subprocess.Popen[bytes], log: Path, there: Callable[[], bool]) -> None:
+    patience_s = time.monotonic() + 900
+    while not there():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < patience_s, log.read_text()
+        time.sleep(0.1)
+
+
 def test_the_same_command_resumes_to_the_same_bits(
     version_root: tuple[DatasetVersion, LocalFolder], moto_url: str, tmp_path: Path
 ) -> None:
@@ -53,14 +65,19 @@ def test_the_same_command_resumes_to_the_same_bits(
         "FUSION_RUNS": f"s3://{bucket}/runs",
         "AWS_ENDPOINT_URL": moto_url,
     }
-    with (tmp_path / "log").open("wb") as log:
+    log_path = tmp_path / "log"
+    with log_path.open("wb") as log:
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            patience_s = time.monotonic() + 900
-            while listed_checkpoints(moto_url, bucket) < 2:
-                assert driver.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < patience_s, (tmp_path / "log").read_text()
-                time.sleep(0.1)
+            wait_for(driver, log_path, lambda: "dataset  " in log_path.read_text())
+            second = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            )
+            assert driver.poll() is None, log_path.read_text()
+            assert second.returncode == 2, second.stderr
+            assert f"process {driver.pid} since" in second.stderr
+            assert "stop it or wait" in second.stderr
+            wait_for(driver, log_path, lambda: listed_checkpoints(moto_url, bucket) >= 2)
         finally:
             driver.kill()
             driver.wait()

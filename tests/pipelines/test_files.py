@@ -1,8 +1,12 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.files import whole_file, whole_folder, write_whole
+from pipelines.files import alone_in, whole_file, whole_folder, write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -40,3 +44,23 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     # Who comes second finds the folder of the first, which is as good.
     assert (path / "a.txt").read_text() == "first"
     assert list((tmp_path / "sub").iterdir()) == [path]
+
+
+def test_a_folder_is_held_by_one_until_it_ends_or_dies(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run"):
+        with (
+            pytest.raises(ValueError, match="run: another process works here"),
+            alone_in(tmp_path / "run"),
+        ):
+            pass
+        assert list((tmp_path / "run").iterdir()) == []
+    hold = f"""
+import os
+from pathlib import Path
+from pipelines.files import alone_in
+with alone_in(Path({str(tmp_path / "run")!r})):
+    os.abort()
+"""
+    assert subprocess.run([sys.executable, "-c", hold], cwd=ROOT, check=False).returncode < 0
+    with alone_in(tmp_path / "run"):
+        pass
