@@ -113,12 +113,14 @@ def s3_keys() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The token of embedded clusters, in a file of this process: two clusters that start at once on a
-    machine without one would each write one to the home folder, and lose the first."""
-    path = tmp_path_factory.mktemp("token") / "auth_token"
-    path.write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the Ray clusters that tests start find in the environment."""
+    # In a file of this process: two clusters that start at once on a machine without a token would
+    # each write one to the home folder, and lose the first.
+    token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    # Ray lets everything else on the machine go before its workers; tests wait for them.
+    os.environ.update({"RAY_AUTH_TOKEN_PATH": str(token), "RAY_worker_niceness": "0"})
 
 
 @pytest.fixture(scope="session")
