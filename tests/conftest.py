@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from infra.settings import Settings
 from models import build_fuser
@@ -30,6 +34,16 @@ needs_data = pytest.mark.skipif(
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What shares a server or a module's fixtures runs in one process of `pytest --numprocesses`."""
+    from tests.groups import FileScheduling
+
+    # The order of the folders: the last ones are many and short, so that both processes end together.
+    config.option.loadscopereorder = False
+    return FileScheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen rendered pairs for training and three for validation, 80x64 px."""
@@ -46,7 +60,7 @@ def scenes(scene_folder: Path) -> list[Scene]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> DatasetConfig:
     """The recipe `small` with small shards."""
     return DatasetConfig(
@@ -67,13 +81,23 @@ def make_version(root: Folder, config: DatasetConfig, scenes: list[Scene]) -> Da
     )
 
 
+@pytest.fixture(scope="session")
+def published(
+    tmp_path_factory: pytest.TempPathFactory, config: DatasetConfig, scenes: list[Scene]
+) -> tuple[DatasetVersion, Path]:
+    """A dataset version to copy: making one takes a second."""
+    folder = tmp_path_factory.mktemp("published")
+    return make_version(LocalFolder(folder), config, scenes), folder
+
+
 @pytest.fixture
 def version_root(
-    tmp_path: Path, config: DatasetConfig, scenes: list[Scene]
+    published: tuple[DatasetVersion, Path], tmp_path: Path
 ) -> tuple[DatasetVersion, LocalFolder]:
-    """A published dataset version and its root."""
-    root = LocalFolder(tmp_path)
-    return make_version(root, config, scenes), root
+    """A published dataset version and its root, which is the test's own."""
+    version, folder = published
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy)
+    return version, LocalFolder(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +110,17 @@ def no_tracking_uri() -> None:
 def s3_keys() -> None:
     """The keys of the test servers, before any Ray worker inherits the environment."""
     os.environ.update(KEYS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the Ray clusters that tests start find in the environment."""
+    # In a file of this process: two clusters that start at once on a machine without a token would
+    # each write one to the home folder, and lose the first.
+    token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    # Ray lets everything else on the machine go before its workers; tests wait for them.
+    os.environ.update({"RAY_AUTH_TOKEN_PATH": str(token), "RAY_worker_niceness": "0"})
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +168,15 @@ def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of an untrained tiny fuser; exporting one takes a quarter of a minute."""
-    folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, tiny(), tiny_fuser(), origin={"run_id": "r"})
+    """The bundle of an untrained tiny fuser. Exporting one takes a quarter of a minute, so the
+    processes of xdist share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "tiny-bundle"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "config.json").exists():  # which is written last
+            write_bundle(folder, tiny(), tiny_fuser(), origin={"run_id": "r"})
     return folder
 
 

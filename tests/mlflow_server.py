@@ -19,7 +19,7 @@ import pytest
 from tests.ray_head import free_port
 from tests.s3_servers import KEYS, answers
 
-_STARTUP_S = 120.0
+_STARTUP_S = 300.0
 
 
 @contextmanager
@@ -89,4 +89,4 @@ def mlflow_server(
             yield process
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=120)

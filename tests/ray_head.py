@@ -60,11 +60,11 @@ def ray_head(log_path: Path) -> Iterator[RayHead]:
         )
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        wait_for(f"{address}/api/version", timeout_s=120)
+        wait_for(f"{address}/api/version", timeout_s=300)
         yield RayHead(address, folder)
     finally:
         head.terminate()
-        head.wait(timeout=60)
+        head.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
 
 

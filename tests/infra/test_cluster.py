@@ -1,5 +1,6 @@
 """Ray for real: tasks and a DDP group that lose workers, on one cluster for the session."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from infra.report_log import ReportLogger
 from infra.settings import Settings
 from pipelines.folders import LocalFolder
 from tests.infra import ray_workloads
-from tests.infra.log_workload import Silent
 
 pytestmark = pytest.mark.ray
 
@@ -46,8 +46,10 @@ def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
 
 
 def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
-    ray_settings: Settings, tmp_path: Path
+    ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FUSION_LOG", "json")
+    monkeypatch.setenv("FUSION_RUN", "the-run")
     client = tracking.connect(ray_settings)
     run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
     settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
@@ -76,6 +78,32 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         "step-00000003.png": "picture 3",
         "step-00000006.png": "picture 6",
     }
+    # Each rank told of its steps, those that were taken again too, in lines for machines.
+    told = [line for line in lines_of_workers() if line.get("run") == "the-run"]
+    assert {(line["rank"], line["step"], line["loss"]) for line in told} == {
+        (rank, float(step), 10.0 * step + rank) for rank in range(2) for step in range(1, 7)
+    }
+
+
+def lines_of_workers() -> list[dict[str, Any]]:
+    """The reports in the logs of this cluster's workers."""
+    import ray
+
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    return [
+        json.loads(line)
+        for path in logs.glob("worker-*.err")
+        for line in path.read_text().splitlines()
+        if line.startswith("{") and '"report"' in line
+    ]
+
+
+class Silent:
+    """Nobody listens."""
+
+    def __call__(self, metrics_per_rank: list[dict[str, float]]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def run_ddp(

@@ -1,17 +1,12 @@
-"""Logs for machines, from a command and from the ranks of a training."""
+"""Logs for machines, from a command; test_cluster.py has those of a training's ranks."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from infra import cluster
-from infra.settings import REPOSITORY, Settings
-from tests.infra.log_workload import Silent, report_once
+from infra.settings import REPOSITORY
 
 
 def test_a_command_tells_json(scene_folder: Path, tmp_path: Path) -> None:
@@ -37,33 +32,3 @@ def test_a_command_tells_json(scene_folder: Path, tmp_path: Path) -> None:
     assert "no such folder" in error["message"]
     wrong = scan(scene_folder, FUSION_LOG="jsn")
     assert wrong.stderr == "error: FUSION_LOG=jsn: write json or text\n"
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ranks_tell_json(
-    ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    monkeypatch.setenv("FUSION_LOG", "json")
-    monkeypatch.setenv("FUSION_RUN", "the-run")
-    cluster.run_ddp(
-        report_once,
-        {"folder": str(tmp_path)},
-        name="told",
-        settings=ray_settings,
-        num_workers=2,
-        use_gpu=False,
-        on_report=Silent(),
-    )
-    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    found: dict[int, dict[str, Any]] = {}
-    for path in logs.glob("worker-*.err"):
-        for line in path.read_text().splitlines():
-            if line.startswith("{") and '"report"' in line:
-                told = json.loads(line)
-                found[told["rank"]] = told
-    assert set(found) == {0, 1}
-    assert all(line["run"] == "the-run" and line["step"] == 1.0 for line in found.values())
-    assert found[1]["loss"] == 1.5

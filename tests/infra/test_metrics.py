@@ -81,7 +81,7 @@ def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> Non
     ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))([report, report])
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {name for meter in METERS.values() for name in meter.exported} | OF_RAY
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     found: dict[str, list[str]] = {}
     while not wanted <= found.keys():
         absent = wanted - found.keys()

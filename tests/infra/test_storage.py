@@ -338,5 +338,5 @@ def test_a_server_that_restarts_is_waited_for(gateway: RadosGateway) -> None:
         time.sleep(2)
         assert not writing.done()
         gateway.start_gateway()
-        writing.result(timeout=60)
+        writing.result(timeout=300)
     assert folder.read("a") == b"1"

@@ -6,10 +6,10 @@ import cv2
 import pytest
 
 from infra import registry, tracking
-from infra.settings import Settings
 from jobs.demo import demo
 from jobs.train_pictures import MAP
 from pipelines.evaluation_rows import read_rows
+from tests.jobs.conftest import FirstDemo
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -18,18 +18,8 @@ def files_and_times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_demo_twice(
-    ray_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = ray_settings.model_copy(
-        update={
-            "work": tmp_path,
-            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
-            "artifact_root": f"{tmp_path}/mlflow-artifacts",
-        }
-    )
-    demo(settings, smoke=True)
-    first = capsys.readouterr().out
+def test_demo_twice(first_demo: FirstDemo, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, work = first_demo.settings, first_demo.settings.work
     client = tracking.connect(settings)
     version = registry.find_model(client, "models:/dspfusion-demo@challenger")
     assert str(version.version) == "1"
@@ -50,18 +40,18 @@ def test_demo_twice(
     assert {"prior_accuracy", "type_accuracy"} <= stage1.data.metrics.keys()
     names = {file.path for file in client.list_artifacts(stage1.info.run_id)}
     assert MAP in names
-    [reports] = (tmp_path / "reports").iterdir()
+    [reports] = (work / "reports").iterdir()
     rows = read_rows(reports / "rows.parquet")
     assert {row["method"] for row in rows} == {"model", "average", "maximum"}
     page = (reports / "report.html").read_text()
     assert page.count("data:image/") >= 6
     assert version.tags["evaluation_run_id"] in page
     # Four steps make no champion, and the gate says why.
-    assert registry.find_alias(client, "dspfusion-demo", registry.CHAMPION) is None
-    assert "refused" in first
-    assert cv2.imread(str(tmp_path / "demo" / "fused" / "fused.png")).shape == (192, 256, 3)
+    assert first_demo.champion is None
+    assert "refused" in first_demo.said
+    assert cv2.imread(str(work / "demo" / "fused" / "fused.png")).shape == (192, 256, 3)
 
-    kept = [tmp_path / name for name in ("datasets", "runs", "reports", "demo/sources")]
+    kept = [work / name for name in ("datasets", "runs", "reports", "demo/sources")]
     before = [files_and_times(folder) for folder in kept]
     assert all(before)
     demo(settings, smoke=True)

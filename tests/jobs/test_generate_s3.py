@@ -177,7 +177,7 @@ def test_the_server_restarts_in_the_middle(
             gateway.kill_gateway()
 
     def restart() -> None:
-        assert down.wait(60)
+        assert down.wait(300)
         time.sleep(3)
         gateway.start_gateway()
 

@@ -244,23 +244,24 @@ def _promote_when_all_are_there(
 
 def promote_at_once(settings: Settings, name: str, numbers: list[str]) -> dict[str, str]:
     """Promote versions in processes of their own; what each says, by number."""
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(len(numbers)), spawn.Queue()
+    # Forked from one process that has imported MLflow, not from this one with its threads.
+    multiprocessing.set_forkserver_preload(["jobs.promote_gate"])
+    forked = multiprocessing.get_context("forkserver")
+    barrier, results = forked.Barrier(len(numbers)), forked.Queue()
     processes = [
-        spawn.Process(
+        forked.Process(
             target=_promote_when_all_are_there, args=(settings, name, number, barrier, results)
         )
         for number in numbers
     ]
     for process in processes:
         process.start()
-    answers = dict(results.get(timeout=120) for _ in processes)
+    answers = dict(results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
     return answers
 
 
-@pytest.mark.slow
 class _BrokenAfter:
     """A lock that a rival breaks just after it said for the n-th time that it holds."""
 

@@ -13,10 +13,10 @@ from infra import registry, tracking
 from infra.settings import Settings
 from jobs import promote as command
 from jobs.config import PromoteRecipe
-from jobs.demo import demo
 from jobs.promote_gate import promote
 from jobs.promote_trace import trace
 from pipelines.lineage import broken
+from tests.jobs.conftest import FirstDemo
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -25,17 +25,9 @@ MODEL = f"models:/{NAME}@champion"
 
 
 @pytest.fixture(scope="module")
-def settings(ray_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(first_demo: FirstDemo) -> Settings:
     """A work folder in which `jobs.demo --smoke` ran, and its version was promoted."""
-    work = tmp_path_factory.mktemp("traced")
-    settings = ray_settings.model_copy(
-        update={
-            "work": work,
-            "tracking_uri": f"sqlite:///{work}/mlflow.db",
-            "artifact_root": f"{work}/mlflow-artifacts",
-        }
-    )
-    demo(settings, smoke=True)
+    settings = first_demo.settings
     promote(PromoteRecipe(), settings, name=NAME, force="a trial")
     return settings
 

@@ -322,7 +322,7 @@ def terminal(*words: str) -> Iterator[tuple[Callable[[str], None], ...]]:
         os.execve(sys.executable, command, environment())
     seen = ""
 
-    def shown(text: str, timeout_s: float = 120) -> None:
+    def shown(text: str, timeout_s: float = 300) -> None:
         nonlocal seen
         deadline = time.monotonic() + timeout_s
         while text not in seen:

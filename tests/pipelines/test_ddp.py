@@ -1,25 +1,34 @@
 """Two ranks are one: the same loss, gradients and weights, and the same bits after a resume."""
 
 import json
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 
 from pipelines.training_config import TrainingConfig
-from tests.pipelines.ddp_workload import drift_apart, train_rank
+from tests.pipelines import ddp_workload
 from tests.pipelines.test_training import Published, run, stage1_config
 
 pytestmark = pytest.mark.slow
+
+
+def start_two(function: Callable[..., None], *arguments: Any) -> None:
+    """Run `function(rank, *arguments)` in two processes, forked from one that has torch imported."""
+    multiprocessing.set_forkserver_preload([ddp_workload.__name__])
+    start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
 
 def run_two(config: TrainingConfig, folder: Path, *, resume: list[Path] | None = None) -> Path:
     """Run two ranks; `folder` lies beside the dataset's version."""
     folder.mkdir(exist_ok=True)
     payload = config.model_dump(mode="json")
-    spawn(train_rank, (payload, folder.parent, folder, resume or []), nprocs=2)
+    start_two(ddp_workload.train_rank, payload, folder.parent, folder, resume or [])
     return folder
 
 
@@ -83,6 +92,6 @@ def test_another_number_of_workers_goes_on_where_the_first_stopped(
 
 
 def test_replicas_that_drift_apart_are_named(tmp_path: Path) -> None:
-    spawn(drift_apart, (tmp_path,), nprocs=2)
+    start_two(ddp_workload.drift_apart, tmp_path)
     for rank in range(2):
         assert "ranks [1] are not those of rank 0" in (tmp_path / f"said-{rank}").read_text()

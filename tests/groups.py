@@ -1,0 +1,36 @@
+"""Which test files share one of xdist's processes, where pytest runs in several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+_TOGETHER = {
+    # They start Ceph's gateway, which listens at one address.
+    "tests/infra/test_run_folder.py": "gateway",
+    "tests/infra/test_storage.py": "gateway",
+    "tests/jobs/test_generate_s3.py": "gateway",
+    "tests/jobs/test_mlflow_server.py": "gateway",
+    # They look at one demo.
+    "tests/jobs/test_demo.py": "demo",
+    "tests/jobs/test_promote_trace.py": "demo",
+}
+
+
+class FileScheduling(LoadScopeScheduling):
+    """Each file, or what must stay together, as a whole to the next process that is nearly idle.
+
+    xdist's own `--dist loadgroup` needs node ids that can be renamed, which pytest 9.2 ended.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return _TOGETHER.get(file, file)
+
+    def _reschedule(self, node: Any) -> None:
+        # A process begins a test when it knows the next one. More ahead than that would wait
+        # behind a long test while the other process is idle.
+        if len(self.workqueue) and self._pending_of(self.assigned_work[node]) > 1:
+            return
+        super()._reschedule(node)
