@@ -7,8 +7,9 @@ import errno
 import logging
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,7 @@ from ray.train.torch import TorchTrainer
 
 from infra.logs import tell
 from infra.metrics import run_measured
+from infra.nodes import LOOK_EVERY_S, Patience, Room, make_room, told_of_lost
 from infra.run_folder import RunFolder, fetched, older_checkpoints
 from infra.settings import REPOSITORY, Settings, log_environment, worker_environment
 
@@ -52,6 +54,8 @@ _WORKER_ENV = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     # The controller looks for reports this often; at the default of 2 s short runs wait for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # For so long the controller looks for a place for the workers, deaf to Ctrl-C, before it tries anew.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 
 
@@ -114,29 +118,37 @@ def map_tasks(
 ) -> Iterator[_Out]:
     """Run `function(item, *arguments)` as a Ray task for each item; yield results as they come.
 
-    At most `max_in_flight` tasks (default: twice the cluster's CPUs) are submitted at a time. A task
-    whose worker dies is run again; an error it raises is raised here as itself, when the tasks that
-    are under way have given their results.
+    At most `max_in_flight` tasks (default: twice the CPUs that the cluster has at the moment, or more
+    where an autoscaler adds nodes) are submitted at a time. A task whose worker dies is run again; an
+    error it raises is raised here as itself, when the tasks that are under way have given their
+    results. While no node has a CPU it waits, and says so.
     """
     name = getattr(function, "__name__", type(function).__name__)
+    shared = _put(arguments)
     remote = ray.remote(run_measured).options(max_retries=3, name=name)
-    limit = max_in_flight or 2 * num_cpus()
+    room = Room()
     pending: list[Any] = []
     waiting = iter(items)
     exhausted = False
     failure: RayTaskError | None = None
     while pending or not exhausted:
+        limit = max_in_flight or room.num_tasks
         while not exhausted and len(pending) < limit:
             try:
-                pending.append(remote.remote(function, next(waiting), *arguments))
+                pending.append(remote.remote(function, next(waiting), *shared))
             except StopIteration:
                 exhausted = True
-        if pending:
-            ready, pending = ray.wait(pending, num_returns=1)
-            try:
-                yield ray.get(ready[0])
-            except RayTaskError as error:
-                failure, exhausted = failure or error, True
+        if not pending:
+            continue
+        # Not for ever: nodes may join while every task that runs is a long one.
+        ready, pending = ray.wait(pending, num_returns=1, timeout=LOOK_EVERY_S)
+        if not ready:
+            room.tell_of_none()
+            continue
+        try:
+            yield ray.get(ready[0])
+        except RayTaskError as error:
+            failure, exhausted = failure or error, True
     if failure:
         raise failure.cause from failure
 
@@ -147,40 +159,57 @@ def map_actors(
     *arguments: Any,
     num_actors: int | None = None,
 ) -> Iterator[tuple[_In, _Out | RayActorError]]:
-    """Let actors (default: one a CPU) that each hold `make(*arguments)` call it with each item.
+    """Let actors (default: one a CPU, as nodes join) that hold `make(*arguments)` call it with each item.
 
-    Yields item and result as they come; every actor has one item at a time. An actor that dies is
-    started again and its item tried once more; if it dies of it again, the item comes with that
-    error. An error that `make` or the call raises is raised here as itself.
+    Yields item and result as they come; every actor has one item at a time, and none before it runs
+    somewhere. The item of an actor that dies, or whose node does, is tried once more by another; if
+    that dies too, the item comes with its error. An error that `make` or the call raises is raised
+    here as itself. While no node has a CPU it waits, and says so.
     """
-    # One CPU each and, of the cluster, no more than that: actors that wait for a place would hang.
-    remote = ray.remote(_Holder).options(num_cpus=1, max_restarts=-1, max_task_retries=1)
-    limit = min(num_actors or num_cpus(), num_cpus())
+    remote = ray.remote(_Holder).options(num_cpus=1)
+    shared, room = _put(arguments), Room()
+    left = deque((item, 1) for item in items)
+    starting: dict[Any, Any] = {}
     free: list[Any] = []
-    busy: dict[Any, tuple[Any, _In]] = {}
-    started = 0
-    for item in items:
-        if not free and started < limit:
-            free.append(remote.remote(make, arguments))
-            started += 1
-        if not free:
-            actor, done = _first_done(busy)
-            free.append(actor)
-            yield done
-        actor = free.pop()
-        busy[actor.call.remote(item)] = actor, item
-    while busy:
-        yield _first_done(busy)[1]
+    busy: dict[Any, tuple[Any, _In, int]] = {}
+    while left or busy:
+        while free and left:
+            actor, (item, attempt) = free.pop(), left.popleft()
+            busy[actor.call.remote(item)] = actor, item, attempt
+        limit = min(num_actors or room.num_actors, room.num_actors)
+        num_more = min(limit - len(busy) - len(starting), len(left) - len(starting))
+        for _ in range(num_more):
+            actor = remote.remote(make, *shared)
+            starting[actor.ready.remote()] = actor
+        ready, _ = ray.wait([*busy, *starting], num_returns=1, timeout=LOOK_EVERY_S)
+        if not ready:
+            room.tell_of_none()
+        elif ready[0] in starting:
+            # One that died before it had an item is made again.
+            with suppress(RayActorError):
+                actor = starting.pop(ready[0])
+                ray.get(ready[0])
+                free.append(actor)
+        else:
+            actor, item, attempt = busy.pop(ready[0])
+            result = _result(ready[0])
+            if isinstance(result, RayActorError) and attempt == 1:
+                left.appendleft((item, 2))
+                continue
+            if not isinstance(result, RayActorError):
+                free.append(actor)
+            yield item, result
 
 
 class _Holder:
     """An actor: makes what it holds at the first call, so that an error of it reaches the caller."""
 
-    def __init__(
-        self, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
         self._make, self._arguments = make, arguments
         self._held: Callable[[Any], Any] | None = None
+
+    def ready(self) -> None:
+        """Answer, which shows that it runs."""
 
     def call(self, item: Any) -> Any:
         """Call what is held."""
@@ -189,16 +218,19 @@ class _Holder:
         return run_measured(self._held, item)
 
 
-def _first_done(busy: dict[Any, tuple[Any, _In]]) -> tuple[Any, tuple[_In, Any]]:
-    """Wait for one call; its actor, and its item with what came of it."""
-    ready, _ = ray.wait(list(busy), num_returns=1)
-    actor, item = busy.pop(ready[0])
+def _put(arguments: Iterable[Any]) -> list[Any]:
+    """Store what all tasks are given, once: Ray would send a bundle's megabytes with each of them."""
+    return [ray.put(argument) for argument in arguments]
+
+
+def _result(reference: Any) -> Any:
+    """What came of a call: its result, or that its actor died. Raises the error that it raised."""
     try:
-        return actor, (item, ray.get(ready[0]))
+        return ray.get(reference)
     except RayTaskError as error:
         raise error.cause from error
     except RayActorError as error:
-        return actor, (item, error)
+        return error
 
 
 def run_ddp(
@@ -218,16 +250,13 @@ def run_ddp(
     checkpoint; `fetched` gives its folder. The same `name` under the same `settings.runs` resumes,
     and trains nothing when it had finished; so a name must hold a digest of its configuration.
     A worker that dies is started again, `max_failures` times; an error that would come again is not
-    tried again. Raises ValueError at once when the cluster can never hold the workers, and OSError
-    when the storage is full or out of reach; the last whole checkpoint is kept.
+    tried again. A node that is gone, or that an autoscaler is to add, is waited for,
+    `settings.node_wait_s`. Raises ValueError then, or at once when the cluster can never hold the
+    workers, and OSError when the storage is full or out of reach; the last whole checkpoint is kept.
     """
     resource = "GPU" if use_gpu else "CPU"
-    available = int(ray.cluster_resources().get(resource, 0))
-    if available < num_workers:
-        raise ValueError(
-            f"{num_workers} workers need {num_workers} {resource}s, the cluster has {available}; "
-            "lower num_workers or add nodes"
-        )
+    wait_s = settings.node_wait_s
+    make_room(num_workers, resource, wait_s=wait_s)
     run = RunFolder(settings.runs, name, settings.s3_endpoint_url)
     run.check_reachable()
     _mend(run)
@@ -240,14 +269,16 @@ def run_ddp(
             name=name,
             storage_path=path,
             storage_filesystem=system,
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
+            # How long it looks for a place is for `Patience` to say.
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=-1),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[_Reports(on_report, run)],
+            callbacks=[_Reports(on_report, run), Patience(num_workers, resource, wait_s)],
             worker_runtime_env={"env_vars": worker_env(settings) | log_environment()},
         ),
     )
     try:
-        result = trainer.fit()
+        with told_of_lost(num_workers, resource, wait_s=wait_s):
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _root_cause(error, run) from error
     _mend(run)

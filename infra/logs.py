@@ -28,3 +28,9 @@ def tell(message: str, **fields: Any) -> None:
     if line is not None:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+
+
+def notice(message: str) -> None:
+    """Write a line to the error stream for whoever reads it, a person or a machine."""
+    sys.stderr.write(f"{json_line(message, level='WARNING') or message}\n")
+    sys.stderr.flush()

@@ -5,6 +5,7 @@
 | FUSION_WORK | folder for datasets, runs, reports | ./work |
 | FUSION_DATASETS | root of the datasets: a folder, or s3://bucket/prefix | datasets/ under FUSION_WORK |
 | FUSION_RUNS | root of trainings' checkpoints: a folder, or s3://bucket/prefix | runs/ under FUSION_WORK |
+| FUSION_NODE_WAIT_S | how long a training waits for a node: one that died, or an autoscaler's | 600 |
 | FUSION_CACHE_GIB | most that fetched files may take below FUSION_WORK/cache/files | 50 |
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
@@ -46,6 +47,7 @@ class Settings(BaseModel):
     datasets_uri: str | None = None
     runs_uri: str | None = None
     cache_gib: float = Field(default=50.0, ge=0)
+    node_wait_s: float = Field(default=600.0, ge=0)
     s3_endpoint_url: str | None = None
     tracking_uri: str
     artifact_root: str | None
@@ -80,7 +82,8 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         work=folder,
         datasets_uri=os.environ.get("FUSION_DATASETS"),
         runs_uri=_absolute(os.environ.get("FUSION_RUNS")),
-        cache_gib=_cache_gib(),
+        cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB"),
+        node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds"),
         s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         tracking_uri=server or f"sqlite:///{folder}/mlflow.db",
         # With a server, artifacts go where the server says; a sqlite file needs a folder beside it,
@@ -91,12 +94,12 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
     )
 
 
-def _cache_gib() -> float:
-    text = os.environ.get("FUSION_CACHE_GIB", "50")
+def _number(name: str, default: float, unit: str) -> float:
+    text = os.environ.get(name, str(default))
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"FUSION_CACHE_GIB={text}: give a number of GiB") from error
+        raise ValueError(f"{name}={text}: give a number of {unit}") from error
 
 
 def _absolute(place: str | None) -> str | None:
@@ -124,6 +127,7 @@ _DECLARED = (
     "FUSION_DATASETS",
     "FUSION_RUNS",
     "FUSION_CACHE_GIB",
+    "FUSION_NODE_WAIT_S",
     _LOG,
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",

@@ -15,6 +15,7 @@ from models.metrics import EVALUATED, METRIC_VERSION, MIN_SIDE_PX
 from pipelines.baselines import BASELINES
 from pipelines.evaluation import Measurement, check_folder, evaluate_bundle, metrics_for
 from pipelines.evaluation_rows import MODEL, Row, read_rows, write_rows
+from pipelines.export import read_bundle
 from pipelines.files import sha256_of_file
 from pipelines.scenarios import find_scenario
 from pipelines.scenes import Scene
@@ -42,7 +43,7 @@ class Subject:
     def measurement(self) -> Measurement:
         """What the workers are told."""
         return Measurement(
-            bundle=self.bundle,
+            bundle=read_bundle(self.bundle),
             scenarios=tuple(find_scenario(name) for name in self.recipe.scenarios),
             baselines=self.recipe.baselines,
             folders=dict(self.folders),

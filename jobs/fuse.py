@@ -19,6 +19,7 @@ from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
 from jobs.storage import open_folder, open_sources, source_reader
 from models.dspfusion.fuser import TILE_PASSES, DSPFusionFuser, Precision
+from pipelines.export import read_bundle
 from pipelines.files import whole_folder, write_whole
 from pipelines.folders import Folder
 from pipelines.fusing import (
@@ -149,7 +150,7 @@ def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     model = resolve_model(arguments.model, settings)
     fusing = Fusing(
-        bundle=bundle_of(model, settings),
+        bundle=read_bundle(bundle_of(model, settings)),
         precision=arguments.precision,
         compiled=arguments.compile,
         tile_px=arguments.tile,

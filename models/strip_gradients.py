@@ -330,12 +330,12 @@ def _add_gradient(
         fill = _adding_kernels(fill, projected, sums)
     for rows, maps in convolved_strips(image, fill, kernels, rows_px):
         towards = maps[0] @ branches[0][0].flatten(1)  # n C
-        for projected, (project, _) in zip(maps[1:], branches[1:], strict=True):
-            towards.addmm_(projected, project.flatten(1))
+        for grad, (project, _) in zip(maps[1:], branches[1:], strict=True):
+            towards.addmm_(grad, project.flatten(1))
         if sums is not None:
             normed = norm(image[rows]).flatten(0, 1)  # n C
-            for projected, (total, _) in zip(maps, sums.branches, strict=True):
-                total.flatten(1).addmm_(projected.t(), normed)
+            for grad, (total, _) in zip(maps, sums.branches, strict=True):
+                total.flatten(1).addmm_(grad.t(), normed)
         out[rows] += norm.gradient(towards, image[rows], sums)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from models.metrics import EVALUATED, measurable, measure
 from pipelines.baselines import BASELINES, Baseline, Fuse
 from pipelines.evaluation_rows import BASELINE, MODEL, Row, row_head
-from pipelines.export import load_bundle
+from pipelines.export import Bundle
 from pipelines.images import to_tensor, to_uint8
 from pipelines.scenarios import CLEAN, Scenario, degrade
 from pipelines.scenes import Read, Scene, fetched, load_pair, read_file
@@ -37,7 +37,7 @@ class Measurement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle: Path
+    bundle: Bundle
     scenarios: tuple[Scenario, ...]
     baselines: tuple[Baseline, ...] = (BASELINE,)
     folders: dict[str, Path] = {}
@@ -65,7 +65,7 @@ class Example:
 def methods_of(measurement: Measurement) -> dict[str, Fuse]:
     """The fuser of a bundle and the baselines it is compared with, by name."""
     return {
-        MODEL: load_bundle(measurement.bundle),
+        MODEL: measurement.bundle.fuser(),
         **{name: BASELINES[name] for name in measurement.baselines},
     }
 
@@ -122,10 +122,10 @@ def steps_means(
 
     Raises ValueError for a model that does not sample.
     """
-    fuser = load_bundle(measurement.bundle)
+    fuser = measurement.bundle.fuser()
     if fuser.denoiser is None:
         raise ValueError(
-            f"{measurement.bundle}: a Stage I model has no sampling steps; unset steps"
+            f"{measurement.bundle.source}: a Stage I model has no sampling steps; unset steps"
         )
     fuser.set_num_steps(num_steps)
     with fetched(scenes, read) as here:

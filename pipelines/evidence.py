@@ -18,6 +18,7 @@ import torch
 
 from pipelines.export import load_bundle
 from pipelines.files import sha256_of_file
+from pipelines.programs import load_program
 
 PARITY, WEIGHTS, PROGRAM = "parity_max_abs", "model_sha256", "program_sha256"
 EVALUATION = "evaluation_run_id"
@@ -38,7 +39,7 @@ def bundle_evidence(bundle: Path) -> dict[str, str]:
 def program_difference(bundle: Path) -> float:
     """Largest absolute difference of a bundle's program from its module, on pictures in [0, 1]."""
     module = load_bundle(bundle)
-    program = torch.export.load(bundle / "program.pt2").module()
+    program = load_program(bundle / "program.pt2")
     rng = torch.Generator().manual_seed(0)
     differences = []
     for batch, height, width in _SIZES:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from models import build_fuser
 from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig, fuser_config
@@ -26,6 +28,8 @@ from pipelines.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+_WEIGHTS = "model.safetensors"
 
 # Batch, height and width stay free in the program if they differ in the example (and are not 1).
 _EXAMPLE_BATCH, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH = 2, 5 * SIZE_MULTIPLE_PX, 6 * SIZE_MULTIPLE_PX
@@ -38,9 +42,7 @@ ONNX_TOLERANCE = 1e-4
 def fuser_of_checkpoint(folder: Path) -> tuple[DSPFusionConfig, DSPFusionFuser]:
     """Build the fuser that a training checkpoint of either stage makes."""
     config = fuser_config(TrainingConfig.model_validate(read_config(folder)).objective)
-    fuser = build_fuser(config)
-    load_weights(fuser, read_weights(folder), folder)
-    return config, fuser.eval()
+    return config, _fuser_with(config, read_weights(folder), folder)
 
 
 def write_bundle(
@@ -49,7 +51,7 @@ def write_bundle(
     """Write a bundle; `origin` says where the weights come from (runs, dataset version, commit)."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous().cpu() for name, tensor in fuser.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    save_file(weights, folder / _WEIGHTS)
     torch.export.save(export_program(fuser), folder / "program.pt2")
     description = {"model": config.model_dump(mode="json"), "origin": dict(origin)}
     write_whole(folder / "config.json", json.dumps(description, indent=1).encode())
@@ -112,14 +114,50 @@ def _onnx_error(session: InferenceSession, fuser: DSPFusionFuser) -> float:
     return largest
 
 
-def load_bundle(folder: Path) -> DSPFusionFuser:
-    """Rebuild a bundle's fuser from its config.json and weights."""
+class Bundle(BaseModel):
+    """A bundle's configuration and weights by value: workers need not see the folder `source`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    model: DSPFusionConfig
+    weights: bytes = Field(repr=False)
+
+    def fuser(self) -> DSPFusionFuser:
+        """Build it. Raises ValueError when the weights are another model's."""
+        path = Path(self.source) / _WEIGHTS
+        return _fuser_with(self.model, tensors_of(path, self.weights), path)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read what a bundle's fuser is built from. Raises ValueError when it is none of ours."""
     described = read_config(folder).get("model")
     if described is None:
         raise ValueError(
             f"{folder}: its config.json describes no model; it is not one of our bundles"
         )
-    fuser = build_fuser(DSPFusionConfig.model_validate(described))
-    path = folder / "model.safetensors"
-    load_weights(fuser, tensors_of(path, path.read_bytes()), path)
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; it is not one of our bundles")
+    try:
+        model = DSPFusionConfig.model_validate(described)
+    except ValidationError as error:
+        raise ValueError(f"{folder}/config.json: not a model of ours ({error})") from error
+    return Bundle(source=str(folder), model=model, weights=path.read_bytes())
+
+
+def load_bundle(folder: Path) -> DSPFusionFuser:
+    """Rebuild a bundle's fuser from its config.json and weights."""
+    return read_bundle(folder).fuser()
+
+
+def _fuser_with(
+    config: DSPFusionConfig, weights: Mapping[str, Tensor], source: Path
+) -> DSPFusionFuser:
+    """Build a fuser of these weights. What the configuration claims is compared before it is built."""
+    with torch.device("meta"):
+        claimed = build_fuser(config)
+    load_weights(claimed, {name: tensor.to("meta") for name, tensor in weights.items()}, source)
+    fuser = build_fuser(config)
+    load_weights(fuser, weights, source)
     return fuser.eval()

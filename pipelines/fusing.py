@@ -5,10 +5,10 @@ Pictures keep their stems, so the frames of a video keep their order.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from models.dspfusion.fuser import TILE_PASSES, Precision
-from pipelines.export import load_bundle
-from pipelines.files import sha256_of_file
+from pipelines.export import Bundle
 from pipelines.folders import Folder
 from pipelines.images import encode_png, to_levels, to_tensor
 from pipelines.layouts import pair_by_stem
@@ -47,7 +46,7 @@ class Fusing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle: Path
+    bundle: Bundle
     precision: Precision = "float32"
     compiled: bool = False
     tile_px: int | None = None
@@ -68,7 +67,7 @@ class PairFuser:
     """A loaded model that writes what it fuses: what an actor holds."""
 
     def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
-        fuser = load_bundle(fusing.bundle)
+        fuser = fusing.bundle.fuser()
         fuser.speed_up(precision=fusing.precision, compiled=fusing.compiled)
         fuser.stretch |= fusing.stretch
         self._fuse: Fuse = fuser
@@ -157,5 +156,5 @@ def write_failures(failures: Iterable[Failure], folder: Folder) -> None:
 def _settings_bytes(fusing: Fusing) -> bytes:
     told = fusing.model_dump(mode="json", exclude={"bundle", "compiled"})
     # The weights, not where they lie: a bundle may be moved.
-    told["model_sha256"] = sha256_of_file(fusing.bundle / "model.safetensors")
+    told["model_sha256"] = hashlib.sha256(fusing.bundle.weights).hexdigest()
     return (json.dumps(told, indent=2) + "\n").encode()

@@ -5,7 +5,7 @@ authors' training code (spec 2). Where the paper says otherwise and says it well
 chooses (README, "Paper and code").
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,12 @@ SIZE_MULTIPLE_PX = 8
 # "element_maximum": the larger value in each channel (paper).
 ContentTarget = Literal["brighter_source", "element_maximum"]
 
+# Far above any network that was trained, and low enough that a configuration from elsewhere can be
+# looked at: what it takes in memory grows with the products of these.
+Width = Annotated[int, Field(gt=0, le=2048)]
+Depth = Annotated[int, Field(gt=0, le=64)]
+_MAX_NOISE_VALUES = 2**24
+
 
 class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     """Widths, depths and constants of the four networks.
@@ -39,11 +45,11 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     semantic_prior: bool = True
 
     # Fusion network, level 1 first; the channels double from level to level.
-    width: PositiveInt = 32
-    num_blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 4, 4)
+    width: Width = 32
+    num_blocks: tuple[Depth, Depth, Depth, Depth] = (2, 2, 4, 4)
     num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 2, 2)
-    num_refinement_blocks: PositiveInt = 1
-    ffn_expansion: float = Field(2.66, ge=1)
+    num_refinement_blocks: Depth = 1
+    ffn_expansion: float = Field(2.66, ge=1, le=16)
     three_heads: bool = False
 
     # Convolutions that the code has and the paper's equations do not, and one the other way round:
@@ -53,22 +59,22 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     level1_reduction: bool = False
 
     # Priors: a grid of tokens at level 1, fewer tokens below.
-    prior_grid: int = Field(4, ge=2)
-    num_deep_tokens: PositiveInt = 4
-    semantic_width: PositiveInt = 64
-    num_semantic_blocks: PositiveInt = 6
-    degradation_width: PositiveInt = 32
-    num_degradation_blocks: PositiveInt = 4
+    prior_grid: int = Field(4, ge=2, le=64)
+    num_deep_tokens: Width = 4
+    semantic_width: Width = 64
+    num_semantic_blocks: Depth = 6
+    degradation_width: Width = 32
+    num_degradation_blocks: Depth = 4
 
     # Diffusion of the semantic prior: "x0" goes with the posterior mean and no noise (code), "noise"
     # with ancestral sampling (paper).
     denoiser_predicts: Literal["x0", "noise"] = "x0"
-    denoiser_width: PositiveInt = 512
-    num_denoiser_blocks: PositiveInt = 4
-    num_steps: int = Field(10, ge=2)
+    denoiser_width: int = Field(512, gt=0, le=16384)
+    num_denoiser_blocks: Depth = 4
+    num_steps: int = Field(10, ge=2, le=1000)
     beta_start: float = Field(0.1, gt=0, lt=1)
     beta_end: float = Field(0.99, gt=0, lt=1)
-    noise_seed: int = Field(0, ge=0)
+    noise_seed: int = Field(0, ge=0, lt=2**63)
 
     # Stretch each result by its own extremes, as the authors save theirs. The objectives do not.
     stretch: bool = False
@@ -122,6 +128,13 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
         for name in ("width", "semantic_width", "degradation_width"):
             if getattr(self, name) % 2:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be even")
+        num_values = self.num_steps * self.num_tokens * self.semantic_prior_width
+        if num_values > _MAX_NOISE_VALUES:
+            raise ValueError(
+                f"num_steps {self.num_steps} of prior_grid² {self.num_tokens} tokens of "
+                f"{self.semantic_prior_width} values are {num_values} values of noise, above "
+                f"{_MAX_NOISE_VALUES}; lower one of them"
+            )
         if self.beta_end < self.beta_start:
             raise ValueError(
                 f"beta_end {self.beta_end} is below beta_start {self.beta_start}; "

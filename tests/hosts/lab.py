@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,8 @@ _BRIDGE = "fusionbr"
 _OUTSIDE = "10.77.0.254"
 _ADDRESSES = {"head": "10.77.0.1", "a": "10.77.0.11", "b": "10.77.0.12"}
 WORKERS = ("a", "b")
+# Of the head; the rest of a host's processes are Ray's, and those that it started.
+_SERVERS = ("postgres", "mlflow", "ceph-", "radosgw")
 RAY_PORT, DASHBOARD_PORT = 6399, 8277
 S3_URL = f"http://{_ADDRESSES['head']}:15003"
 MLFLOW_URL = f"http://{_ADDRESSES['head']}:5000"
@@ -64,18 +66,19 @@ class Host:
         return _link(self.name)
 
     def kill(self) -> None:
-        """kill -9 of everything of Ray's on it, all at once, as when the power goes."""
-        for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
+        """kill -9 of everything but the servers, all at once, as when the power goes."""
+        for pid, command in self.processes().items():
+            if not any(server in command for server in _SERVERS):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         if self.ray:
             self.ray.wait()
             self.ray = None
 
-    def pids(self, word: str = "") -> list[int]:
-        """Its processes whose command line holds `word`; not those that keep it in being."""
+    def processes(self) -> dict[int, str]:
+        """Its processes and their command lines; not the one that keeps it in being."""
         listed = _output("ip", "netns", "pids", _space(self.name)).split()
-        found = [int(pid) for pid in listed if int(pid) != self.keeper.pid]
-        return [pid for pid in found if word in _command_line(pid)]
+        return {int(pid): _command_line(int(pid)) for pid in listed if int(pid) != self.keeper.pid}
 
 
 @dataclass
@@ -185,6 +188,8 @@ def _node_environment(host: Host) -> Mapping[str, str]:
         # A host's name means 127.0.0.1 here, where no other host would find it.
         "GLOO_SOCKET_IFNAME": "eth0",
         "OMP_NUM_THREADS": "1",
+        # Each host would count the whole machine's memory, and kill its workers for the others' use.
+        "RAY_memory_monitor_refresh_ms": "0",
     }
 
 

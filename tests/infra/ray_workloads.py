@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import ray
+
 
 def square_or_die(number: int, folder: str) -> int:
     """Square a number; the first worker that gets 3 dies like one that was killed."""
@@ -30,6 +32,24 @@ def count_in_flight(_: int, folder: str) -> int:
     running = len(list(Path(folder).iterdir()))
     mine.unlink()
     return running
+
+
+def node_and_time(_: int, seconds: float) -> tuple[str, float]:
+    """Work for a while; on which node, and since when."""
+    started = time.time()
+    time.sleep(seconds)
+    return ray.get_runtime_context().get_node_id(), started
+
+
+class Located:
+    """What an actor holds: the same as a call."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, item: int) -> tuple[str, float]:
+        """Work."""
+        return node_and_time(item, self.seconds)
 
 
 def count_steps(

@@ -215,7 +215,21 @@ def test_every_variable_is_one_that_somebody_reads() -> None:
             check_variable(variable, image=container["image"])
         for source in container.get("envFrom", ()):
             assert source == {"configMapRef": {"name": "fusion-settings"}}
-    assert given["head"].keys() >= {"FUSION_DATASETS", "FUSION_WORK", "MLFLOW_TRACKING_URI"}
+    assert given["head"].keys() >= {"FUSION_WORK", "MLFLOW_TRACKING_URI"}
+
+
+def test_nodes_share_no_disk() -> None:
+    settings = one("ConfigMap", "fusion-settings")["data"]
+    assert settings["FUSION_DATASETS"].startswith("s3://")
+    assert settings["FUSION_RUNS"].startswith("s3://")
+    for claim in all_of("PersistentVolumeClaim"):
+        assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    claiming = {
+        name
+        for name, pod in pods().items()
+        if any("persistentVolumeClaim" in volume for volume in pod["spec"]["volumes"])
+    }
+    assert claiming == {"head"}
 
 
 def test_secrets_are_by_reference_and_the_readme_makes_them() -> None:

@@ -97,6 +97,17 @@ def test_nodes_install_what_is_pinned(cloud: str) -> None:
     assert installs
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_every_node_has_a_work_folder_of_its_own(cloud: str) -> None:
+    config = load(cloud)
+    commands = " ".join(config["setup_commands"])
+    assert "mkdir -p /work" in commands
+    assert "mount" not in commands
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert "FUSION_WORK=/work" in readme
+    assert "FUSION_RUNS=s3://" in readme
+
+
 def test_both_clouds_start_ray_alike() -> None:
     aws, gcp = map(load, CLOUDS)
     same = ("head_start_ray_commands", "worker_start_ray_commands", "head_node_type", "max_workers")

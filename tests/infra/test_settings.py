@@ -39,19 +39,27 @@ def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     settings = read_settings(work=tmp_path)
     assert settings.runs == str(tmp_path / "runs")
     assert settings.cache_bytes == 50 * 2**30
+    assert settings.node_wait_s == 600
     monkeypatch.setenv("FUSION_RUNS", "s3://bucket/runs")
     monkeypatch.setenv("FUSION_CACHE_GIB", "0.5")
+    monkeypatch.setenv("FUSION_NODE_WAIT_S", "90")
     settings = read_settings(work=tmp_path)
     assert settings.runs == "s3://bucket/runs"
     assert settings.cache_bytes == 2**29
+    assert settings.node_wait_s == 90
     assert declared_environment().items() >= {
         ("FUSION_RUNS", "s3://bucket/runs"),
         ("FUSION_CACHE_GIB", "0.5"),
+        ("FUSION_NODE_WAIT_S", "90"),
     }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FUSION_RUNS", "here")
     assert read_settings(work=tmp_path).runs == str(tmp_path / "here")
-    for name, value in (("FUSION_RUNS", "gs://bucket"), ("FUSION_CACHE_GIB", "much")):
+    for name, value in (
+        ("FUSION_RUNS", "gs://bucket"),
+        ("FUSION_CACHE_GIB", "much"),
+        ("FUSION_NODE_WAIT_S", "long"),
+    ):
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=f"{name}={value}: give"):
             read_settings(work=tmp_path)

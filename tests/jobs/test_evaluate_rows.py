@@ -6,14 +6,17 @@ import pytest
 
 from jobs import evaluate_rows
 from jobs.evaluate_rows import inputs_digest
+from models.dspfusion.config import tiny
 from pipelines.evaluation import Measurement
+from pipelines.export import Bundle
 from pipelines.scenarios import CLEAN, find_scenario
 
-MEASUREMENT = Measurement(bundle=Path("one"), scenarios=(CLEAN, find_scenario("vi_blur")))
+ONE = Bundle(source="one", model=tiny(), weights=b"")
+MEASUREMENT = Measurement(bundle=ONE, scenarios=(CLEAN, find_scenario("vi_blur")))
 
 
 def test_parts_hang_on_what_is_measured_and_not_on_where_it_lies() -> None:
-    moved = MEASUREMENT.model_copy(update={"bundle": Path("other")})
+    moved = MEASUREMENT.model_copy(update={"bundle": ONE.model_copy(update={"source": "other"})})
     assert inputs_digest(moved) == inputs_digest(MEASUREMENT)
     strong = find_scenario("vi_blur@strong").model_copy(update={"name": "vi_blur"})
     changes = (

@@ -12,6 +12,7 @@ from infra.settings import Settings
 from jobs import fuse as command
 from jobs.fuse import Fused, fuse_files, fuse_folders
 from jobs.storage import open_folder
+from pipelines.export import read_bundle
 from pipelines.fusing import FAILURES, Fusing
 from tests.conftest import tiny_fuser
 from tests.s3_servers import make_bucket
@@ -101,7 +102,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
         for path in (tmp_path / camera).iterdir():
             folder.replace(path.name, path.read_bytes())
     places = {"vi": f"{bucket}/vi", "ir": f"{bucket}/ir", "out": f"{bucket}/out"}
-    fusing = Fusing(bundle=tiny_bundle)
+    fusing = Fusing(bundle=read_bundle(tiny_bundle))
     fused = fuse_folders(fusing, settings, **places)
     assert (fused.made, fused.skipped) == (2, 0)
     out = open_folder(places["out"], settings)
@@ -131,7 +132,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
 def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Path) -> None:
     settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
     places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}
-    whole = Fusing(bundle=tiny_bundle)
+    whole = Fusing(bundle=read_bundle(tiny_bundle))
     fuse_folders(whole, settings, **places, local=True)
     tiled = whole.model_copy(update={"tile_px": 64})
     with pytest.raises(ValueError, match="holds 1 of these pictures, not known to be made with"):

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from pipelines.export import load_bundle, write_onnx
+from pipelines.programs import load_program
 from tests.conftest import tiny_fuser
 
 
 @pytest.mark.slow
 @torch.inference_mode()
 def test_program_equals_the_module_at_any_batch_and_size(tiny_bundle: Path) -> None:
-    program = torch.export.load(tiny_bundle / "program.pt2").module()
+    program = load_program(tiny_bundle / "program.pt2")
     fuser = tiny_fuser()
     for batch, height, width in ((1, 16, 16), (2, 24, 40), (3, 72, 16)):
         vi, ir = torch.rand(batch, 3, height, width), torch.rand(batch, 1, height, width)

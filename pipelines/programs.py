@@ -1,0 +1,120 @@
+"""Exported programs (`program.pt2`) from elsewhere, as data.
+
+`torch.export.load` believes an archive: it unpickles some members, loads compiled libraries, calls
+whatever attribute of torch a node names, and evaluates expressions over sizes as Python. What it is
+given here is another archive, made of what our own exporter writes and nothing else: tensors as bytes,
+a graph of torch's tensor functions, arithmetic over sizes. No member that is a pickle is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
+
+_GRAPH, _EXAMPLE = "models/model.json", "data/sample_inputs/model.pt"
+_TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
+_LISTS = re.compile(r"data/(weights/model_weights|constants/model_constants)_config\.json")
+# The writer writes them itself.
+_ABOUT_IT = {"archive_format", "archive_version", "byteorder", ".data/version"} | {
+    ".data/serialization_id"
+}
+# `from_file` is the one of torch's tensor functions that opens files.
+_FUNCTION = re.compile(
+    r"torch\.ops\.aten\.(?!from_file\.)\w+\.\w+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_)"
+    r"|torch\.sym_(max|min|not|ite|int|float)"
+)
+_PLAIN = re.compile(r"[\w.+]*")
+_WORD = re.compile(r"[^\W\d]\w*")
+_MARKS = re.compile(r"[\s\w()\[\]{},.:+\-*/%<>=!'\"]*")
+_OF_SIZES = frozenset((
+    "L", "vi", "ir", "size", "min", "max", "not", "and", "or", "True", "False", "Symbol", "Integer",
+    "positive", "integer", "Min", "Max", "Add", "Mul", "Pow", "Mod", "PythonMod", "FloorDiv", "CeilDiv",
+    "Eq", "Ne", "Ge", "Gt", "Le", "Lt", "And", "Or", "Not",
+))  # fmt: skip
+_OF_TREES = frozenset(
+    ("type", "context", "children_spec", "builtins", "tuple", "list", "dict", "null")
+)
+
+
+def load_program(path: Path) -> torch.nn.Module:
+    """Load an exported program `(vi, ir) -> fused`. Raises ValueError for what none of ours holds."""
+    clean = io.BytesIO()
+    try:
+        with PT2ArchiveReader(str(path)) as found, PT2ArchiveWriter(clean) as kept:
+            for name in sorted(set(found.get_file_names()) - _ABOUT_IT):
+                kept.write_bytes(name, _checked(name, found))
+        clean.seek(0)
+        return torch.export.load(clean).module()
+    except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{path}: not a program of ours ({error})") from error
+
+
+def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
+    """A member as it may be loaded."""
+    if name == _EXAMPLE:
+        return b""  # a pickle, which nobody needs
+    if _TENSORS.fullmatch(name):
+        data: bytes = archive.read_bytes(name)
+        if not data:
+            raise ValueError(f"{name} is empty, and would become as many zeros as it claims")
+        return data
+    if _LISTS.fullmatch(name):
+        listed = json.loads(archive.read_bytes(name))
+        for tensor, entry in listed["config"].items():
+            if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
+                raise ValueError(f"{name}: {tensor} is a pickle")
+        return json.dumps(listed).encode()
+    if name == _GRAPH:
+        graph = _without_metadata(json.loads(archive.read_bytes(name)))
+        for key, text in _texts(graph):
+            _check_text(key, text)
+        return json.dumps(graph).encode()
+    raise ValueError(f"it holds {name}")
+
+
+def _without_metadata(value: Any) -> Any:
+    """A graph without what its nodes tell of where they come from: any text, and never needed."""
+    if isinstance(value, dict):
+        return {key: {} if key == "metadata" else _without_metadata(v) for key, v in value.items()}
+    return [_without_metadata(item) for item in value] if isinstance(value, list) else value
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a graph with the key that it is under; keys are texts, too."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield "range_constraints" if key == "range_constraints" else "", name
+            yield from _texts(item, name)
+
+
+def _check_text(key: str, text: str) -> None:
+    match key:
+        case "target":
+            fine = _FUNCTION.fullmatch(text) is not None
+        case "expr_str" | "guards_code" | "range_constraints":
+            fine = _speaks(text, _OF_SIZES)
+        case "in_spec" | "out_spec":
+            fine = _speaks(text, _OF_TREES)
+        case _:
+            fine = _PLAIN.fullmatch(text) is not None
+    if not fine:
+        raise ValueError(f"its graph says {text[:80]!r}")
+
+
+def _speaks(text: str, words: frozenset[str]) -> bool:
+    """Whether a text is made of these words, symbols of sizes, numbers and marks; nothing else is run."""
+    known = all(word in words or re.fullmatch(r"[su]\d+", word) for word in _WORD.findall(text))
+    return known and "**" not in text and _MARKS.fullmatch(text) is not None
