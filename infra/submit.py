@@ -74,17 +74,23 @@ def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, 
     deadline = time.monotonic() + timeout_s
     total: dict[str, float] = {}
     while not total:
+        late = time.monotonic() > deadline
         try:
             options = ListApiOptions(detail=True)
             nodes = client.list(StateResource.NODES, options, raise_on_missing_output=False)
         except RayStateApiException as error:
-            raise ValueError(f"{server.address} does not tell of its nodes ({error})") from error
+            # A head that has just started hangs up on whoever asks.
+            if late:
+                raise ValueError(
+                    f"{server.address} does not tell of its nodes ({error})"
+                ) from error
+            nodes = []
         for node in nodes:
             if node.state == "ALIVE":
                 for name, amount in node.resources_total.items():
                     total[name] = total.get(name, 0.0) + amount
         if not total:
-            if time.monotonic() > deadline:
+            if late:
                 raise ValueError(f"the cluster at {server.address} has no node that is up")
             time.sleep(_WAIT_S)
     return total

@@ -248,7 +248,7 @@ def run_job(of: Lab, root: str, kind: Kind, fault: Fault | None, log: Path) -> O
     assert process.returncode == 0, log.read_text()[-4000:]
     after = [struck_s, *(at for at in moved_s if at > struck_s)] if struck_s else []
     stops = [later - earlier for earlier, later in pairwise(after)]
-    _wait_for_workers(of)
+    wait_for_workers(of)
     return Outcome(job.made(), took_s, max(stops, default=0.0), _nodes_lost() - nodes_before)
 
 
@@ -273,23 +273,18 @@ def _nodes_lost() -> int:
     return sum(node.state == "DEAD" for node in list_nodes(address=JOBS_URL))
 
 
-def _wait_for_workers(of: Lab) -> None:
-    """Until both workers are part of the cluster; those that ended are started again."""
-    for name in WORKERS:
-        ray = of.hosts[name].ray
-        if ray is None or ray.poll() is not None:
-            of.hosts[name].kill()
-            of.start_ray(name)
-    wait_for_cpus(len(WORKERS))
-
-
-def wait_for_cpus(number: int) -> None:
-    """Until the cluster has so many."""
+def wait_for_workers(of: Lab) -> None:
+    """Until both workers are part of the cluster; one whose Ray has ended is started again."""
     os.environ["RAY_AUTH_TOKEN"] = TOKEN
     server = open_server(JOBS_URL)
-    deadline = time.monotonic() + 180
-    while cluster_resources(server).get("CPU", 0) < number:
-        assert time.monotonic() < deadline, f"the cluster has not got {number} CPUs"
+    deadline = time.monotonic() + 400
+    while cluster_resources(server).get("CPU", 0) < len(WORKERS):
+        assert time.monotonic() < deadline, "the cluster has not got its workers"
+        for name in WORKERS:
+            ray = of.hosts[name].ray
+            if ray is None or ray.poll() is not None:
+                of.hosts[name].kill()
+                of.start_ray(name)
         time.sleep(0.5)
 
 
@@ -323,7 +318,7 @@ def put_sources(of: Lab, *, num_scenes: int, height: int, width: int) -> None:
 def prepared() -> Iterator[Lab]:
     """The lab with scenes to make datasets of."""
     with lab() as built:
-        wait_for_cpus(len(WORKERS))
+        wait_for_workers(built)
         put_sources(built, num_scenes=_NUM_SCENES, height=_HEIGHT_PX, width=_WIDTH_PX)
         yield built
 
