@@ -73,11 +73,13 @@ def age_s(held: RegisteredModel) -> float:
 def read_lease(client: MlflowClient, name: str) -> RegisteredModel | None:
     """A lease that somebody holds, None when nobody does."""
     try:
-        return client.get_registered_model(name)
+        held = client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
+    # The store reads the tags after the model: without ours it was deleted in between.
+    return held if "token" in held.tags else None
 
 
 def delete_lease(client: MlflowClient, name: str) -> None:

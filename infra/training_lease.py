@@ -136,7 +136,8 @@ def _keep(lease: Lease, pace: Pace, ended: threading.Event, lost: threading.Even
             if not _renew(lease) and not ended.is_set():
                 _interrupt(ended, lost)
                 return
-        except NO_ANSWER:  # a training goes on without it, and nobody else can take it either
+        except (*NO_ANSWER, ValueError):
+            # Away, or changed under our hands: a training goes on, and the next beat finds out more.
             continue
 
 

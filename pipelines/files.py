@@ -67,20 +67,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other processes of this machine for the block.
+    """Hold a folder against other processes of this machine for the block, by a file beside it.
 
     One that dies lets go of it. Raises ValueError when another has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Not the folder itself: NFS locks only what is open for writing.
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{folder}: another process works here; stop it or wait") from None
         yield
-    finally:
-        os.close(handle)
 
 
 def _temporary(path: Path) -> Path:
