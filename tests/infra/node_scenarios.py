@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from ray.util import get_node_ip_address
 from infra import cluster, nodes
 from infra.settings import Settings
 from tests.infra import ray_workloads
-from tests.infra.log_workload import Silent
 from tests.ray_head import free_port
 from tests.settings import embedded_settings
 
@@ -97,39 +96,14 @@ def actors(folder: Path) -> dict[str, Any]:
         return {"left_at": left_at, "done": sorted(item for item, _ in found)}
 
 
-def training(folder: Path) -> dict[str, Any]:
-    """Two workers on two nodes, one of which goes and comes back after `AWAY_S`."""
+@contextmanager
+def _two_workers(
+    folder: Path, *, num_steps: int, until: int, **changes: Any
+) -> Iterator[tuple[Cluster, Future[Any]]]:
+    """A training of two workers on two nodes, one of which is gone after step `until`."""
     (folder / "died").touch()  # the workload's own fault is not wanted
-    payload = {"folder": str(folder), "num_steps": 20}
-    with _several_nodes(folder) as (several, settings), ThreadPoolExecutor() as threads:
-        several.add_node(num_cpus=1)
-        second = several.add_node(num_cpus=1)
-        running = threads.submit(
-            cluster.run_ddp,
-            ray_workloads.count_steps,
-            payload,
-            name="run",
-            settings=settings,
-            num_workers=2,
-            use_gpu=False,
-            on_report=Silent(),
-        )
-        _wait_until(lambda: list(folder.glob("scratch-8-*")) or running.done(), "step 8")
-        several.remove_node(second, allow_graceful=False)
-        time.sleep(float(os.environ["AWAY_S"]))
-        several.add_node(num_cpus=1)
-        with cluster.fetched(running.result(timeout=_PATIENCE_S)) as kept:
-            step = int((kept / "step").read_text())
-        starts = [int(path.read_text()) for path in folder.glob("started-*")]
-        return {"step": step, "starts": sorted(starts)}
-
-
-def lost(folder: Path) -> dict[str, Any]:
-    """As before, but the node does not come back."""
-    (folder / "died").touch()
-    payload = {"folder": str(folder), "num_steps": 1000}
     with (
-        _several_nodes(folder, node_wait_s=5.0) as (several, settings),
+        _several_nodes(folder, **changes) as (several, settings),
         ThreadPoolExecutor() as threads,
     ):
         several.add_node(num_cpus=1)
@@ -137,17 +111,34 @@ def lost(folder: Path) -> dict[str, Any]:
         running = threads.submit(
             cluster.run_ddp,
             ray_workloads.count_steps,
-            payload,
+            {"folder": str(folder), "num_steps": num_steps},
             name="run",
             settings=settings,
             num_workers=2,
             use_gpu=False,
-            on_report=Silent(),
+            on_report=ray_workloads.Silent(),
         )
-        _wait_until(lambda: list(folder.glob("scratch-2-*")) or running.done(), "step 2")
+        _wait_until(lambda: list(folder.glob(f"scratch-{until}-*")) or running.done(), "steps")
         several.remove_node(second, allow_graceful=False)
+        yield several, running
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """The node comes back after `AWAY_S`."""
+    with _two_workers(folder, num_steps=20, until=8) as (several, running):
+        time.sleep(float(os.environ["AWAY_S"]))
+        several.add_node(num_cpus=1)
+        with cluster.fetched(running.result(timeout=_PATIENCE_S)) as kept:
+            step = int((kept / "step").read_text())
+    starts = [int(path.read_text()) for path in folder.glob("started-*")]
+    return {"step": step, "starts": sorted(starts)}
+
+
+def lost(folder: Path) -> dict[str, Any]:
+    """The node does not come back."""
+    with _two_workers(folder, num_steps=1000, until=2, node_wait_s=5.0) as (_, running):
         error = running.exception(timeout=_PATIENCE_S)
-        return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": f"{type(error).__name__}: {error}"}
 
 
 @contextmanager
