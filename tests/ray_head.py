@@ -10,14 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
-
-import psutil
-from ray.util import get_node_ip_address
 
 # Drawn, because the code that is sent to the cluster holds this file.
 TOKEN = f"token-{secrets.token_hex(16)}"
@@ -29,23 +26,16 @@ NODE_SECRETS = {
 
 @dataclass(frozen=True)
 class RayHead:
-    """Where its job server answers, the folder of its logs, and where drivers find it."""
+    """Where it answers, and the folder of its logs."""
 
     address: str
     folder: Path
-    gcs: str
 
 
 @contextmanager
-def ray_head(
-    log_path: Path,
-    *options: str,
-    port: int | None = None,
-    num_cpus: int = 2,
-    variables: Mapping[str, str] | None = None,
-) -> Iterator[RayHead]:
-    """Start one, with this environment's Python on its path; end it after, and what it has started."""
-    port, dashboard, agent = port or free_port(), free_port(), free_port()
+def ray_head(log_path: Path) -> Iterator[RayHead]:
+    """Start one, with this environment's Python on its path; end it after."""
+    port, dashboard, agent = free_port(), free_port(), free_port()
     binaries = Path(sys.executable).parent
     environment = {
         **os.environ,
@@ -54,21 +44,16 @@ def ray_head(
         "RAY_AUTH_TOKEN": TOKEN,
         # What nodes get from their operator, and jobs find there.
         **NODE_SECRETS,
-        **(variables or {}),
     }
     command = [str(binaries / "ray"), "start", "--head", "--block", f"--port={port}"]
-    command += [
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}",
-        f"--num-cpus={num_cpus}",
-    ]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     # Another cluster on this machine holds the default one, and without it no job is taken.
     command += [f"--dashboard-agent-listen-port={agent}"]
     # Ray's sockets allow about 100 characters of path, which pytest's folders would use up.
     folder = Path("/tmp") / f"ray-{os.getpid()}"
     with log_path.open("wb") as log:
         head = subprocess.Popen(
-            [*command, f"--temp-dir={folder}", *options],
+            [*command, f"--temp-dir={folder}"],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -76,15 +61,10 @@ def ray_head(
     try:
         address = f"http://127.0.0.1:{dashboard}"
         wait_for(f"{address}/api/version", timeout_s=300)
-        yield RayHead(address, folder, f"{get_node_ip_address()}:{port}")
+        yield RayHead(address, folder)
     finally:
-        started = psutil.Process(head.pid).children(recursive=True)
         head.terminate()
         head.wait(timeout=120)
-        # Nodes that an autoscaler has added would wait a minute for the head.
-        for process in started:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 

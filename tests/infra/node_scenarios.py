@@ -8,27 +8,37 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FakeMultiNodeProvider,
+)
 from ray.cluster_utils import Cluster
+from ray.util import get_node_ip_address
 
 from infra import cluster, nodes
 from infra.settings import Settings
 from tests.infra import ray_workloads
-from tests.infra.log_workload import Silent
+from tests.ray_head import free_port
 from tests.settings import embedded_settings
 
 _PATIENCE_S = 300.0
 
 
 @contextmanager
-def _several_nodes(folder: Path, **changes: Any) -> Iterator[tuple[Cluster, Settings]]:
+def _several_nodes(
+    folder: Path, head: dict[str, Any] | None = None, **changes: Any
+) -> Iterator[tuple[Cluster, Settings]]:
     """A head without CPUs, and settings to reach it by."""
-    nodes_of = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    # A dashboard is eight more processes, which on a busy machine are too much for Ray's patience.
+    options = {"num_cpus": 0, "include_dashboard": False, **(head or {})}
+    nodes_of = Cluster(initialize_head=True, head_node_args=options)
     settings = embedded_settings(folder).model_copy(
         update={"ray_address": nodes_of.address, **changes}
     )
@@ -86,39 +96,14 @@ def actors(folder: Path) -> dict[str, Any]:
         return {"left_at": left_at, "done": sorted(item for item, _ in found)}
 
 
-def training(folder: Path) -> dict[str, Any]:
-    """Two workers on two nodes, one of which goes and comes back after `AWAY_S`."""
+@contextmanager
+def _two_workers(
+    folder: Path, *, num_steps: int, until: int, **changes: Any
+) -> Iterator[tuple[Cluster, Future[Any]]]:
+    """A training of two workers on two nodes, one of which is gone after step `until`."""
     (folder / "died").touch()  # the workload's own fault is not wanted
-    payload = {"folder": str(folder), "num_steps": 20}
-    with _several_nodes(folder) as (several, settings), ThreadPoolExecutor() as threads:
-        several.add_node(num_cpus=1)
-        second = several.add_node(num_cpus=1)
-        running = threads.submit(
-            cluster.run_ddp,
-            ray_workloads.count_steps,
-            payload,
-            name="run",
-            settings=settings,
-            num_workers=2,
-            use_gpu=False,
-            on_report=Silent(),
-        )
-        _wait_until(lambda: list(folder.glob("scratch-8-*")) or running.done(), "step 8")
-        several.remove_node(second, allow_graceful=False)
-        time.sleep(float(os.environ["AWAY_S"]))
-        several.add_node(num_cpus=1)
-        with cluster.fetched(running.result(timeout=_PATIENCE_S)) as kept:
-            step = int((kept / "step").read_text())
-        starts = [int(path.read_text()) for path in folder.glob("started-*")]
-        return {"step": step, "starts": sorted(starts)}
-
-
-def lost(folder: Path) -> dict[str, Any]:
-    """As before, but the node does not come back."""
-    (folder / "died").touch()
-    payload = {"folder": str(folder), "num_steps": 1000}
     with (
-        _several_nodes(folder, node_wait_s=5.0) as (several, settings),
+        _several_nodes(folder, **changes) as (several, settings),
         ThreadPoolExecutor() as threads,
     ):
         several.add_node(num_cpus=1)
@@ -126,25 +111,100 @@ def lost(folder: Path) -> dict[str, Any]:
         running = threads.submit(
             cluster.run_ddp,
             ray_workloads.count_steps,
-            payload,
+            {"folder": str(folder), "num_steps": num_steps},
             name="run",
             settings=settings,
             num_workers=2,
             use_gpu=False,
-            on_report=Silent(),
+            on_report=ray_workloads.Silent(),
         )
-        _wait_until(lambda: list(folder.glob("scratch-2-*")) or running.done(), "step 2")
+        _wait_until(lambda: list(folder.glob(f"scratch-{until}-*")) or running.done(), "steps")
         several.remove_node(second, allow_graceful=False)
+        yield several, running
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """The node comes back after `AWAY_S`."""
+    with _two_workers(folder, num_steps=20, until=8) as (several, running):
+        time.sleep(float(os.environ["AWAY_S"]))
+        several.add_node(num_cpus=1)
+        with cluster.fetched(running.result(timeout=_PATIENCE_S)) as kept:
+            step = int((kept / "step").read_text())
+    starts = [int(path.read_text()) for path in folder.glob("started-*")]
+    return {"step": step, "starts": sorted(starts)}
+
+
+def lost(folder: Path) -> dict[str, Any]:
+    """The node does not come back."""
+    with _two_workers(folder, num_steps=1000, until=2, node_wait_s=5.0) as (_, running):
         error = running.exception(timeout=_PATIENCE_S)
-        return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+@contextmanager
+def _growing(folder: Path) -> Iterator[tuple[Cluster, Settings]]:
+    """A head without CPUs, and Ray's autoscaler, which starts nodes of one CPU here, two at most."""
+    port = free_port()
+    path = folder / "autoscaler.json"
+    path.write_text(json.dumps(_autoscaling(f"{get_node_ip_address()}:{port}")))
+    # What `ray up` gives a head, besides the first three, which are for nodes of this kind.
+    os.environ |= {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_NODE_TYPE_NAME": "ray.head.default",
+    }
+    with _several_nodes(
+        folder,
+        {"autoscaling_config": str(path), "gcs_server_port": port},
+        node_wait_s=_PATIENCE_S,
+    ) as found:
+        try:
+            yield found
+        finally:
+            added = psutil.Process().children(recursive=True)
+    # The nodes that were added are the autoscaler's children, and would wait a minute for the head.
+    for process in added:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _autoscaling(gcs_address: str) -> dict[str, Any]:
+    kinds = ("initialization", "setup", "head_setup", "worker_setup")
+    starts = ("head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "fusion",
+        "max_workers": 2,
+        "upscaling_speed": 100.0,
+        "idle_timeout_minutes": 10,
+        "provider": {
+            # By its class, because the wheel lacks the defaults of the type "fake_multinode".
+            "type": "external",
+            "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "gcs_address": gcs_address,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},
+            "cpu": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        },
+        "head_node_type": "ray.head.default",
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{f"{kind}_commands": [] for kind in (*kinds, *starts)},
+        **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+    }
 
 
 def autoscaler(folder: Path) -> dict[str, Any]:
-    """A cluster at RAY_ADDRESS that has no CPU and an autoscaler, which adds two at most."""
-    settings = embedded_settings(folder).model_copy(
-        update={"ray_address": os.environ["RAY_ADDRESS"], "node_wait_s": _PATIENCE_S}
-    )
-    with cluster.connected(settings):
+    """A cluster that has no CPU and an autoscaler, which adds two at most."""
+    with _growing(folder):
         saw: dict[str, Any] = {"grows": nodes.grows(), "cpus": nodes.count("CPU")}
         started = time.monotonic()
         try:

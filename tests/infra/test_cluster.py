@@ -98,14 +98,6 @@ def lines_of_workers() -> list[dict[str, Any]]:
     ]
 
 
-class Silent:
-    """Nobody listens."""
-
-    def __call__(self, metrics_per_rank: list[dict[str, float]]) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def run_ddp(
     loop: Callable[..., None],
     payload: dict[str, Any],
@@ -123,7 +115,7 @@ def run_ddp(
         settings=settings,
         num_workers=num_workers,
         use_gpu=use_gpu,
-        on_report=Silent(),
+        on_report=ray_workloads.Silent(),
     )
     with cluster.fetched(checkpoint) as folder:
         return folder if folder.is_dir() else None
