@@ -206,7 +206,11 @@ def _skip_where_it_cannot() -> None:
 @contextmanager
 def _bridge() -> Iterator[None]:
     if Path(f"/sys/class/net/{_BRIDGE}").exists():
-        pytest.skip(f"{_BRIDGE} exists: another lab runs here (or `ip link del {_BRIDGE}`)")
+        spaces = " ".join(map(_space, _ADDRESSES))
+        pytest.skip(
+            f"{_BRIDGE} exists: another lab runs here, or one was killed; then kill what "
+            f"`ip netns pids` tells of {spaces}, `ip netns del` them and `ip link del {_BRIDGE}`"
+        )
     _run("ip", "link", "add", _BRIDGE, "type", "bridge")
     try:
         _run("ip", "addr", "add", f"{_OUTSIDE}/24", "dev", _BRIDGE)
