@@ -101,9 +101,11 @@ def version_root(
 
 
 @pytest.fixture(autouse=True)
-def no_tracking_uri() -> None:
-    """`mlflow.set_tracking_uri` leaves its address in the environment, for the next test's processes."""
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+def no_run() -> None:
+    """What MLflow's `set_tracking_uri` and our `open_run` leave in the environment for the processes of
+    this run, the next test's would find."""
+    for name in ("MLFLOW_TRACKING_URI", "FUSION_RUN"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

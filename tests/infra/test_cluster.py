@@ -49,7 +49,6 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FUSION_LOG", "json")
-    monkeypatch.setenv("FUSION_RUN", "the-run")
     client = tracking.connect(ray_settings)
     run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
     settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
@@ -79,7 +78,7 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         "step-00000006.png": "picture 6",
     }
     # Each rank told of its steps, those that were taken again too, in lines for machines.
-    told = [line for line in lines_of_workers() if line.get("run") == "the-run"]
+    told = [line for line in lines_of_workers() if line["run"] == run_id]
     assert {(line["rank"], line["step"], line["loss"]) for line in told} == {
         (rank, float(step), 10.0 * step + rank) for rank in range(2) for step in range(1, 7)
     }
