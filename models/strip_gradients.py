@@ -58,6 +58,9 @@ class Norm:
 
 def can_differentiate(module: nn.Module, *maps: Tensor) -> bool:
     """Whether gradients of a module on these maps are wanted and can go by strips."""
+    # Asked first: an exported program would keep the change of mode below.
+    if torch.compiler.is_compiling():
+        return False
     if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     if not any(x.requires_grad for x in (*maps, *module.parameters())):
