@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import boto3
@@ -102,9 +103,15 @@ def rados_gateway(
         gateway.stop()
 
 
+def client_of(url: str) -> Any:
+    """A client of a server of these tests, with their keys."""
+    keys = {name.lower(): value for name, value in KEYS.items()}
+    return boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+
+
 def make_bucket(url: str, name: str) -> str:
     """Make a bucket; its URI."""
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket=name)
+    client_of(url).create_bucket(Bucket=name)
     return f"s3://{name}"
 
 

@@ -22,17 +22,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import boto3
 from mlflow import MlflowClient
+from ray.util.state.api import StateApiClient
+from ray.util.state.common import ListApiOptions, StateResource
 
 from infra import tracking
-from infra.submit import cluster_resources, open_server
+from infra.submit import JobServer, cluster_resources
 from jobs.console import say
 from pipelines.checkpoints import read_weights
 from pipelines.synthetic import write_scenes
 from tests.hosts.lab import JOBS_URL, MLFLOW_URL, S3_URL, WORKERS, Lab, lab
 from tests.ray_head import TOKEN
-from tests.s3_servers import KEYS
+from tests.s3_servers import client_of
 
 BUCKET, INDEX = "fusion", "rendered"
 _NUM_SCENES, _HEIGHT_PX, _WIDTH_PX = 48, 360, 480
@@ -41,6 +42,8 @@ _NUM_STEPS = 150
 _STRIKE_AT = 3
 _PATIENCE_S = 1800.0
 _LOOK_S = 0.25
+# Ray would look for the token once in a process, and find a test session's own.
+_SERVER = JobServer(JOBS_URL, {"Authorization": f"Bearer {TOKEN}"})
 
 Kind = Literal["generate", "train"]
 
@@ -162,7 +165,7 @@ class Generation:
 
     def made(self) -> dict[str, str]:
         """The digest of every object."""
-        s3 = client()
+        s3 = client_of(S3_URL)
         return {
             key.removeprefix(self._shards): hashlib.sha256(
                 s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
@@ -267,18 +270,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _nodes_lost() -> int:
     """Nodes that Ray's head has given up since it started."""
-    from ray.util.state import list_nodes
-
-    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", TOKEN
-    return sum(node.state == "DEAD" for node in list_nodes(address=JOBS_URL))
+    api = StateApiClient(_SERVER.address, headers=dict(_SERVER.headers))
+    nodes = api.list(StateResource.NODES, ListApiOptions(), raise_on_missing_output=False)
+    return sum(node.state == "DEAD" for node in nodes)
 
 
 def wait_for_workers(of: Lab) -> None:
     """Until both workers are part of the cluster; one whose Ray has ended is started again."""
-    os.environ["RAY_AUTH_TOKEN"] = TOKEN
-    server = open_server(JOBS_URL)
     deadline = time.monotonic() + 400
-    while cluster_resources(server).get("CPU", 0) < len(WORKERS):
+    while cluster_resources(_SERVER).get("CPU", 0) < len(WORKERS):
         assert time.monotonic() < deadline, "the cluster has not got its workers"
         for name in WORKERS:
             ray = of.hosts[name].ray
@@ -288,16 +288,11 @@ def wait_for_workers(of: Lab) -> None:
         time.sleep(0.5)
 
 
-def client() -> Any:
-    """A client of the lab's store, from outside."""
-    keys = {"aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"]}
-    keys |= {"aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
-    return boto3.client("s3", endpoint_url=S3_URL, region_name="us-east-1", **keys)
-
-
 def list_keys(prefix: str) -> list[str]:
     """Keys of the lab's bucket."""
-    pages = client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    pages = (
+        client_of(S3_URL).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    )
     return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
@@ -306,7 +301,7 @@ def put_sources(of: Lab, *, num_scenes: int, height: int, width: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         counts = {"train": num_scenes, "val": 2}
         write_scenes(Path(folder), split_counts=counts, seed=0, height=height, width=width)
-        s3 = client()
+        s3 = client_of(S3_URL)
         for path in sorted(Path(folder).rglob("*.png")):
             s3.upload_file(str(path), BUCKET, f"sources/{path.relative_to(folder)}")
     log = of.folder / "scan.log"

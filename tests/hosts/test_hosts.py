@@ -1,6 +1,5 @@
 """The whole way on three hosts that share no disk, and what becomes of jobs there when something breaks."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,11 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.s3real]
 @pytest.fixture(scope="module")
 def of() -> Iterator[Lab]:
     """The hosts, for all tests of this file."""
-    kept = dict(os.environ)
     with prepared() as built:
         yield built
-    os.environ.clear()
-    os.environ.update(kept)
 
 
 @pytest.fixture(scope="module")
