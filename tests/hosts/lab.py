@@ -223,6 +223,10 @@ def _bridge() -> Iterator[None]:
 @contextmanager
 def _host(name: str, address: str, disk: Path) -> Iterator[Host]:
     space, link = _space(name), _link(name)
+    gone_by = time.monotonic() + 30
+    while Path(f"/sys/class/net/{link}").exists():  # the kernel takes its time with the last lab's
+        assert time.monotonic() < gone_by, f"{link} exists: `ip link del {link}`"
+        time.sleep(0.1)
     _run("ip", "netns", "add", space)
     try:
         _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
