@@ -36,7 +36,9 @@ _TEMPORARY = ".tmp-"
 # A download that gets nothing for so many tries in a row is given up.
 _MOST_RESUMES = 8
 _MOST_CONFLICTS = 5
-_RETRIES = {"mode": "standard", "total_max_attempts": 10}
+# Over an outage of a minute or two. Not boto3's mode "standard": its client gives up after some hundred
+# retries of all its threads together, which a task that reads with several has used up in seconds.
+_RETRIES = {"mode": "legacy", "total_max_attempts": 9}
 
 
 @dataclass(frozen=True)
