@@ -10,7 +10,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
-.PHONY: setup demo test test-slow test-all lint format clean
+.PHONY: setup demo test test-slow test-all test-hosts lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test    the tests (sets up first)"
 	@echo "make test-slow  the tests against real servers, and the long ones"
 	@echo "make test-all   both, which start their clusters once"
+	@echo "make test-hosts the whole way, and faults, on three hosts in network namespaces (root)"
 	@echo "make lint    ruff, mypy and import-linter (sets up first)"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   delete the work folder: datasets, runs, reports"
@@ -42,10 +43,13 @@ test: $(STAMP)
 	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(PYTEST) -m "slow or s3real" -ra
+	$(PYTEST) -m "(slow or s3real) and not hosts" -ra
 
 test-all: $(STAMP)
-	$(PYTEST) -m "" -ra
+	$(PYTEST) -m "not hosts" -ra
+
+test-hosts: $(STAMP)
+	$(BIN)/python -m pytest -m hosts -ra
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,9 +12,6 @@ _TOGETHER = {
     "tests/infra/test_storage.py": "gateway",
     "tests/jobs/test_generate_s3.py": "gateway",
     "tests/jobs/test_mlflow_server.py": "gateway",
-    # Several nodes on this machine: two such at once would be more than its cores can carry.
-    "tests/infra/test_nodes.py": "nodes",
-    "tests/hosts/test_hosts.py": "nodes",
     # They look at one demo.
     "tests/jobs/test_demo.py": "demo",
     "tests/jobs/test_promote_trace.py": "demo",

@@ -16,7 +16,7 @@ from tests.hosts.chaos import (
 )
 from tests.hosts.lab import MLFLOW_URL, Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.s3real]
+pytestmark = pytest.mark.hosts
 
 
 @pytest.fixture(scope="module")
