@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from models.attention import ChannelGram, fold_projection
 from models.strips import (
     Branch,
-    can_use_strips,
     context_strips,
     convolved_strips,
+    eager_on_cpu,
     pixels_first,
     pixels_last,
     strip_rows,
@@ -58,15 +58,9 @@ class Norm:
 
 def can_differentiate(module: nn.Module, *maps: Tensor) -> bool:
     """Whether gradients of a module on these maps are wanted and can go by strips."""
-    # Asked first: an exported program would keep the change of mode below.
-    if torch.compiler.is_compiling():
+    if not eager_on_cpu(*maps) or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return False
-    if not any(x.requires_grad for x in (*maps, *module.parameters())):
-        return False
-    with torch.no_grad():
-        return can_use_strips(*maps)
+    return any(x.requires_grad for x in (*maps, *module.parameters()))
 
 
 def feed_forward(x: Tensor, norm: Norm, branches: Sequence[Branch], project_out: Tensor) -> Tensor:

@@ -21,15 +21,18 @@ _STRIP_NUMBERS = 1 << 20
 Branch = tuple[Tensor, Tensor]
 
 
-def can_use_strips(*maps: Tensor) -> bool:
-    """Whether to go by strips: on a CPU, and when nobody needs gradients or a graph.
+def eager_on_cpu(*maps: Tensor) -> bool:
+    """Whether strips are of use: on a CPU, and when nobody needs a graph.
 
     An accelerator prefers few large kernels, and a loop over rows cannot be exported with a free
     height.
     """
-    if torch.compiler.is_compiling() or any(x.device.type != "cpu" for x in maps):
-        return False
-    return not torch.is_grad_enabled()
+    return not torch.compiler.is_compiling() and all(x.device.type == "cpu" for x in maps)
+
+
+def can_use_strips(*maps: Tensor) -> bool:
+    """Whether to go by strips that keep nothing: where they are of use and nobody needs gradients."""
+    return eager_on_cpu(*maps) and not torch.is_grad_enabled()
 
 
 def strip_dtype(image: Tensor) -> torch.dtype:
