@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -88,11 +88,10 @@ class Lab:
     hosts: dict[str, Host]
     folder: Path
     gateway: RadosGateway
-    mlflow: subprocess.Popen[bytes]
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str]
 
     def start_ray(self, name: str) -> None:
-        """Start Ray on a host, as its operator would, and wait until the cluster counts it."""
+        """Start Ray on a host, as its operator would; wait for a head, not for a worker."""
         host = self.hosts[name]
         head = self.hosts["head"]
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block"]
@@ -153,10 +152,10 @@ def lab() -> Iterator[Lab]:
         gateway = stack.enter_context(rados_gateway(folder / "s3", S3_URL, inside))
         artifacts = make_bucket(S3_URL, "mlflow")
         make_bucket(S3_URL, "fusion")
-        mlflow = stack.enter_context(
+        stack.enter_context(
             mlflow_server(artifacts, S3_URL, MLFLOW_URL, folder / "mlflow.log", inside)
         )
-        built = Lab(hosts, folder, gateway, mlflow, _client_environment(folder / "disk"))
+        built = Lab(hosts, folder, gateway, _client_environment(folder / "disk"))
         for name in hosts:
             stack.callback(hosts[name].kill)
             built.start_ray(name)
