@@ -28,6 +28,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from infra import KEEPALIVE
 from infra.logs import tell
 from infra.metrics import run_measured
 from infra.nodes import LOOK_EVERY_S, Patience, Room, make_room, told_of_lost
@@ -56,6 +57,7 @@ _WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # For so long the controller looks for a place for the workers, deaf to Ctrl-C, before it tries anew.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    **{name: os.environ[name] for name in KEEPALIVE},
 }
 
 
