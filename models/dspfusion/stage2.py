@@ -30,10 +30,10 @@ from models.losses import FusionLoss
 class Stage2(nn.Module):
     """The Stage II objective: L_II = L_fus + weight · mean |p_gt - p| (spec 2.2).
 
-    Everything but the denoiser is frozen and stays in eval mode; the gradient of the fusion loss
-    still flows through the fusion network to the prior and through all T reverse steps. Images
-    are [0, 1], H and W multiples of 8 and at least 16; `vi_*` B×3×H×W, `ir_*` B×1×H×W, `seed` B
-    int64.
+    Without fusion weights it is the second term alone, and nothing is fused. Everything but the denoiser
+    is frozen and stays in eval mode; the gradient of the fusion loss still flows through the fusion
+    network to the prior and through all T reverse steps. Images are [0, 1], H and W multiples of 8 and
+    at least 16; `vi_*` B×3×H×W, `ir_*` B×1×H×W, `seed` B int64.
     """
 
     FIELDS: tuple[str, ...] = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "seed")
@@ -44,9 +44,13 @@ class Stage2(nn.Module):
         self.degradation = degradation_encoder(config.model)
         self.semantic = semantic_encoder(config.model)
         self.denoiser = Denoiser(config.model)
-        self.fusion_loss = FusionLoss(
-            **dict(config.fusion_weights),
-            intensity_by_element=config.content_target == "element_maximum",
+        self.fusion_loss = (
+            FusionLoss(
+                **dict(config.fusion_weights),
+                intensity_by_element=config.content_target == "element_maximum",
+            )
+            if config.fusion_weights
+            else None
         )
         self.diffusion_weight = config.diffusion_weight
         self.schedule = prior_schedule(config.model)
@@ -92,20 +96,23 @@ class Stage2(nn.Module):
 
         `noise` is B×N×D; `step_noise` is (T-1)×B×N×D with a denoiser that predicts the noise.
         """
-        ir, vi = batch["ir_lq"], batch["vi_lq"]
         degradation_prior, semantic_lq, target = self._frozen_priors(batch)
         x_T = q_sample(target, noise, self.schedule.alpha_bars[-1])  # B N D
         condition = join_condition(semantic_lq, degradation_prior)
         prior = restore_prior(
             self.denoiser, x_T, condition, schedule=self.schedule, step_noise=step_noise
         )
-        fused = self.fusion(ir, vi, degradation_prior, prior)
-        terms = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
-        fusion = torch.stack(list(terms.values())).sum()
         diffusion = self.diffusion_weight * F.l1_loss(prior.float(), target.float())
-        terms |= {"fusion": fusion, "diffusion": diffusion}
+        terms = {"diffusion": diffusion}
+        loss = diffusion
+        if self.fusion_loss:
+            fused = self.fusion(batch["ir_lq"], batch["vi_lq"], degradation_prior, prior)
+            of_fusion = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
+            fusion = torch.stack(list(of_fusion.values())).sum()
+            terms = of_fusion | {"fusion": fusion} | terms
+            loss = fusion + diffusion
         detached = {name: term.detach() for name, term in terms.items()}
-        return {"loss": fusion + diffusion, **detached}
+        return {"loss": loss, **detached}
 
     @torch.no_grad()
     def _frozen_priors(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -222,7 +222,7 @@ def _bridge() -> Iterator[None]:
 @contextmanager
 def _host(name: str, address: str, disk: Path) -> Iterator[Host]:
     space, link = _space(name), _link(name)
-    gone_by = time.monotonic() + 30
+    gone_by = time.monotonic() + 120
     while Path(f"/sys/class/net/{link}").exists():  # the kernel takes its time with the last lab's
         assert time.monotonic() < gone_by, f"{link} exists: `ip link del {link}`"
         time.sleep(0.1)

@@ -149,6 +149,20 @@ def test_step_noise_belongs_to_the_sample():
     assert float(reseeded["diffusion"]) != float(losses["diffusion"])
 
 
+def test_stage2_without_fusion_weights_learns_from_the_prior_alone(monkeypatch):
+    whole = objective_of(Stage2Config(model=tiny()))
+    alone = objective_of(Stage2Config(model=tiny(), fusion_weights=None))
+    alone.load_state_dict(whole.state_dict())
+    batch = fields(whole, training_batch(2, 16))
+    expected = whole(batch)["diffusion"]
+    monkeypatch.setattr(alone.fusion, "forward", None)  # not called
+    losses = alone(batch)
+    assert losses.keys() == {"loss", "diffusion"}
+    torch.testing.assert_close(losses["diffusion"], expected)
+    losses["loss"].backward()
+    assert all(parameter.grad is not None for parameter in alone.denoiser.parameters())
+
+
 def test_stage2_takes_the_weights_of_stage1():
     stage1, stage2 = (objective_of(config) for config in STAGES)
     with torch.no_grad():

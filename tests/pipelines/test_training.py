@@ -278,6 +278,25 @@ def test_stage1_goes_on_from_a_stage1(version_root: Published, tmp_path: Path) -
         make_objective(again.model_copy(update={"objective": wider}))
 
 
+def test_stage2_goes_on_from_a_stage2(version_root: Published, tmp_path: Path) -> None:
+    first = stage1_config(version_root, num_steps=1, checkpoint_every=1)
+    run(first, tmp_path / "stage1")
+    alone = Stage2Config(model=tiny(), fusion_weights=None)
+    stage1 = str(tmp_path / "stage1" / "1")
+    run(first.model_copy(update={"objective": alone, "stage1": stage1}), tmp_path / "alone")
+    stage2 = tmp_path / "alone" / "1"
+    whole = Stage2Config(model=tiny())
+    again = first.model_copy(update={"objective": whole, "stage1": str(stage2)})
+    before, started = read_weights(stage2), make_objective(again).state_dict()
+    assert started.keys() == before.keys()
+    assert all(torch.equal(before[name], started[name]) for name in before)
+    other = Stage2Config(model=tiny().model_copy(update={"num_steps": 5}))
+    with pytest.raises(ValueError, match="num_steps=3 there, 5 here"):
+        make_objective(again.model_copy(update={"objective": other}))
+    with pytest.raises(ValueError, match="is a stage2 checkpoint, not stage1"):
+        make_objective(first.model_copy(update={"stage1": str(stage2)}))
+
+
 def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Path) -> None:
     first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
     run(first, tmp_path / "stage1")
