@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ray.train.v2._internal.execution.controller.state import (
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from infra.logs import notice
+from infra.watch import repeated
 
 LOOK_EVERY_S = 1.0
 _TELL_AFTER_S, _TELL_AGAIN_S = 5.0, 60.0
@@ -149,33 +149,25 @@ class Patience(ControllerCallback):
 @contextmanager
 def told_of_lost(num_workers: int, resource: str, *, wait_s: float) -> Iterator[None]:
     """Say so while the cluster has less than a training needs, and when it has enough again."""
-    ended = threading.Event()
+    lost = False
 
-    def watch() -> None:
-        lost = False
-        while not ended.wait(LOOK_EVERY_S):
-            try:
-                has = count(resource)
-            except (RayError, RuntimeError, OSError):
-                return  # the cluster is gone, which the training says
-            if has < num_workers and not lost:
-                notice(
-                    f"waiting for {num_workers} {resource}s: a node is gone and the cluster has "
-                    f"{has}; the training goes on when it is back, or ends after {wait_s / 60:.3g} min"
-                )
-            elif lost and has >= num_workers:
-                notice(
-                    f"the cluster has {has} {resource}s again; going on from the last checkpoint"
-                )
-            lost = has < num_workers
+    def look() -> None:
+        nonlocal lost
+        try:
+            has = count(resource)
+        except (RayError, RuntimeError, OSError):
+            return  # the cluster is gone, which the training says
+        if has < num_workers and not lost:
+            notice(
+                f"waiting for {num_workers} {resource}s: a node is gone and the cluster has "
+                f"{has}; the training goes on when it is back, or ends after {wait_s / 60:.3g} min"
+            )
+        elif lost and has >= num_workers:
+            notice(f"the cluster has {has} {resource}s again; going on from the last checkpoint")
+        lost = has < num_workers
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    with repeated(look, every_s=LOOK_EVERY_S):
         yield
-    finally:
-        ended.set()
-        watcher.join(timeout=10)
 
 
 def _most(resource: str) -> int | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings
+from infra.watch import repeated
 from jobs.console import progress, say
 from jobs.train_inputs import Planned, Sources
 from jobs.train_pictures import MAP, write_map
@@ -131,7 +131,6 @@ def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
     """
     from infra import tracking
 
-    ended = threading.Event()
     resumed_at = max((step for step, _ in tracking.metric_curve(client, run_id, "loss")), default=0)
     with progress("steps", num_steps) as advance:
 
@@ -144,15 +143,8 @@ def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
             if curve and curve[-1][0] > resumed_at:
                 advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
 
-        def poll() -> None:
-            while not ended.wait(1.0):
-                show()
-
-        watcher = threading.Thread(target=poll, daemon=True)
-        watcher.start()
         try:
-            yield
+            with repeated(show, every_s=1.0):
+                yield
         finally:
-            ended.set()
-            watcher.join()
             show()

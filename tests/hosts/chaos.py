@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -215,57 +216,70 @@ class Training:
         return found
 
 
+class Watch:
+    """When a job has got on, and how often."""
+
+    def __init__(self, job: Generation | Training, log: Path) -> None:
+        self._job, self._log = job, log
+        self._started_s = time.monotonic()
+        self._seen = job.progress()
+        self.moved_s: list[float] = []
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Look after the job until something is true."""
+        while not true():
+            assert self.took_s < _PATIENCE_S, self._log.read_text()[-4000:]
+            with suppress(Exception):  # the store does not answer
+                seen = self._job.progress()
+                if seen != self._seen:
+                    self._seen = seen
+                    self.moved_s.append(time.monotonic())
+            time.sleep(_LOOK_S)
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._started_s
+
+    def longest_stop_s(self, struck_s: float) -> float:
+        """Longest time without progress since something broke."""
+        after = [struck_s, *(at for at in self.moved_s if at > struck_s)]
+        return max((later - earlier for earlier, later in pairwise(after)), default=0.0)
+
+
 def run_job(of: Lab, root: str, kind: Kind, fault: Fault | None, log: Path) -> Outcome:
     """Submit a job, break something in the middle, mend it, wait for the end."""
     job = Generation(root) if kind == "generate" else Training(root)
     nodes_before = _nodes_lost()
-    started_s = time.monotonic()
+    watch = Watch(job, log)
     process = of.submit(*job.words, log=log, **job.environment)
-    seen = [job.progress()]
-    moved_s: list[float] = []
-    struck_s: float | None = None
-    mended = fault is None
-    while process.poll() is None or not mended:
-        now_s = time.monotonic()
-        assert now_s - started_s < _PATIENCE_S, log.read_text()[-4000:]
-        state = _look(job)
-        if state is not None and state != seen[-1]:
-            seen.append(state)
-            moved_s.append(now_s)
-        if fault and struck_s is None and len(seen) > _STRIKE_AT:
-            assert process.poll() is None, "the job has ended before anything broke"
-            fault.strike(of)
-            struck_s = time.monotonic()
-        elif fault and struck_s is not None and not mended:
-            due_s = fault.mend_after_s
-            over = process.poll() is not None and not fault.lost
-            if over or (due_s is not None and now_s - struck_s >= due_s):
-                if fault.lost:
-                    _end(process)
-                fault.mend(of)
-                mended = True
-                if fault.lost:
-                    process = of.submit(*job.words, log=log, **job.environment)
-        time.sleep(_LOOK_S)
-    took_s = time.monotonic() - started_s
+    struck_s = math.inf
+    if fault:
+        watch.until(lambda: len(watch.moved_s) >= _STRIKE_AT)
+        assert process.poll() is None, "the job has ended before anything broke"
+        fault.strike(of)
+        struck_s = time.monotonic()
+        watch.until(lambda: _is_due(fault, struck_s, process))
+        if fault.lost:
+            process.kill()
+            process.wait()
+            nodes_before = 0  # the new head knows of none
+        fault.mend(of)
+        if fault.lost:
+            process = of.submit(*job.words, log=log, **job.environment)
+    watch.until(lambda: process.poll() is not None)
+    took_s = watch.took_s
     assert process.returncode == 0, log.read_text()[-4000:]
-    after = [struck_s, *(at for at in moved_s if at > struck_s)] if struck_s else []
-    stops = [later - earlier for earlier, later in pairwise(after)]
     wait_for_workers(of)
-    return Outcome(job.made(), took_s, max(stops, default=0.0), _nodes_lost() - nodes_before)
+    stop_s = watch.longest_stop_s(struck_s)
+    return Outcome(job.made(), took_s, stop_s, _nodes_lost() - nodes_before)
 
 
-def _look(job: Generation | Training) -> object | None:
-    """A job's progress, None while the store does not answer."""
-    try:
-        return job.progress()
-    except Exception:
-        return None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
+def _is_due(fault: Fault, struck_s: float, process: subprocess.Popen[bytes]) -> bool:
+    """Whether it is time to mend."""
+    if process.poll() is not None and not fault.lost:
+        return True
+    return fault.mend_after_s is not None and time.monotonic() - struck_s >= fault.mend_after_s
 
 
 def _nodes_lost() -> int:
