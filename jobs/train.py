@@ -150,17 +150,24 @@ def _main(arguments: argparse.Namespace) -> None:
 
 
 def _say_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Trained) -> None:
-    first = recipe.objective.stage == "stage1"
-    why_not = "a try-out" if arguments.smoke else "Stage II registers" if first else "by its recipe"
+    following = recipe_after(arguments.recipe)
+    later = "a recipe that follows registers" if following else "by its recipe"
+    why_not = "a try-out" if arguments.smoke else later
     facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
     if trained.model:
         say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
-    elif first and recipe.objective.model.semantic_prior:
-        stage2 = arguments.recipe.replace("stage1", "stage2") + " --smoke" * arguments.smoke
+    elif following:
         source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
-        say(f"next: python -m jobs.train {stage2} {source}")
+        say(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
     elif arguments.smoke:
         say("next: the same without --smoke")
+
+
+def recipe_after(name: str) -> str | None:
+    """The recipe that goes on from the checkpoints of this one, if there is one."""
+    second = name.replace("_stage1_", "_stage2_")
+    found = [f"{second}_prior", second] if second != name else [name.removesuffix("_prior")]
+    return next((each for each in found if each in TRAINING and each != name), None)
 
 
 def main() -> None:

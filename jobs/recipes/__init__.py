@@ -8,6 +8,7 @@ TRAINING = {
     "dspfusion_stage1_demo": dspfusion.stage1_demo,
     "dspfusion_stage2_demo": dspfusion.stage2_demo,
     "dspfusion_stage1_small": dspfusion.stage1_small,
+    "dspfusion_stage2_small_prior": dspfusion.stage2_small_prior,
     "dspfusion_stage2_small": dspfusion.stage2_small,
     "dspfusion_stage1_full_1gpu": dspfusion.stage1_full_1gpu,
     "dspfusion_stage2_full_1gpu": dspfusion.stage2_full_1gpu,

@@ -9,6 +9,7 @@ import torch
 from infra.settings import Settings
 from jobs.config import TrainRecipe, shrink_training
 from jobs.recipes import TRAINING
+from jobs.train import recipe_after
 from jobs.train_local import train_local
 from models import build_objective
 from pipelines.export import fuser_of_checkpoint
@@ -40,21 +41,30 @@ def test_the_full_size_is_built(name: str) -> None:
     assert any(parameter.requires_grad for parameter in objective.parameters())
 
 
-def test_every_stage2_has_its_stage1() -> None:
-    second = {name for name in TRAINING if "_stage2_" in name}
-    assert {name.replace("stage2", "stage1") for name in second} <= set(STAGE1)
-    assert len(TRAINING) == len(STAGE1) + len(second)
+def all_from(name: str) -> list[str]:
+    """A Stage I recipe and those that go on from it, one after the other."""
+    following = recipe_after(name)
+    return [name, *(all_from(following) if following else [])]
+
+
+def test_every_stage2_comes_after_a_stage1() -> None:
+    reached = [each for name in STAGE1 for each in all_from(name)]
+    assert sorted(reached) == sorted(TRAINING)
+    assert all_from("dspfusion_stage1_small") == [
+        "dspfusion_stage1_small",
+        "dspfusion_stage2_small_prior",
+        "dspfusion_stage2_small",
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGE1)
 def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
     settings = Settings(work=work, tracking_uri="unused", artifact_root=None, ray_address=None)
-    second = name.replace("stage1", "stage2")
-    stage1 = _smoke(name, settings)
-    checkpoints = [stage1]
-    if second in TRAINING:
-        checkpoints.append(_smoke(second, settings, stage1=str(stage1)))
+    checkpoints: list[Path] = []
+    for each in all_from(name):
+        changes = {"stage1": str(checkpoints[-1])} if checkpoints else {}
+        checkpoints.append(_smoke(each, settings, **changes))
     for checkpoint in checkpoints:
         _, fuser = fuser_of_checkpoint(checkpoint)
         with torch.inference_mode():
