@@ -28,12 +28,17 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from infra import KEEPALIVE
 from infra.logs import tell
 from infra.metrics import run_measured
 from infra.nodes import LOOK_EVERY_S, Patience, Room, make_room, told_of_lost
 from infra.run_folder import RunFolder, fetched, older_checkpoints
-from infra.settings import REPOSITORY, Settings, log_environment, worker_environment
+from infra.settings import (
+    REPOSITORY,
+    Settings,
+    log_environment,
+    look_after_connections,
+    worker_environment,
+)
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -57,7 +62,7 @@ _WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # For so long the controller looks for a place for the workers, deaf to Ctrl-C, before it tries anew.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-    **{name: os.environ[name] for name in KEEPALIVE},
+    **look_after_connections(),
 }
 
 

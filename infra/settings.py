@@ -38,6 +38,14 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 JOB_FACTS = ("command", "commit", "code", "config")
 
 
+# A connection on which no answer comes any more looks like a long task. Ray asks after 5 minutes, and
+# waits 2 more, before it takes the other host for unreachable; we, after half a minute and 20 s.
+_KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
+}
+
+
 class Settings(BaseModel):
     """The settings of one process."""
 
@@ -109,6 +117,11 @@ def _absolute(place: str | None) -> str | None:
     if "://" in place:
         raise ValueError(f"FUSION_RUNS={place}: give a path or s3://bucket/prefix")
     return str(Path(place).resolve())
+
+
+def look_after_connections() -> dict[str, str]:
+    """Say in the environment how often Ray looks after its connections, unless it is said; return it."""
+    return {name: os.environ.setdefault(name, value) for name, value in _KEEPALIVE.items()}
 
 
 def job_server(given: str | None = None) -> str:
