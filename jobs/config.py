@@ -22,7 +22,8 @@ class TrainRecipe(BaseModel):
     """A training run: what is trained, how, on what, by how many workers.
 
     `dataset` names a dataset version, or a recipe of which the newest version is taken; `stage1` is a
-    checkpoint folder or `runs:/ID`: Stage II needs one, Stage I goes on from one with a new schedule.
+    checkpoint folder or `runs:/ID`: Stage II needs Stage I's, and either goes on from its own with a new
+    schedule.
     A run with `register_as` registers its model under that name. Every `preview_every` steps, and at
     the end, fused validation pictures are drawn.
     """

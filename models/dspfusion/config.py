@@ -248,7 +248,13 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid"):
                 "model.semantic_prior is false, but Stage II trains the denoiser that restores it; "
                 "a model without it is done after Stage I"
             )
-        (self.fusion_weights or FusionWeights()).check_target(self.content_target)
+        if self.fusion_weights:
+            self.fusion_weights.check_target(self.content_target)
+        elif self.content_target != "brighter_source":
+            raise ValueError(
+                f"content_target is {self.content_target!r}, but without fusion_weights nothing is "
+                "fused; leave content_target out"
+            )
         return self
 
 

@@ -255,8 +255,8 @@ def run_job(of: Lab, root: str, kind: Kind, fault: Fault | None, log: Path) -> O
     process = of.submit(*job.words, log=log, **job.environment)
     struck_s = math.inf
     if fault:
-        watch.until(lambda: len(watch.moved_s) >= _STRIKE_AT)
-        assert process.poll() is None, "the job has ended before anything broke"
+        watch.until(lambda: len(watch.moved_s) >= _STRIKE_AT or process.poll() is not None)
+        assert process.poll() is None, f"ended before anything broke: {log.read_text()[-4000:]}"
         fault.strike(of)
         struck_s = time.monotonic()
         watch.until(lambda: _is_due(fault, struck_s, process))

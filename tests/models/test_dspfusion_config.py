@@ -146,6 +146,12 @@ def test_a_content_target_without_its_term_is_refused(stage):
         stage(fusion_weights=weights, content_target="element_maximum")
 
 
+def test_a_content_target_without_fusion_is_refused():
+    assert Stage2Config(fusion_weights=None).content_target == "brighter_source"
+    with pytest.raises(ValueError, match="nothing is fused; leave content_target out"):
+        Stage2Config(fusion_weights=None, content_target="element_maximum")
+
+
 @pytest.mark.parametrize("config", [Stage1Config(model=small()), Stage2Config(model=tiny())])
 def test_json_round_trip(config):
     assert type(config).model_validate_json(config.model_dump_json()) == config
