@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from models.color import to_rgb
 from models.dspfusion.config import Stage1Config
 from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.loss import fusion_loss
 from models.dspfusion.priors import DegradationEncoder, degradation_encoder, semantic_encoder
-from models.losses import FusionLoss, group_contrastive_loss
+from models.losses import group_contrastive_loss
 
 _PAIRS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt")
 
@@ -32,10 +33,7 @@ class Stage1(nn.Module):
         self.semantic = semantic_encoder(config.model)
         if not config.model.degradation_prior:
             self.FIELDS = _PAIRS  # of the groups nothing would be read
-        self.fusion_loss = FusionLoss(
-            **dict(config.fusion_weights),
-            intensity_by_element=config.content_target == "element_maximum",
-        )
+        self.fusion_loss = fusion_loss(config.fusion_weights, config.content_target)
         if config.degradation_start == "contrast":
             assert isinstance(self.degradation, DegradationEncoder), "the config has seen to it"
             self.degradation.start_for_contrast()

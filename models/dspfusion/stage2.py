@@ -22,9 +22,9 @@ from models.dspfusion.denoiser import (
     split_noises,
 )
 from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.loss import fusion_loss
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.layers import split_pair
-from models.losses import FusionLoss
 
 
 class Stage2(nn.Module):
@@ -44,14 +44,8 @@ class Stage2(nn.Module):
         self.degradation = degradation_encoder(config.model)
         self.semantic = semantic_encoder(config.model)
         self.denoiser = Denoiser(config.model)
-        self.fusion_loss = (
-            FusionLoss(
-                **dict(config.fusion_weights),
-                intensity_by_element=config.content_target == "element_maximum",
-            )
-            if config.fusion_weights
-            else None
-        )
+        weights = config.fusion_weights
+        self.fusion_loss = fusion_loss(weights, config.content_target) if weights else None
         self.diffusion_weight = config.diffusion_weight
         self.schedule = prior_schedule(config.model)
         self.noise_shape = (num_noises(config.model), *self.denoiser.prior_shape)
