@@ -76,7 +76,7 @@ class TrainingConfig(BaseModel):
     """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder.
 
     A step is that of `num_workers`, however many there are; None means those there are. With
-    `compiled` the objective is compiled by torch (a minute at the start, more for large networks).
+    `compiled` the objective is compiled by torch (minutes at the start; on a CPU 12 for tiny networks).
     Every `preview_every` steps, and at the end, a preview is drawn.
     """
 
