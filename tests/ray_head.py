@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
+
+import psutil
 
 # Drawn, because the code that is sent to the cluster holds this file.
 TOKEN = f"token-{secrets.token_hex(16)}"
@@ -63,7 +65,12 @@ def ray_head(log_path: Path) -> Iterator[RayHead]:
         wait_for(f"{address}/api/version", timeout_s=300)
         yield RayHead(address, folder)
     finally:
+        started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
         head.terminate()
+        # Ray itself waits half a minute for those that do not end at once.
+        for process in psutil.wait_procs(started, timeout=5)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         head.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
 

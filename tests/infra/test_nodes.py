@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import pytest
 from infra import nodes
 from infra.settings import REPOSITORY, Settings
 
+# What a scenario saw, and what was told meanwhile.
+Saw = tuple[dict[str, Any], str]
 
-def run_scenario(name: str, folder: Path, **variables: str) -> tuple[dict[str, Any], str]:
-    """What a scenario saw, and what was told meanwhile."""
+
+def run_scenario(name: str, folder: Path, **variables: str) -> Saw:
+    """Run one in a process of its own."""
     command = [sys.executable, "-m", "tests.infra.node_scenarios", name, str(folder)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(
@@ -55,11 +60,23 @@ def test_actors_follow_the_nodes(tmp_path: Path) -> None:
     assert saw["done"] == list(range(60))
 
 
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Saw, Saw]:
+    """A training whose node comes back and one whose node does not, while the first waits for its own."""
+    away, lost = tmp_path_factory.mktemp("away"), tmp_path_factory.mktemp("lost")
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(run_scenario, "training", away, AWAY_S="75")
+        while not first.done() and not list(away.glob("scratch-8-*")):
+            time.sleep(0.5)
+        second = threads.submit(run_scenario, "lost", lost)
+        return first.result(), second.result()
+
+
 @pytest.mark.slow
 def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
-    tmp_path: Path,
+    trainings: tuple[Saw, Saw],
 ) -> None:
-    saw, told = run_scenario("training", tmp_path, AWAY_S="75")
+    saw, told = trainings[0]
     assert saw["step"] == 20
     # Both ranks from the start, and once more from a checkpoint: never from the start again.
     assert saw["starts"][:2] == [0, 0]
@@ -70,8 +87,8 @@ def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_come_back_ends_it_with_a_reason(tmp_path: Path) -> None:
-    saw, _ = run_scenario("lost", tmp_path)
+def test_a_node_that_does_not_come_back_ends_it_with_a_reason(trainings: tuple[Saw, Saw]) -> None:
+    saw, _ = trainings[1]
     assert saw["error"].startswith("ValueError: no 2 CPUs were free together for ")
 
 
