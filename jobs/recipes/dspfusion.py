@@ -69,8 +69,9 @@ def stage2_small_prior() -> TrainRecipe:
     objective = Stage2Config(model=dspfusion.small(), fusion_weights=None)
     # Nothing is fused, so large batches are cheap, and so are large crops: the prior of a whole picture
     # is another one than that of a small crop (the model's README, "The prior first").
-    cheap = {"batch_size": 16, "late_crop_px": 224, "log_every": 100, "checkpoint_every": 1000}
-    return on_cpus(objective, small_optim(6000).model_copy(update={**cheap, "lr": 3e-3}))
+    cheap = {"batch_size": 16, "late_crop_px": 224, "lr": 3e-3}
+    seldom = {"log_every": 100, "checkpoint_every": 1000}
+    return on_cpus(objective, small_optim(6000).model_copy(update=cheap | seldom))
 
 
 def stage2_small() -> TrainRecipe:
