@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +68,16 @@ def ray_head(log_path: Path) -> Iterator[RayHead]:
         started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
         head.terminate()
         # Ray itself waits half a minute for those that do not end at once.
-        for process in psutil.wait_procs(started, timeout=5)[1]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_remaining(started, after_s=5)
         head.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_remaining(processes: Sequence[psutil.Process], *, after_s: float) -> None:
+    """Kill those that have not ended by themselves after so long."""
+    for process in psutil.wait_procs(processes, timeout=after_s)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def free_port() -> int:

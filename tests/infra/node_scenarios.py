@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ray.util import get_node_ip_address
 from infra import cluster, nodes
 from infra.settings import Settings
 from tests.infra import ray_workloads
-from tests.ray_head import free_port
+from tests.ray_head import free_port, kill_remaining
 from tests.settings import embedded_settings
 
 _PATIENCE_S = 300.0
@@ -35,12 +35,16 @@ _PATIENCE_S = 300.0
 def _several_nodes(
     folder: Path, head: dict[str, Any] | None = None, **changes: Any
 ) -> Iterator[tuple[Cluster, Settings]]:
-    """A head without CPUs, and settings to reach it by."""
+    """A head without CPUs, and settings to reach it by.
+
+    The code is not sent: nodes of one machine have one folder for it, which each empties when it joins
+    (Ray 2.60 unpacks a working_dir anew), under the others' imports. Workers have this process's path.
+    """
     # A dashboard is eight more processes, which on a busy machine are too much for Ray's patience.
     options = {"num_cpus": 0, "include_dashboard": False, **(head or {})}
     nodes_of = Cluster(initialize_head=True, head_node_args=options)
     settings = embedded_settings(folder).model_copy(
-        update={"ray_address": nodes_of.address, **changes}
+        update={"ray_address": nodes_of.address, "in_ray_job": True, **changes}
     )
     try:
         with cluster.connected(settings):
@@ -49,49 +53,55 @@ def _several_nodes(
         nodes_of.shutdown()
 
 
-def _wait_until(happened: Callable[[], Any], what: str) -> None:
+def _wait_until(happened: Callable[[], Any], running: Future[Any], what: str) -> None:
+    """Wait for what the work that runs brings about; its error is raised here."""
     deadline = time.monotonic() + _PATIENCE_S
     while not happened():
+        if running.done():
+            running.result()
+            raise AssertionError(f"ended before: {what}")
         assert time.monotonic() < deadline, f"not in {_PATIENCE_S} s: {what}"
         time.sleep(0.2)
 
 
 def tasks(folder: Path) -> dict[str, Any]:
     """Tasks before there is a CPU, then on one node, then on two."""
+    hurry = folder / "hurry"
     with _several_nodes(folder) as (several, _), ThreadPoolExecutor() as threads:
-        found: list[tuple[str, float]] = []
+        found: list[str] = []
         running = threads.submit(
-            lambda: found.extend(cluster.map_tasks(ray_workloads.node_and_time, range(60), 0.5))
+            lambda: found.extend(cluster.map_tasks(ray_workloads.node_of, range(200), str(hurry)))
         )
         time.sleep(8)
         several.add_node(num_cpus=1)
-        _wait_until(lambda: len(found) > 4, "tasks on the first node")
+        _wait_until(lambda: len(found) > 4, running, "tasks on the first node")
         several.add_node(num_cpus=1)
-        joined = time.time()
+        _wait_until(lambda: len(set(found)) == 2, running, "tasks on the second node")
+        followed_at = len(found)
+        hurry.touch()
         running.result(timeout=_PATIENCE_S)
-        starts = {name: min(s for node, s in found if node == name) for name, _ in found}
-        return {
-            "done": len(found),
-            "nodes": len(starts),
-            "first_on_the_second_s": max(starts.values()) - joined,
-        }
+        return {"followed_at": followed_at, "done": len(found)}
 
 
 def actors(folder: Path) -> dict[str, Any]:
     """More actors than there is room for; a node joins and a node leaves."""
+    hurry = folder / "hurry"
     with _several_nodes(folder) as (several, _), ThreadPoolExecutor() as threads:
         first = several.add_node(num_cpus=1)
-        found: list[tuple[int, tuple[str, float]]] = []
+        found: list[tuple[int, str]] = []
         running = threads.submit(
             lambda: found.extend(
-                cluster.map_actors(ray_workloads.Located, range(60), 0.5, num_actors=64)
+                cluster.map_actors(ray_workloads.Located, range(200), str(hurry), num_actors=64)
             )
         )
-        _wait_until(lambda: len(found) > 4, "calls on the first node")
+        _wait_until(lambda: len(found) > 4, running, "calls on the first node")
         several.add_node(num_cpus=1)
-        _wait_until(lambda: len({node for _, (node, _) in found}) == 2, "calls on the second node")
+        _wait_until(
+            lambda: len({node for _, node in found}) == 2, running, "calls on the second node"
+        )
         left_at = len(found)
         several.remove_node(first, allow_graceful=False)
+        hurry.touch()
         running.result(timeout=_PATIENCE_S)
         return {"left_at": left_at, "done": sorted(item for item, _ in found)}
 
@@ -118,7 +128,7 @@ def _two_workers(
             use_gpu=False,
             on_report=ray_workloads.Silent(),
         )
-        _wait_until(lambda: list(folder.glob(f"scratch-{until}-*")) or running.done(), "steps")
+        _wait_until(lambda: list(folder.glob(f"scratch-{until}-*")), running, "steps")
         several.remove_node(second, allow_graceful=False)
         yield several, running
 
@@ -166,9 +176,7 @@ def _growing(folder: Path) -> Iterator[tuple[Cluster, Settings]]:
         finally:
             added = psutil.Process().children(recursive=True)
     # The nodes that were added are the autoscaler's children, and would wait a minute for the head.
-    for process in added:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    kill_remaining(added, after_s=0)
 
 
 def _autoscaling(gcs_address: str) -> dict[str, Any]:
@@ -211,8 +219,13 @@ def autoscaler(folder: Path) -> dict[str, Any]:
             nodes.make_room(9, "CPU", wait_s=_PATIENCE_S)
         except ValueError as error:
             saw |= {"refused": str(error), "refused_s": time.monotonic() - started}
-        found = list(cluster.map_tasks(ray_workloads.node_and_time, range(8), 2.0))
-        saw |= {"done": len(found), "nodes": len({node for node, _ in found})}
+        hurry = folder / "hurry"
+        found: list[str] = []
+        for node in cluster.map_tasks(ray_workloads.node_of, range(200), str(hurry)):
+            found.append(node)
+            if len(set(found)) == 2:
+                hurry.touch()
+        saw |= {"done": len(found), "nodes": len(set(found))}
         nodes.make_room(2, "CPU", wait_s=_PATIENCE_S)
         return saw | {"cpus_after": nodes.count("CPU")}
 

@@ -46,18 +46,16 @@ def test_the_session_s_cluster_does_not_grow(ray_settings: Settings) -> None:
 @pytest.mark.slow
 def test_tasks_follow_the_nodes(tmp_path: Path) -> None:
     saw, told = run_scenario("tasks", tmp_path)
-    assert saw["done"] == 60
-    assert saw["nodes"] == 2
-    # The first task there began seconds after the node had joined; its worker has to start, too.
-    assert saw["first_on_the_second_s"] < 30
+    assert saw["done"] == 200
+    assert saw["followed_at"] < 200  # tasks ran on the second node while there were more to run
     assert told.count("waiting for CPUs: no node of the cluster has one; nothing adds nodes") == 1
 
 
 @pytest.mark.slow
 def test_actors_follow_the_nodes(tmp_path: Path) -> None:
     saw, _ = run_scenario("actors", tmp_path)
-    assert saw["left_at"] < 60  # or the node would have left when all was done
-    assert saw["done"] == list(range(60))
+    assert saw["left_at"] < 200  # or the node would have left when all was done
+    assert saw["done"] == list(range(200))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,8 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Saw, Saw]:
     """A training whose node comes back and one whose node does not, while the first waits for its own."""
     away, lost = tmp_path_factory.mktemp("away"), tmp_path_factory.mktemp("lost")
     with ThreadPoolExecutor() as threads:
-        first = threads.submit(run_scenario, "training", away, AWAY_S="75")
+        first = threads.submit(run_scenario, "training", away, AWAY_S="65")
+        # After this step its node is taken away.
         while not first.done() and not list(away.glob("scratch-8-*")):
             time.sleep(0.5)
         second = threads.submit(run_scenario, "lost", lost)
@@ -99,6 +98,6 @@ def test_an_autoscaler_is_asked_waited_for_and_believed(tmp_path: Path) -> None:
     assert saw["cpus"] == 0
     assert "9 workers need 9 CPUs, the cluster has 0 and its autoscaler cannot" in saw["refused"]
     assert saw["refused_s"] < 60
-    assert saw["done"] == 8
+    assert saw["done"] == 200
     assert saw["nodes"] == saw["cpus_after"] == 2
     assert "9 workers need 9 CPUs, the cluster has 0; waiting for its autoscaler" in told
