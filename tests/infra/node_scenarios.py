@@ -76,11 +76,12 @@ def tasks(folder: Path) -> dict[str, Any]:
         several.add_node(num_cpus=1)
         _wait_until(lambda: len(found) > 4, running, "tasks on the first node")
         several.add_node(num_cpus=1)
+        joined_s = time.monotonic()
         _wait_until(lambda: len(set(found)) == 2, running, "tasks on the second node")
-        followed_at = len(found)
+        saw = {"followed_at": len(found), "followed_s": time.monotonic() - joined_s}
         hurry.touch()
         running.result(timeout=_PATIENCE_S)
-        return {"followed_at": followed_at, "done": len(found)}
+        return saw | {"done": len(found), "nodes": len(set(found))}
 
 
 def actors(folder: Path) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def test_the_session_s_cluster_does_not_grow(ray_settings: Settings) -> None:
 def test_tasks_follow_the_nodes(tmp_path: Path) -> None:
     saw, told = run_scenario("tasks", tmp_path)
     assert saw["done"] == 200
+    assert saw["nodes"] == 2
     assert saw["followed_at"] < 200  # tasks ran on the second node while there were more to run
+    # The first task there ended seconds after the node had joined; its worker has to start, too.
+    assert saw["followed_s"] < 30
     assert told.count("waiting for CPUs: no node of the cluster has one; nothing adds nodes") == 1
 
 
