@@ -1,4 +1,4 @@
-"""Our commands: the files of this folder that can be run."""
+"""Our commands: the modules of this folder that can be run, and the packages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ _FOLDER = Path(__file__).parent
 
 
 def command_names() -> list[str]:
-    """The files here that are commands, in order of name."""
-    return sorted(
+    """The commands, in order of name."""
+    modules = [
         path.stem
         for path in _FOLDER.glob("[!_]*.py")
         if '\nif __name__ == "__main__":\n' in path.read_text()
-    )
+    ]
+    return sorted([*modules, *(path.parent.name for path in _FOLDER.glob("*/__main__.py"))])
 
 
 def summary_of(command: str) -> str:
     """What a command does: its docstring's first line, after the way to call it."""
-    doc = ast.get_docstring(ast.parse((_FOLDER / f"{command}.py").read_text())) or ""
+    package = _FOLDER / command / "__init__.py"
+    source = package if package.exists() else _FOLDER / f"{command}.py"
+    doc = ast.get_docstring(ast.parse(source.read_text())) or ""
     usage, _, told = doc.partition("\n\n")[0].replace("\n", " ").partition(": ")
     return told or usage

@@ -10,10 +10,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.dspfusion.config import Stage1Config, Stage2Config, tiny
-from pipelines.baselines import Baseline
-from pipelines.gate import GateConfig
-from pipelines.names import nearest
-from pipelines.training_config import OptimConfig
+from pipelines.evaluation.baselines import Baseline
+from pipelines.promotion.gate import GateConfig
+from pipelines.store.names import nearest
+from pipelines.training.config import OptimConfig
 
 _Config = TypeVar("_Config", bound=BaseModel)
 

@@ -13,22 +13,22 @@ from pathlib import Path
 from infra.settings import Settings, read_settings
 from jobs.config import find_recipe, shrink_evaluation, shrink_training
 from jobs.console import facts, progress, run_command, say, section
-from jobs.evaluate import Evaluated, evaluate
-from jobs.evaluate_report import REPORT
-from jobs.fuse import bundle_of, fuse_files
-from jobs.generate import generate, named
-from jobs.promote_gate import promote
+from jobs.evaluate.report import REPORT
+from jobs.evaluate.run import Evaluated, evaluate
+from jobs.fuse.run import bundle_of, fuse_files
+from jobs.generate.run import generate, named
+from jobs.promote.decision import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from jobs.scan import load_index, scan_folder
-from jobs.train import Trained, train
-from pipelines.evaluation_rows import BASELINE, MODEL
-from pipelines.evaluation_summary import HEADLINE
-from pipelines.export import load_bundle
-from pipelines.files import write_whole
-from pipelines.images import encode_png
-from pipelines.scenarios import degrade, find_scenario
-from pipelines.scenes import load_pair
-from pipelines.synthetic import write_scenes
+from jobs.train.run import Trained, train
+from pipelines.bundles.export import load_bundle
+from pipelines.evaluation.rows import BASELINE, MODEL
+from pipelines.evaluation.scenarios import degrade, find_scenario
+from pipelines.evaluation.summaries import HEADLINE
+from pipelines.sources.pictures import encode_png
+from pipelines.sources.scenes import load_pair
+from pipelines.store.files import write_whole
+from pipelines.synthetic.pairs import write_scenes
 
 NAME = "demo"
 _SPLITS = {"train": 48, "val": 8}
@@ -37,7 +37,7 @@ _HEIGHT_PX, _WIDTH_PX = 192, 256
 
 def demo(settings: Settings, *, smoke: bool = False) -> None:
     """Run every step, then say where everything lies. Raises ValueError when the gate refuses."""
-    from infra import cluster
+    from infra.cluster import cluster
 
     started = time.monotonic()
     section("1/8  Render paired scenes")
@@ -124,7 +124,7 @@ def _fuse_one(settings: Settings, model: str) -> Path:
 
 
 def _loss_lines(settings: Settings, runs: dict[str, str]) -> dict[str, str]:
-    from infra import tracking
+    from infra.registry import tracking
 
     client = tracking.connect(settings)
     lines = {}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from infra.settings import read_settings
 from jobs.console import facts, run_command
-from jobs.fuse import bundle_of, resolve_model
-from pipelines.export import write_onnx
+from jobs.fuse.run import bundle_of, resolve_model
+from pipelines.bundles.export import write_onnx
 
 
 def _main(arguments: argparse.Namespace) -> None:

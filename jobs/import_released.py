@@ -12,11 +12,11 @@ from pathlib import Path
 
 from infra.settings import Settings, code_commit, read_settings
 from jobs.console import facts, run_command, say
-from jobs.train_records import REQUIREMENTS
-from pipelines.evidence import bundle_evidence
-from pipelines.export import write_bundle
-from pipelines.released import digests, read_released
-from pipelines.seeding import digest_of
+from jobs.train.records import REQUIREMENTS
+from pipelines.bundles.export import write_bundle
+from pipelines.bundles.released_weights import digests, read_released
+from pipelines.promotion.evidence import bundle_evidence
+from pipelines.store.seeding import digest_of
 
 DEFAULT_NAME = "dspfusion-released"
 
@@ -26,7 +26,8 @@ def import_files(folder: Path, settings: Settings, *, name: str) -> str:
 
     Raises ValueError naming the file or key that is missing, unexpected or of another shape.
     """
-    from infra import registry, tracking
+    from infra.registry import model_versions as registry
+    from infra.registry import tracking
 
     fuser = read_released(folder)
     client = tracking.connect(settings)

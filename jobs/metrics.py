@@ -17,9 +17,7 @@ import torch
 
 from jobs.console import facts, progress, run_command, say
 from models.metrics import DEFAULT, METRIC_VERSION, METRICS, MIN_SIDE_PX
-from pipelines.files import write_whole
-from pipelines.images import to_tensor
-from pipelines.triples import (
+from pipelines.evaluation.method_folders import (
     Found,
     Triple,
     check_complete,
@@ -27,6 +25,8 @@ from pipelines.triples import (
     measure_triples,
     read_picture,
 )
+from pipelines.sources.pictures import to_tensor
+from pipelines.store.files import write_whole
 
 Table = dict[str, dict[str, float]]
 

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 from jobs.console import run_command, say
-from pipelines.parity import Comparison, open_folder
+from pipelines.parity.golden import Comparison, open_folder
 
 
 def _main(arguments: argparse.Namespace) -> None:
     # Here, because the models take a second to import and --help need not wait for them.
-    from pipelines.parity_cases import check_folder
+    from pipelines.parity.cases import check_folder
 
     folder = open_folder(arguments.folder)
     started = time.perf_counter()

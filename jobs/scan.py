@@ -13,11 +13,9 @@ from pathlib import Path
 
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
-from jobs.storage import open_sources, source_reader
-from pipelines.duplicates import Leak, find_leaks
-from pipelines.files import write_whole
-from pipelines.names import check_name, nearest
-from pipelines.scenes import (
+from jobs.locations import open_sources, source_reader
+from pipelines.sources.leaks import Leak, find_leaks
+from pipelines.sources.scenes import (
     ScanResult,
     check_refused_share,
     describe_refused,
@@ -25,6 +23,8 @@ from pipelines.scenes import (
     scan,
     write_scenes,
 )
+from pipelines.store.files import write_whole
+from pipelines.store.names import check_name, nearest
 
 
 def scan_folder(

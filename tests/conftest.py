@@ -18,13 +18,13 @@ from infra.settings import Settings
 from models import build_fuser
 from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
-from pipelines.dataset import DatasetVersion, publish_version
-from pipelines.export import write_bundle
-from pipelines.folders import Folder, LocalFolder
-from pipelines.plan import DatasetConfig, ShardConfig, plan_shards
-from pipelines.scenes import Scene, scan
-from pipelines.shards import write_shard
-from pipelines.synthetic import write_scenes
+from pipelines.bundles.export import write_bundle
+from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
+from pipelines.datasets.shards import write_shard
+from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.sources.scenes import Scene, scan
+from pipelines.store.folders import Folder, LocalFolder
+from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway
 from tests.settings import embedded_settings
 
@@ -161,7 +161,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
 @pytest.fixture(scope="session")
 def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One embedded Ray cluster of 2 CPUs for the session, and settings in a folder of its own."""
-    from infra import cluster
+    from infra.cluster import cluster
 
     settings = embedded_settings(tmp_path_factory.mktemp("work"))
     with cluster.connected(settings):

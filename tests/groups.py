@@ -8,13 +8,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 _TOGETHER = {
     # They start Ceph's gateway, which listens at one address.
-    "tests/infra/test_run_folder.py": "gateway",
+    "tests/infra/cluster/test_run_folder.py": "gateway",
     "tests/infra/test_storage.py": "gateway",
-    "tests/jobs/test_generate_s3.py": "gateway",
+    "tests/jobs/generate/test_generate_s3.py": "gateway",
     "tests/jobs/test_mlflow_server.py": "gateway",
     # They look at one demo.
     "tests/jobs/test_demo.py": "demo",
-    "tests/jobs/test_promote_trace.py": "demo",
+    "tests/jobs/promote/test_trace.py": "demo",
 }
 
 

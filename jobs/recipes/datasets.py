@@ -1,6 +1,6 @@
 """Dataset recipes. The version's name is the scene index's and the recipe's, joined."""
 
-from pipelines.plan import DatasetConfig, ShardConfig
+from pipelines.datasets.plan import DatasetConfig, ShardConfig
 
 
 def small() -> DatasetConfig:

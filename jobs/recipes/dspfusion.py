@@ -22,7 +22,7 @@ from typing import Any
 from jobs.config import TrainRecipe
 from models.dspfusion import config as dspfusion
 from models.dspfusion.config import DSPFusionConfig, FusionWeights, Stage1Config, Stage2Config
-from pipelines.training_config import OptimConfig
+from pipelines.training.config import OptimConfig
 
 MODEL_NAME = "dspfusion"
 

@@ -3,8 +3,8 @@
 from typing import get_args
 
 from jobs.config import EvaluateRecipe, PromoteRecipe
-from pipelines.baselines import Baseline
-from pipelines.scenarios import SCENARIOS, SEVERITIES
+from pipelines.evaluation.baselines import Baseline
+from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES
 
 
 def singles() -> EvaluateRecipe:

@@ -6,11 +6,10 @@ Shapes: B batch, C channels, H W pixels, n pixels of a strip.
 import torch
 from torch import Tensor, nn
 
-from models import strip_gradients
-from models.attention import ChannelGram, attend, channel_weights, project_values
-from models.layers import ChannelNorm, depthwise3x3, pointwise
-from models.pixel_sums import PixelSums
-from models.strips import (
+from models.layers.attention import ChannelGram, attend, channel_weights, project_values
+from models.layers.blocks import ChannelNorm, depthwise3x3, pointwise
+from models.layers.cpu_strips import gradients as strip_gradients
+from models.layers.cpu_strips.rows import (
     Branch,
     can_use_strips,
     context_strips,
@@ -19,6 +18,7 @@ from models.strips import (
     strip_images,
     strip_rows,
 )
+from models.layers.pixel_sums import PixelSums
 
 
 class CrossAttention(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.diffusion import Schedule, ancestral_step, reverse_step, sqrt_linear_schedule
 from models.dspfusion.config import DSPFusionConfig
-from models.layers import TokenMixer, split_pair
+from models.layers.blocks import TokenMixer, split_pair
 
 _MIXER_EXPANSION = 2
 _LEAKY_SLOPE = 0.2

@@ -21,7 +21,7 @@ from models.dspfusion.denoiser import (
 )
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
-from models.tiles import fuse_tiles
+from models.layers.tiles import fuse_tiles
 
 MIN_SIZE_PX = 16
 MIN_TILE_PX = 64

@@ -14,7 +14,7 @@ from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.guidance import PriorGuidedFusion, PriorPyramid
 from models.dspfusion.heads import FusionHead, RestorationHead
 from models.dspfusion.levels import DecoderLayer, EncoderLayer
-from models.layers import Downsample, Upsample
+from models.layers.blocks import Downsample, Upsample
 
 _NUM_LEVELS = 4
 

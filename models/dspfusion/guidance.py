@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
-from models.layers import ChannelNorm, split_pair
-from models.pixel_sums import PixelSums
-from models.strips import can_use_strips, pixels_first, row_strips, strip_images
+from models.layers.blocks import ChannelNorm, split_pair
+from models.layers.cpu_strips.rows import can_use_strips, pixels_first, row_strips, strip_images
+from models.layers.pixel_sums import PixelSums
 
 
 class SemanticIntegration(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.cross_attention import CrossAttention
 from models.dspfusion.guidance import DegradationModulation, SemanticIntegration, Unguided
-from models.layers import TransformerBlock
+from models.layers.blocks import TransformerBlock
 
 
 class EncoderLayer(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.dspfusion.config import DSPFusionConfig
-from models.layers import TokenMixer
+from models.layers.blocks import TokenMixer
 
 _MIXER_EXPANSION = 4
 

@@ -24,7 +24,7 @@ from models.dspfusion.denoiser import (
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.loss import fusion_loss
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
-from models.layers import split_pair
+from models.layers.blocks import split_pair
 
 
 class Stage2(nn.Module):

@@ -25,17 +25,25 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infra.settings import REPOSITORY, Settings
-from jobs import evaluate, generate, scan, train
+from jobs import scan
+from jobs.evaluate import run as evaluate
+from jobs.generate import run as generate
+from jobs.train import run as train
 from models.dspfusion.config import tiny
-from pipelines.checkpoints import TrainingState, load_checkpoint, read_config, save_checkpoint
-from pipelines.dataset import DatasetVersion, read_version
-from pipelines.export import load_bundle
-from pipelines.files import sha256_of_file
-from pipelines.folders import LocalFolder
-from pipelines.images import decode_vi, encode_png
-from pipelines.memory import own_peak_mib, restart_peak
-from pipelines.shards import ShardInfo, ShardReader, tar_of
-from pipelines.strips import encode_strips
+from pipelines.bundles.export import load_bundle
+from pipelines.datasets.row_strips import encode_strips
+from pipelines.datasets.shards import ShardInfo, ShardReader, tar_of
+from pipelines.datasets.versions import DatasetVersion, read_version
+from pipelines.sources.pictures import decode_vi, encode_png
+from pipelines.store.files import sha256_of_file
+from pipelines.store.folders import LocalFolder
+from pipelines.training.checkpoints import (
+    TrainingState,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+)
+from pipelines.training.process_memory import own_peak_mib, restart_peak
 
 HEIGHT, WIDTH = 32, 48
 

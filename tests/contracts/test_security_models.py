@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
 
 from models.dspfusion.config import Stage1Config, tiny
-from pipelines.checkpoints import save_checkpoint
-from pipelines.export import fuser_of_checkpoint, load_bundle
-from pipelines.memory import own_peak_mib, restart_peak
-from pipelines.programs import load_program
+from pipelines.bundles.export import fuser_of_checkpoint, load_bundle
+from pipelines.bundles.programs import load_program
+from pipelines.training.checkpoints import save_checkpoint
+from pipelines.training.process_memory import own_peak_mib, restart_peak
 from tests.contracts.test_security import CODE, Evil, state_of
 
 GRAPH, EXAMPLE = "models/model.json", "data/sample_inputs/model.pt"

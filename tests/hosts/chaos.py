@@ -27,11 +27,11 @@ from mlflow import MlflowClient
 from ray.util.state.api import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
 
-from infra import tracking
+from infra.registry import tracking
 from infra.submit import JobServer, cluster_resources
 from jobs.console import say
-from pipelines.checkpoints import read_weights
-from pipelines.synthetic import write_scenes
+from pipelines.synthetic.pairs import write_scenes
+from pipelines.training.checkpoints import read_weights
 from tests.hosts.lab import JOBS_URL, MLFLOW_URL, S3_URL, WORKERS, Lab, lab
 from tests.ray_head import TOKEN
 from tests.s3_servers import client_of

@@ -48,10 +48,16 @@ def parse_command(line: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
         patch.setattr("sys.argv", [module, *words])
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         with pytest.raises(_ParsedError):
-            importlib.import_module(module).main()
+            _command(module).main()
     if "recipe" in parsed[0]:
         override(find_recipe(_RECIPES[module], parsed[0].recipe), parsed[0].overrides)
     return parsed[0]
+
+
+def _command(module: str) -> Any:
+    package = importlib.import_module(module)
+    is_package = hasattr(package, "__path__")
+    return importlib.import_module(f"{module}.__main__") if is_package else package
 
 
 def commands_in(markdown: Path) -> list[str]:

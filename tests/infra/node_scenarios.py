@@ -22,7 +22,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 from ray.cluster_utils import Cluster
 from ray.util import get_node_ip_address
 
-from infra import cluster, nodes
+from infra.cluster import cluster, nodes
 from infra.settings import Settings
 from tests.infra import ray_workloads
 from tests.ray_head import free_port, kill_remaining

@@ -15,11 +15,12 @@ from urllib.error import URLError
 import pytest
 from mlflow import MlflowClient
 
-from infra import cluster, tracking
-from infra.report_log import ReportLogger
+from infra.cluster import cluster
+from infra.registry import tracking
+from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
 from infra.storage import S3Folder
-from pipelines.folders import LocalFolder
+from pipelines.store.folders import LocalFolder
 from tests.infra import ray_workloads
 from tests.s3_servers import make_bucket
 

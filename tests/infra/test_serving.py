@@ -20,9 +20,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
-from infra import registry, tracking
-from jobs.train_records import REQUIREMENTS
-from pipelines.export import load_bundle
+from infra.registry import model_versions as registry
+from infra.registry import tracking
+from jobs.train.records import REQUIREMENTS
+from pipelines.bundles.export import load_bundle
 from tests.settings import embedded_settings
 
 NAME = "served"

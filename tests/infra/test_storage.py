@@ -17,7 +17,7 @@ import pytest
 
 from infra import storage
 from infra.storage import S3Folder, read_object, split_uri
-from pipelines.folders import Folder, LocalFolder
+from pipelines.store.folders import Folder, LocalFolder
 from tests.faulty_proxy import FaultyProxy, proxied
 from tests.s3_servers import KEYS, RadosGateway, make_bucket
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from infra import registry, tracking
+from infra.registry import model_versions as registry
+from infra.registry import tracking
 from infra.settings import Settings
 from jobs.demo import demo
 

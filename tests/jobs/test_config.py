@@ -11,9 +11,9 @@ from jobs.config import (
 from jobs.console import one_line
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from models.dspfusion.config import DSPFusionConfig, tiny
-from pipelines.plan import DatasetConfig
-from pipelines.scenarios import find_scenario
-from pipelines.training_config import learning_rate
+from pipelines.datasets.plan import DatasetConfig
+from pipelines.evaluation.scenarios import find_scenario
+from pipelines.training.config import learning_rate
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import cv2
 import pytest
 
-from infra import registry, tracking
+from infra.registry import model_versions as registry
+from infra.registry import tracking
 from jobs.demo import demo
-from jobs.train_pictures import MAP
-from pipelines.evaluation_rows import read_rows
+from jobs.train.pictures import MAP
+from pipelines.evaluation.rows import read_rows
 from tests.jobs.conftest import FirstDemo
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

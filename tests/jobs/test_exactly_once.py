@@ -13,19 +13,19 @@ import cv2
 import numpy as np
 import pytest
 
-from infra import cluster
+from infra.cluster import cluster
 from infra.settings import Settings
 from jobs.config import find_recipe
-from jobs.generate import generate, named
+from jobs.generate.run import generate, named
 from jobs.recipes import DATASETS
 from jobs.scan import load_index, scan_folder
-from pipelines.dataset import DatasetVersion, find_garbage, find_version
-from pipelines.files import sha256_of_file
-from pipelines.folders import LocalFolder
-from pipelines.plan import DatasetConfig, plan_shards
-from pipelines.scenes import SceneTable
-from pipelines.shards import find_shard, open_shard, write_shard
-from pipelines.verify import verify_version
+from pipelines.datasets.plan import DatasetConfig, plan_shards
+from pipelines.datasets.shards import find_shard, open_shard, write_shard
+from pipelines.datasets.verify import verify_version
+from pipelines.datasets.versions import DatasetVersion, find_garbage, find_version
+from pipelines.sources.scenes import SceneTable
+from pipelines.store.files import sha256_of_file
+from pipelines.store.folders import LocalFolder
 
 pytestmark = pytest.mark.ray
 

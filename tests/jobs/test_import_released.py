@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra import registry, tracking
+from infra.registry import model_versions as registry
+from infra.registry import tracking
 from infra.settings import Settings
 from jobs import import_released
 from jobs.import_released import import_files
-from pipelines.export import load_bundle
-from pipelines.files import sha256_of_file
-from pipelines.parity import Constants, Wave, image, noise
-from tests.parity.golden import filled_reference
-from tests.parity.reference import Reference
+from pipelines.bundles.export import load_bundle
+from pipelines.parity.golden import Constants, Wave, image, noise
+from pipelines.store.files import sha256_of_file
+from tests.models.dspfusion.golden import filled_reference
+from tests.models.dspfusion.reference import Reference
 from tests.settings import embedded_settings
 
 CONSTANTS = Constants(

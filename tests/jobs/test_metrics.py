@@ -10,7 +10,7 @@ import pytest
 from infra.no_reference import WEIGHTS, load_scores
 from jobs.metrics import means_of, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
-from pipelines.triples import find_triples
+from pipelines.evaluation.method_folders import find_triples
 
 
 @pytest.fixture

@@ -8,7 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from jobs import evaluate, fuse, generate, promote, scan, train
+from jobs import scan
+from jobs.evaluate import run as evaluate
+from jobs.fuse import run as fuse
+from jobs.generate import run as generate
+from jobs.promote import __main__ as promote
+from jobs.train import run as train
 
 Run = Callable[..., str]
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import boto3
 import pytest
 
-from infra import registry, tracking
+from infra.registry import model_versions as registry
+from infra.registry import tracking
 from infra.settings import Settings
 from jobs.config import PromoteRecipe
 from jobs.demo import demo
-from jobs.promote_aliases import rollback
-from jobs.promote_gate import promote
-from jobs.promote_trace import trace
-from pipelines.lineage import broken
-from tests.jobs.test_promote import add_version, champion, promote_at_once
+from jobs.promote.aliases import rollback
+from jobs.promote.decision import promote
+from jobs.promote.trace import trace
+from pipelines.promotion.lineage import broken
+from tests.jobs.promote.test_promote import add_version, champion, promote_at_once
 from tests.mlflow_server import mlflow_server
 from tests.ray_head import free_port
 from tests.s3_servers import RGW_URL, answers, make_bucket

@@ -9,13 +9,13 @@ import torch
 from infra.settings import Settings
 from jobs.config import TrainRecipe, shrink_training
 from jobs.recipes import TRAINING
-from jobs.train import recipe_after
-from jobs.train_local import train_local
+from jobs.train.local import train_local
+from jobs.train.run import recipe_after
 from models import build_objective
-from pipelines.export import fuser_of_checkpoint
-from pipelines.folders import LocalFolder
-from pipelines.plan import DatasetConfig, ShardConfig
-from pipelines.scenes import Scene
+from pipelines.bundles.export import fuser_of_checkpoint
+from pipelines.datasets.plan import DatasetConfig, ShardConfig
+from pipelines.sources.scenes import Scene
+from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version
 
 STAGE1 = [name for name in TRAINING if "_stage1_" in name]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
+from jobs.locations import open_folder
 from jobs.scan import load_index, scan_folder
-from jobs.storage import open_folder
-from pipelines.synthetic import write_scenes
+from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import make_bucket
 from tests.settings import embedded_settings
 

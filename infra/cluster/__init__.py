@@ -1,0 +1,1 @@
+"""Ray: connect, tasks, DDP, nodes, the folder of a run."""

@@ -1,0 +1,274 @@
+"""The MLflow model registry: versions, aliases, the promotion lock, and the history of promotions."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from mlflow.utils.logging_utils import disable_logging, enable_logging
+
+from infra.registry.leases import SUFFIX, Lease, age_s, create_lease, delete_lease, read_lease
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+# A promotion takes seconds; who holds the lock for longer is dead.
+LOCK_LEASE_S = 600.0
+
+_LOCK_SUFFIX = f".promotion{SUFFIX}"
+_EVENT_PREFIX = "promotion."
+# PostgreSQL keeps a registered model's tag in a VARCHAR(5000).
+_MAX_EVENT_CHARS = 5000
+
+_SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1), "vi"),
+            TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1), "ir"),
+        ]
+    ),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))]),
+)
+
+
+def register_bundle(
+    client: MlflowClient,
+    name: str,
+    bundle: Path,
+    *,
+    run_id: str,
+    tags: Mapping[str, str],
+    requirements: list[str],
+) -> ModelVersion:
+    """Log a bundle to a run as a pyfunc model, register it as a new version, alias it `challenger`."""
+    # MLflow advises to let it infer the signature, from an example that it would store as megabytes
+    # of JSON or from type hints that cannot say "any size", and resets filters to say so. Ours is
+    # given, so its advice is recorded and dropped.
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True), _quiet():
+        logged = mlflow.pyfunc.log_model(
+            name="fuser",
+            python_model=str(Path(__file__).parent / "fuser_model.py"),
+            artifacts={"bundle": str(bundle)},
+            signature=_SIGNATURE,
+            pip_requirements=requirements,
+        )
+        version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+    client.set_registered_model_alias(name, CHALLENGER, version.version)
+    return version
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's own lines of progress; what goes wrong is raised all the same."""
+    disable_logging()
+    try:
+        yield
+    finally:
+        enable_logging()
+
+
+def find_model(client: MlflowClient, uri: str) -> ModelVersion:
+    """The version behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises ValueError when there is none.
+    """
+    name, alias, number = _parse(uri)
+    try:
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, number)
+    except MlflowException as error:
+        there_is = _known(client, name)
+        raise ValueError(f"{uri}: no such registered model version; {there_is}") from error
+
+
+def _known(client: MlflowClient, name: str) -> str:
+    """What there is instead: the model's versions and aliases, else the names of all models."""
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException:
+        names = [model.name for model in client.search_registered_models()]
+        shown = ", ".join(name for name in names if not name.endswith(SUFFIX))
+        return f"there are the models: {shown or 'none yet; jobs.train registers them'}"
+    versions = sorted(int(one.version) for one in client.search_model_versions(f"name='{name}'"))
+    shown = ", ".join([*map(str, versions), *(f"@{alias}" for alias in sorted(aliases))])
+    return f"{name} has: {shown}"
+
+
+def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version that an alias points at, None when it points nowhere."""
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException:
+        return None
+
+
+def fetch_bundle(client: MlflowClient, version: ModelVersion, target: Path) -> Path:
+    """Download a version into the folder `target` and return its bundle's folder.
+
+    Raises ValueError when it is not in the artifact store.
+    """
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+        return bundle_in(target)
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"{uri} is not in the artifact store ({error})") from error
+
+
+def bundle_in(downloaded: Path) -> Path:
+    """Where the bundle lies in a downloaded version."""
+    # MLflow keeps the name that the folder had when it was logged; it is the only artifact.
+    [bundle] = (downloaded / "artifacts").iterdir()
+    return bundle
+
+
+def move_champion(
+    client: MlflowClient,
+    name: str,
+    champion: str | None,
+    *,
+    previous: str | None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Point `champion` at a version and `previous` at another (None: at none). Hold the lock for it.
+
+    `previous` first: whoever reads `champion` sees the old one or the new one, in one step. `check`
+    (of the lock) is asked before each of the two and after them.
+    """
+    for alias, version in ((PREVIOUS, previous), (CHAMPION, champion)):
+        check()
+        if version is None:
+            client.delete_registered_model_alias(name, alias)
+        else:
+            client.set_registered_model_alias(name, alias, version)
+    check()
+
+
+def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Write tags of a version."""
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def write_event(
+    client: MlflowClient, name: str, number: int, event: Mapping[str, Any], *, token: str = ""
+) -> None:
+    """Write event `number` of the history of `name`; tags of the model, so no promotion hides another.
+
+    Numbers have no compare-and-set either: the lock's `token` keeps two of one number apart.
+    """
+    text = json.dumps(event)
+    if len(text) > _MAX_EVENT_CHARS:
+        raise ValueError(
+            f"a promotion's record is {len(text)} characters, {_MAX_EVENT_CHARS} fit; "
+            "give a shorter reason"
+        )
+    key = f"{_EVENT_PREFIX}{number:05d}" + (f".{token}" if token else "")
+    client.set_registered_model_tag(name, key, text)
+
+
+def read_events(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
+    """The history of `name`, numbered from 1, oldest first. Raises ValueError without such a model."""
+    try:
+        tags = client.get_registered_model(name).tags
+    except MlflowException as error:
+        raise ValueError(f"no registered model {name!r} ({error.message})") from error
+    keys = sorted(key for key in tags if key.startswith(_EVENT_PREFIX))
+    return {number: json.loads(tags[key]) for number, key in enumerate(keys, start=1)}
+
+
+class LostLockError(ValueError):
+    """A promotion's lock was broken by another one, or ran out."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The right to promote versions of one model, as long as the lease holds and is not over."""
+
+    lease: Lease
+    name: str
+    expires_s: float
+
+    @property
+    def token(self) -> str:
+        """What tells this promotion from others."""
+        return self.lease.token
+
+    def check(self) -> None:
+        """Raise LostLockError when the lock was broken or has run out; ask before what matters."""
+        if not self.lease.is_held() or time.time() > self.expires_s:
+            raise LostLockError(
+                f"this promotion of {self.name!r} lost its lock (broken by another one, or held for "
+                "too long)"
+            )
+
+
+@contextmanager
+def promotion_lock(
+    client: MlflowClient,
+    name: str,
+    *,
+    holder: str,
+    break_lock: bool = False,
+    lease_s: float = LOCK_LEASE_S,
+) -> Iterator[Lock]:
+    """Hold the promotion of `name` in the whole registry; a second one is refused with ValueError.
+
+    The lock is the lease `<name>.promotion-lock`. One older than it may be is broken, or any one with
+    `break_lock`; its holder, should it live, finds out at `Lock.check`.
+    """
+    lock = _acquire(client, name, holder, break_lock, lease_s)
+    try:
+        yield lock
+    finally:
+        lock.lease.release()
+
+
+def _acquire(
+    client: MlflowClient, name: str, holder: str, break_lock: bool, lease_s: float
+) -> Lock:
+    held = read_lease(client, name + _LOCK_SUFFIX)
+    if held is not None and (break_lock or age_s(held) > float(held.tags["lease_s"])):
+        delete_lease(client, name + _LOCK_SUFFIX)
+    expires_s = time.time() + lease_s
+    lease = create_lease(
+        client,
+        name + _LOCK_SUFFIX,
+        {"holder": holder, "lease_s": str(lease_s)},
+        description=f"A promotion of {name} is under way.",
+    )
+    if not isinstance(lease, Lease):
+        raise ValueError(_refusal(name, lease))
+    return Lock(lease, name, expires_s)
+
+
+def _refusal(name: str, held: RegisteredModel) -> str:
+    left_s = max(0.0, float(held.tags["lease_s"]) - age_s(held))
+    return (
+        f"another promotion of {name!r} is under way, by {held.tags['holder']} since "
+        f"{age_s(held):.0f} s; try again after it. If it died: its lock runs out in {left_s:.0f} s, "
+        "--break-lock takes it now"
+    )
+
+
+def _parse(uri: str) -> tuple[str, str, str]:
+    body = uri.removeprefix("models:/")
+    name, _, alias = body.partition("@")
+    if alias:
+        return name, alias, ""
+    name, _, number = body.partition("/")
+    if not (uri.startswith("models:/") and name and number.isdigit()):
+        raise ValueError(f"{uri!r}: give models:/NAME@ALIAS or models:/NAME/VERSION")
+    return name, "", number

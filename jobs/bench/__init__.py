@@ -1,0 +1,1 @@
+"""python -m jobs.bench: measurements, as ratios in one run."""

@@ -1,0 +1,1 @@
+"""python -m jobs.evaluate: measure a model under degradations, on Ray."""

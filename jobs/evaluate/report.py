@@ -1,0 +1,184 @@
+"""The report of `jobs.evaluate`: the page, what it shows, and the run it is logged to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from infra.settings import Settings
+from jobs.console import say
+from jobs.evaluate.subject import ROWS, Subject
+from jobs.locations import source_reader
+from pipelines.bundles.export import load_bundle
+from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
+from pipelines.evaluation.embedding import (
+    Embedded,
+    degraded_pictures,
+    embed,
+    in_words,
+    map_points,
+    tell_apart,
+)
+from pipelines.evaluation.measuring import (
+    Example,
+    choose_scenes,
+    make_example,
+    methods_of,
+    steps_means,
+)
+from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
+from pipelines.evaluation.scenarios import find_scenario
+from pipelines.evaluation.summaries import OVERALL, summarise, worst_cases
+from pipelines.promotion.gate import GateConfig
+from pipelines.reports.evaluation_report import write_report
+from pipelines.sources.pictures import to_tensor
+from pipelines.sources.scenes import fetched, load_pair
+from pipelines.training.checkpoints import read_config
+
+REPORT = "report.html"
+# Of every metric that the gate looks at.
+_NUM_WORST = 2
+# The model and its first baselines: nine pictures in a row are too small to judge.
+_SHOWN_METHODS = 4
+# Scenes whose degradation priors are mapped: enough to see groups, few enough to read.
+_MAPPED_SCENES = 16
+
+
+def make_report(
+    client: Any, subject: Subject, folder: Path, run_id: str, settings: Settings
+) -> None:
+    """Write the page and log everything to the run."""
+    from infra.registry import tracking
+
+    rows = read_rows(folder / ROWS)
+    with fetched(subject.scenes, source_reader(settings)) as scenes:
+        here = replace(subject, scenes=tuple(scenes))
+        embedded = _embed(here)
+        apart = _told_apart(embedded)
+        write_report(
+            folder / REPORT,
+            title=f"{subject.model} on {subject.where}",
+            facts=_report_facts(subject, run_id) | in_words(apart),
+            rows=rows,
+            examples=_examples(here),
+            curves=_curves(client, subject.bundle),
+            worst=_worst(here, rows),
+            points=map_points(embedded, seed=subject.recipe.seed) if embedded else [],
+            efficiencies=_efficiencies(here),
+            steps=_steps(subject, settings),
+        )
+    tracking.log_folder(client, run_id, folder, "evaluation")
+    for method, means in overall_means(rows).items():
+        finite = {
+            f"{method}.{name}": value for name, value in means.items() if math.isfinite(value)
+        }
+        tracking.log_metrics(client, run_id, finite)
+    tracking.log_metrics(client, run_id, apart)
+    tracking.finish_run(client, run_id)
+
+
+def overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Means over all scenarios, by method; methods that were not measured in all are left out."""
+    summary = summarise(rows)
+    return {
+        method: {metric: summary.means[OVERALL, method, metric] for metric in summary.metrics}
+        for method in summary.methods
+        if (OVERALL, method, summary.metrics[0]) in summary.means
+    }
+
+
+def _examples(subject: Subject) -> list[Example]:
+    """Pictures for the report: every scenario once, over the first few scenes in turn."""
+    recipe = subject.recipe
+    methods = dict(list(methods_of(subject.measurement).items())[:_SHOWN_METHODS])
+    shown = choose_scenes(subject.scenes, recipe.num_examples)
+    return [
+        make_example(shown[index % len(shown)], find_scenario(name), methods, seed=recipe.seed)
+        for index, name in enumerate(recipe.scenarios)
+        if shown
+    ]
+
+
+def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
+    """Pictures of where the model stays farthest behind the average on each of the gate's metrics."""
+    methods = methods_of(subject.measurement)
+    shown = {name: methods[name] for name in (MODEL, BASELINE)}
+    scenes = {scene.id: scene for scene in subject.scenes}
+    metrics = [name for name in GateConfig().metrics if name in rows[0]]
+    cases = worst_cases(rows, metrics=metrics, model=MODEL, baseline=BASELINE, count=_NUM_WORST)
+    return [
+        replace(
+            make_example(scenes[scene], find_scenario(name), shown, seed=subject.recipe.seed),
+            note=f"farthest behind on {', '.join(worst_on)}",
+        )
+        for (scene, name), worst_on in cases.items()
+    ]
+
+
+def _embed(subject: Subject) -> Embedded | None:
+    """The degradation priors of what the cameras saw; None for a model without them."""
+    measurement, fuser = subject.measurement, load_bundle(subject.bundle)
+    if not fuser.config.degradation_prior:
+        return None
+    scenes = choose_scenes(subject.scenes, _MAPPED_SCENES)
+    pictures = list(degraded_pictures(scenes, measurement.scenarios, seed=measurement.seed))
+    return embed(fuser, pictures) if pictures else None
+
+
+def _told_apart(embedded: Embedded | None) -> dict[str, float]:
+    """How well the degradations are told apart; nothing of a single scene."""
+    return tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
+
+
+def _efficiencies(subject: Subject) -> list[Efficiency]:
+    """What every method costs on the first scene."""
+    vi, ir = (to_tensor(image) for image in load_pair(subject.scenes[0]))
+    return [
+        measure_efficiency(name, fuse, vi, ir)
+        for name, fuse in methods_of(subject.measurement).items()
+    ]
+
+
+def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
+    """Means by number of sampling steps, on the example scenes; none for a model without steps."""
+    from infra.cluster import cluster
+
+    counts = subject.recipe.steps
+    scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
+    if not counts or not scenes:
+        return {}
+    if load_bundle(subject.bundle).denoiser is None:
+        say("  no sampling-steps curve: this model has no diffusion")
+        return {}
+    arguments = (scenes, subject.measurement, source_reader(settings))
+    with cluster.connected(settings):
+        found = list(cluster.map_tasks(steps_means, counts, *arguments))
+    return {int(means.pop("num_steps")): means for means in found}
+
+
+def _report_facts(subject: Subject, run_id: str) -> dict[str, str]:
+    origin: Any = read_config(subject.bundle).get("origin", {})
+    names = ("recipe", "dataset_version", "stage1", "run_id", "git_commit")
+    return {name: origin[name] for name in names if name in origin} | {
+        "evaluation run": run_id,
+        "scenes": str(len(subject.scenes)),
+    }
+
+
+def _curves(client: Any, bundle: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss curves of the runs that made the bundle, where this MLflow store has them."""
+    from infra.registry import tracking
+
+    origin: Any = read_config(bundle).get("origin", {})
+    runs = {
+        "Stage I loss": origin.get("stage1", "").removeprefix("runs:/"),
+        "Stage II loss": origin.get("run_id", ""),
+    }
+    return {
+        title: curve
+        for title, run_id in runs.items()
+        if run_id and (curve := tracking.metric_curve(client, run_id, "loss"))
+    }

@@ -1,0 +1,1 @@
+"""python -m jobs.fuse: fuse a pair, or folders of pairs."""

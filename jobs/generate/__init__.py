@@ -1,0 +1,1 @@
+"""python -m jobs.generate: make a dataset version."""

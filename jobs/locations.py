@@ -1,0 +1,73 @@
+"""Where data lies, chosen by the scheme of its URI: this disk or S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from infra.settings import Settings
+from pipelines.sources.scenes import read_file
+from pipelines.sources.source_paths import RemotePath, SourcePath
+from pipelines.store.folders import Folder, LocalFolder
+
+
+def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
+    """Open a folder by its path or `s3://bucket/prefix`.
+
+    Remote files are kept under the work folder, up to a limit, unless not `cached`. Raises ValueError
+    on another scheme.
+    """
+    scheme, _, rest = uri.partition("://")
+    if not rest:
+        return LocalFolder(Path(uri).resolve())
+    if scheme != "s3":
+        raise ValueError(f"{uri}: give a path or s3://bucket/prefix")
+    from infra.storage import S3Folder, split_uri
+
+    split_uri(uri)
+    cache = settings.work / "cache" / "files" if cached else None
+    return S3Folder(uri.rstrip("/"), settings.s3_endpoint_url, cache, settings.cache_bytes)
+
+
+def open_datasets(settings: Settings) -> Folder:
+    """The root of the dataset versions."""
+    return open_folder(settings.datasets, settings)
+
+
+def find_manifest(version: str, settings: Settings, *, cached: bool = True) -> tuple[Folder, str]:
+    """Root and name of a version that is given by its name, or by its manifest's path or URI."""
+    if not version.endswith(".json"):
+        return open_folder(settings.datasets, settings, cached=cached), version
+    root, _, name = version.rpartition("/versions/")
+    if not root:
+        raise ValueError(f"{version}: a manifest lies at ROOT/versions/NAME.json")
+    return open_folder(root, settings, cached=cached), name.removesuffix(".json")
+
+
+def open_sources(uri: str, settings: Settings) -> SourcePath:
+    """A folder of source pictures: a path, or `s3://bucket/prefix`, which is listed whole."""
+    folder = open_folder(uri, settings)
+    if isinstance(folder, LocalFolder):
+        return folder.path
+    names = [entry.name for entry in folder.entries("")]
+    if not names:
+        raise ValueError(f"{uri}: nothing has this prefix")
+    return RemotePath.of(folder.uri, names)
+
+
+def source_reader(settings: Settings) -> Callable[[str], bytes]:
+    """What reads a source by its URI, on any node."""
+    return partial(read_source, endpoint_url=settings.s3_endpoint_url)
+
+
+def read_source(uri: str, *, endpoint_url: str | None) -> bytes:
+    """Read a source. Raises ValueError when it is not there."""
+    if not uri.startswith("s3://"):
+        return read_file(uri)
+    from infra.storage import read_object
+
+    try:
+        return read_object(uri, endpoint_url)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error

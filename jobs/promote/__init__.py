@@ -1,0 +1,1 @@
+"""python -m jobs.promote: move the champion alias, if the gate lets it pass."""

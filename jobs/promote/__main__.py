@@ -1,0 +1,150 @@
+"""python -m jobs.promote NAME [--version N]: move the champion alias, if the gate lets it pass.
+
+The challenger's evaluation is compared with the champion's on the same scenes and scenarios, or
+with the source average while there is no champion. Exit status 1 when the gate refuses.
+
+python -m jobs.promote rollback NAME --reason TEXT   champion becomes the one before it
+python -m jobs.promote history NAME                  who was champion, since when, why
+python -m jobs.promote diff NAME A B                 lineage, settings, metrics side by side
+python -m jobs.promote trace models:/NAME@champion   back to the source files; status 1 if broken
+python -m jobs.promote parity NAME [--version N]     measure the served program against the module
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from infra.settings import read_settings
+from jobs.config import add_recipe_arguments, find_recipe, override
+from jobs.console import run_verbs, say
+from jobs.promote.aliases import rollback
+from jobs.promote.decision import measure_parity, promote
+from jobs.promote.show import show_diff, show_history
+from jobs.promote.trace import trace
+from jobs.recipes import PROMOTION
+from pipelines.promotion.lineage import broken, tree_lines
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    if bool(arguments.force) != bool(arguments.reason):
+        raise ValueError("--force needs --reason TEXT, which is kept, and --reason needs --force")
+    if arguments.smoke:
+        raise ValueError("--smoke has no effect here: a promotion is judged by what was measured")
+    settings = read_settings(work=arguments.work)
+    recipe = override(find_recipe(PROMOTION, arguments.recipe), arguments.overrides)
+    promoted = promote(
+        recipe,
+        settings,
+        name=arguments.name,
+        version=arguments.version,
+        dry_run=arguments.dry_run,
+        force=arguments.reason,
+        break_lock=arguments.break_lock,
+    )
+    if promoted.champion != promoted.version and not promoted.passed:
+        say(f"the gate refused version {promoted.version}, for the reasons above")
+        sys.exit(1)
+    if not arguments.dry_run:
+        say(f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …")
+
+
+def _main_rollback(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    rollback(
+        settings, name=arguments.name, reason=arguments.reason, break_lock=arguments.break_lock
+    )
+
+
+def _main_history(arguments: argparse.Namespace) -> None:
+    show_history(read_settings(work=arguments.work), name=arguments.name)
+
+
+def _main_diff(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    show_diff(settings, name=arguments.name, one=arguments.a, other=arguments.b)
+
+
+def _main_trace(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    link = trace(settings, model=arguments.model, each_scene=arguments.scenes)
+    for line in tree_lines(link):
+        say(line)
+    problems = broken(link)
+    for problem in problems:
+        say(f"broken: {problem}")
+    if problems:
+        sys.exit(1)
+    say("every link holds")
+
+
+def _main_parity(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work)
+    measure_parity(settings, name=arguments.name, version=arguments.version)
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="registered model, for example dspfusion")
+
+
+def _add_break_lock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--break-lock", action="store_true", help="take the lock of a promotion that died"
+    )
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", help="a version's number (default: the challenger)")
+
+
+def _add_rollback(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    parser.add_argument("--reason", required=True, help="why, for the history")
+    _add_break_lock(parser)
+
+
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    parser.add_argument("a", metavar="A", help="a version's number, or an alias")
+    parser.add_argument("b", metavar="B", help="the one to compare it with")
+
+
+def _add_parity(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    _add_version(parser)
+
+
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    parser.add_argument(
+        "--scenes", action="store_true", help="list every scene with its checksums and URIs"
+    )
+
+
+def _add_promotion(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    _add_version(parser)
+    add_recipe_arguments(parser, PROMOTION, default="default")
+    parser.add_argument("--dry-run", action="store_true", help="judge, and change nothing")
+    parser.add_argument("--force", action="store_true", help="promote it whatever the gate says")
+    parser.add_argument("--reason", help="why it is forced, for the history")
+    _add_break_lock(parser)
+
+
+# Recognised before the names of models.
+_VERBS = {
+    "rollback": (_add_rollback, _main_rollback),
+    "history": (_add_name, _main_history),
+    "diff": (_add_diff, _main_diff),
+    "trace": (_add_trace, _main_trace),
+    "parity": (_add_parity, _main_parity),
+}
+
+
+def main() -> None:
+    """Run the command: a verb when the first word is one, else a promotion."""
+    run_verbs("jobs.promote", __doc__, _VERBS, otherwise=(_add_promotion, _main))
+
+
+if __name__ == "__main__":
+    main()

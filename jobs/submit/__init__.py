@@ -1,0 +1,1 @@
+"""python -m jobs.submit: hand a command to a cluster."""

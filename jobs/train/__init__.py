@@ -1,0 +1,1 @@
+"""python -m jobs.train: train a stage with Ray Train, tracked in MLflow."""

@@ -1,0 +1,126 @@
+"""What a training is made of: its recipe with every name resolved, and the digest that names the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.settings import Settings, code_commit
+from jobs.config import TrainRecipe
+from jobs.locations import open_datasets
+from pipelines.datasets.versions import DatasetVersion, find_version
+from pipelines.promotion.lineage import run_inputs, scenes_of_version
+from pipelines.sources.scenes import SceneTable, read_scenes
+from pipelines.store.files import sha256_of_file, whole_folder
+from pipelines.store.folders import Folder
+from pipelines.store.names import check_name
+from pipelines.store.seeding import digest_of
+from pipelines.training.checkpoints import read_config, weights_file
+from pipelines.training.config import TrainingConfig
+
+_UNSEEN_SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training whose names are resolved; `inputs` is everything that decides the weights."""
+
+    name: str
+    recipe: TrainRecipe
+    datasets: Folder
+    version: DatasetVersion
+    config: TrainingConfig
+    inputs: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """What the run is found again by."""
+        return digest_of([*self.inputs.values()])
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Where the run comes from; the registered version gets them too."""
+        tags = {
+            "recipe": self.name,
+            "config_digest": self.digest,
+            "stage": self.recipe.objective.stage,
+            "dataset_version": self.version.name,
+            "dataset_digest": self.version.digest,
+            "git_commit": code_commit(),
+        }
+        if self.recipe.stage1:
+            tags["stage1"] = self.recipe.stage1
+        return tags
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Scenes of the index that a dataset version was made of: those in it, and those it never saw."""
+
+    trained: SceneTable | None = None
+    unseen: SceneTable | None = None
+
+
+def plan_training(
+    recipe: TrainRecipe, settings: Settings, *, name: str, compiled: bool = False
+) -> Planned:
+    """Find the dataset version, and Stage I's checkpoint, fetched if it is `runs:/ID`.
+
+    Raises ValueError when one of them is not there.
+    """
+    if recipe.dataset is None:
+        raise ValueError("which dataset? say --set dataset=NAME, as jobs.generate named it")
+    datasets = open_datasets(settings)
+    version = find_version(datasets, recipe.dataset)
+    config = TrainingConfig(
+        objective=recipe.objective,
+        optim=recipe.optim,
+        dataset=version.name,
+        stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
+        preview_every=recipe.preview_every,
+        num_workers=recipe.num_workers,
+        compiled=compiled,
+    )
+    stage1 = sha256_of_file(weights_file(Path(config.stage1))) if config.stage1 else None
+    inputs = run_inputs(recipe.address(), version.digest, stage1)
+    return Planned(name, recipe, datasets, version, config, inputs)
+
+
+def find_sources(version: DatasetVersion, settings: Settings) -> Sources:
+    """Look in the work folder for the index a version was made of; its name begins the version's."""
+    for path in sorted((settings.work / "scenes").glob("*.parquet")):
+        if version.config.name.startswith(f"{path.stem}-"):
+            index = read_scenes(path).scenes
+            trained = scenes_of_version(version, index)
+            if trained is not None:
+                return Sources(trained, _unseen(index, version.config.split))
+    return Sources()
+
+
+def _unseen(index: SceneTable, trained_split: str) -> SceneTable | None:
+    there = {split for splits in index.counts().values() for split in splits}
+    for split in _UNSEEN_SPLITS:
+        if split in there and split != trained_split:
+            return index.of_split(split)
+    return None
+
+
+def _stage1_folder(source: str, settings: Settings) -> Path:
+    if not source.startswith("runs:/"):
+        if not Path(source).is_dir():
+            raise ValueError(
+                f"stage1={source}: no such folder; a run's id is written runs:/{source}"
+            )
+        read_config(Path(source))
+        return Path(source).resolve()
+    from infra.registry import tracking
+
+    run_id = check_name(source.removeprefix("runs:/"), "stage1=runs:/ with the run")
+    target = settings.work / "cache" / f"checkpoint-{run_id}"
+    if not target.is_dir():
+        with whole_folder(target) as folder:
+            fetched = tracking.fetch_folder(run_id, "checkpoint", folder)
+            for file in fetched.iterdir():
+                file.rename(folder / file.name)
+    return target

@@ -1,0 +1,88 @@
+"""`jobs.train --local`: a training in this process, without Ray and MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from infra.settings import Settings
+from jobs.config import TrainRecipe
+from jobs.console import facts, progress, say
+from jobs.train.inputs import find_sources, plan_training
+from jobs.train.pictures import MAP, preview_pairs, write_map, write_preview
+from pipelines.datasets.versions import DatasetVersion
+from pipelines.evaluation.embedding import in_words
+from pipelines.sources.scenes import SceneTable
+from pipelines.store.files import alone_in, whole_folder
+from pipelines.training.loop import PREVIEW, Metrics, run_training
+from pipelines.training.objectives import read_stage1
+
+
+def train_local(
+    recipe: TrainRecipe, settings: Settings, *, name: str, compiled: bool = False
+) -> Path:
+    """Train in this process; return the last checkpoint's folder.
+
+    Beside the checkpoints lie the previews and, after Stage I, the map of the degradation priors.
+    """
+    planned = plan_training(recipe, settings, name=name, compiled=compiled)
+    if settings.runs.startswith("s3://"):
+        raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
+    folder = Path(settings.runs) / f"{name}-{planned.digest[:12]}-local"
+    version, unseen = planned.version, find_sources(planned.version, settings).unseen
+    with alone_in(folder), progress("steps", recipe.optim.num_steps) as advance:
+
+        def report(metrics: Metrics, scratch: Path | None) -> None:
+            step = int(metrics["step"])
+            advance(step, f"loss {metrics['loss']:.3f}")
+            if PREVIEW in metrics:
+                write_preview(folder, metrics[PREVIEW], step)
+            if scratch:
+                _keep(folder, scratch, step)
+
+        before = _checkpoints(folder)
+        run_training(
+            planned.config.model_dump(mode="json"),
+            datasets=planned.datasets,
+            stage1=read_stage1(planned.config),
+            rank=0,
+            world_size=1,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            resume=before[::-1],
+            report=report,
+            pairs=preview_pairs(version, unseen, settings) if recipe.preview_every else [],
+        )
+    checkpoint = _checkpoints(folder)[-1]
+    if recipe.objective.stage == "stage1":
+        _write_map(folder / MAP, checkpoint, version, unseen, settings)
+    return checkpoint
+
+
+def _keep(folder: Path, scratch: Path, step: int) -> None:
+    """Keep a checkpoint, and of the older ones the last."""
+    with whole_folder(folder / f"step-{step:08d}") as copy:
+        shutil.copytree(scratch, copy, dirs_exist_ok=True)
+    for old in _checkpoints(folder)[:-2]:
+        shutil.rmtree(old)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _write_map(
+    path: Path,
+    checkpoint: Path,
+    version: DatasetVersion,
+    unseen: SceneTable | None,
+    settings: Settings,
+) -> None:
+    try:
+        found = write_map(path, checkpoint, version, unseen, settings)
+    except ModuleNotFoundError as absent:
+        package = (absent.name or "").partition(".")[0]
+        say(f"  no map of the degradation priors: {package} is not installed")
+        return
+    facts(in_words(found))

@@ -1,0 +1,150 @@
+"""What a training leaves in MLflow beside its reports: its run, the way back, results, the version."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra.repeating import repeated
+from infra.settings import Settings
+from jobs.console import progress, say
+from jobs.train.inputs import Planned, Sources
+from jobs.train.pictures import MAP, write_map
+from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
+from pipelines.datasets.versions import manifest_of
+from pipelines.promotion.evidence import bundle_evidence
+from pipelines.promotion.lineage import CHECKPOINT, FOLDER, INPUTS, SCENES
+from pipelines.sources.scenes import ScanResult, SceneTable, write_scenes
+from pipelines.store.files import sha256_of_file
+
+# What the registered model needs where it is served.
+REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
+
+
+def open_run(client: Any, planned: Planned) -> str:
+    """Open the training's run, or the unfinished one again; return its id."""
+    from infra.registry import tracking
+
+    version = planned.version
+    run = tracking.open_run(
+        client,
+        name=planned.name,
+        config=planned.recipe.model_dump(mode="json"),
+        tags=planned.tags,
+        dataset=tracking.DatasetRef(
+            name=version.name,
+            digest=version.digest[:36],
+            uri=f"{planned.datasets.uri}/{manifest_of(version.name)}",
+        ),
+    )
+    return str(run.info.run_id)
+
+
+def log_lineage(
+    client: Any, run_id: str, planned: Planned, sources: Sources, settings: Settings
+) -> None:
+    """Keep with the run what `jobs.promote trace` goes back by: its inputs, its scenes' files."""
+    from infra.registry import tracking
+
+    tracking.log_json(client, run_id, planned.inputs, f"{FOLDER}/{INPUTS}")
+    if sources.trained is None:
+        say(f"  no index in {settings.work / 'scenes'} is the one of {planned.version.name}: ")
+        say("  jobs.promote trace will not find the way back to its source files")
+        return
+    with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
+        write_scenes(ScanResult(scenes=sources.trained, refused=()), Path(scratch) / SCENES)
+        tracking.log_folder(client, run_id, Path(scratch), FOLDER)
+
+
+def log_results(
+    client: Any,
+    run_id: str,
+    planned: Planned,
+    checkpoint: Path,
+    sources: Sources,
+    settings: Settings,
+) -> dict[str, str]:
+    """Log the last checkpoint and Stage I's map, register the model; return the run's last tags."""
+    from infra.registry import tracking
+
+    recipe = planned.recipe
+    tracking.log_folder(client, run_id, checkpoint, "checkpoint")
+    if recipe.objective.stage == "stage1":
+        _log_map(client, run_id, planned, checkpoint, sources.unseen, settings)
+    tags = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
+    if recipe.register_as:
+        tags["registered_model"] = _register(
+            client, recipe.register_as, checkpoint, run_id, planned
+        )
+    return tags
+
+
+def _log_map(
+    client: Any,
+    run_id: str,
+    planned: Planned,
+    checkpoint: Path,
+    unseen: SceneTable | None,
+    settings: Settings,
+) -> None:
+    """Log the map of Stage I's degradation priors, and how well they are told apart, once."""
+    from infra.registry import tracking
+
+    with tempfile.TemporaryDirectory(prefix="map-") as scratch:
+        path = Path(scratch) / MAP
+        found = write_map(path, checkpoint, planned.version, unseen, settings)
+        if path.exists():
+            tracking.log_file(client, run_id, path)
+    # A driver that died after this does it again, and a metric logged twice is there twice.
+    logged = tracking.run_metrics_of(client, run_id, prefix="")
+    if found and not found.keys() <= logged.keys():
+        tracking.log_metrics(client, run_id, found, step=planned.recipe.optim.num_steps)
+
+
+def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Planned) -> str:
+    from infra.registry import model_versions as registry
+
+    origin = {**planned.tags, "run_id": run_id}
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        bundle = Path(scratch) / "bundle"
+        config, fuser = fuser_of_checkpoint(checkpoint)
+        write_bundle(bundle, config, fuser, origin=origin)
+        version = registry.register_bundle(
+            client,
+            name,
+            bundle,
+            run_id=run_id,
+            tags=origin | bundle_evidence(bundle),
+            requirements=REQUIREMENTS,
+        )
+    return f"models:/{version.name}/{version.version}"
+
+
+@contextmanager
+def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
+    """Show the run's progress from what the controller logs, wherever that runs.
+
+    What a resumed run had logged before is not shown: it would count as done in no time.
+    """
+    from infra.registry import tracking
+
+    resumed_at = max((step for step, _ in tracking.metric_curve(client, run_id, "loss")), default=0)
+    with progress("steps", num_steps) as advance:
+
+        def show() -> None:
+            try:
+                with tracking.asked_once(client.tracking_uri):
+                    curve = tracking.metric_curve(client, run_id, "loss")
+            except tracking.NO_ANSWER:  # training goes on without it; so does this
+                return
+            if curve and curve[-1][0] > resumed_at:
+                advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
+
+        try:
+            with repeated(show, every_s=1.0):
+                yield
+        finally:
+            show()

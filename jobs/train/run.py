@@ -1,0 +1,194 @@
+"""python -m jobs.train RECIPE [--set …]: train a stage with Ray Train, tracked in MLflow.
+
+The same command again resumes an unfinished run, and reports a finished one without training. A second
+one is refused while the first still runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from infra.settings import Settings, read_settings
+from jobs.config import (
+    TrainRecipe,
+    add_recipe_arguments,
+    find_recipe,
+    override,
+    shrink_training,
+)
+from jobs.console import facts, run_command, say
+from jobs.locations import open_folder
+from jobs.recipes import TRAINING
+from jobs.train.inputs import Planned, find_sources, plan_training
+from jobs.train.local import train_local
+from jobs.train.pictures import preview_pairs
+from jobs.train.records import log_lineage, log_results, open_run, watch
+from pipelines.training.config import share_of_step
+from pipelines.training.loop import run_training
+from pipelines.training.objectives import make_objective, read_stage1
+
+
+class Trained(BaseModel):
+    """A finished run, and the version it registered, if its recipe says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    model: str | None
+
+
+def train(
+    recipe: TrainRecipe,
+    settings: Settings,
+    *,
+    name: str,
+    num_workers: int | None = None,
+    compiled: bool = False,
+) -> Trained:
+    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes.
+
+    On `num_workers` instead of the recipe's the steps stay the same, so it is the same run.
+    """
+    from infra.registry import tracking
+    from infra.registry.training_lease import training_lease
+
+    client = tracking.connect(settings)
+    planned = plan_training(recipe, settings, name=name, compiled=compiled)
+    num_workers = num_workers or recipe.num_workers
+    share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
+    with training_lease(client, planned.digest, say=say) as is_lost:
+        before = tracking.find_run(client, planned.digest)
+        if before and before.info.status == "FINISHED":
+            run_id, made = before.info.run_id, before.data.tags
+            say(f"  this configuration is trained already: run {run_id}")
+            return Trained(run_id=run_id, model=made.get("registered_model"))
+        # By value to the workers: none needs to see the folder that Stage I's weights lie in here.
+        stage1 = read_stage1(planned.config)
+        make_objective(planned.config, stage1)  # what is wrong shows here, not on the workers
+        run_id = open_run(client, planned)
+        facts({"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name})
+        try:
+            made = _train_run(client, run_id, planned, stage1, settings, num_workers=num_workers)
+        except BaseException as error:
+            if not is_lost():  # else the run is another driver's now
+                _end_failed(client, run_id, error)
+            raise
+        tracking.finish_run(client, run_id, tags=made)
+    return Trained(run_id=run_id, model=made.get("registered_model"))
+
+
+def _train_run(
+    client: Any,
+    run_id: str,
+    planned: Planned,
+    stage1: dict[str, Tensor] | None,
+    settings: Settings,
+    *,
+    num_workers: int,
+) -> dict[str, str]:
+    """Train on the cluster and log what came of it; return the run's last tags."""
+    from infra.cluster import cluster
+    from infra.registry import tracking
+    from infra.registry.report_log import ReportLogger
+
+    recipe, sources = planned.recipe, find_sources(planned.version, settings)
+    log_lineage(client, run_id, planned, sources, settings)
+    pairs = preview_pairs(planned.version, sources.unseen, settings) if recipe.preview_every else []
+    # Ray Train resumes by name: the same run, and no other.
+    folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
+    kept = open_folder(f"{settings.runs}/{folder_name}", settings)
+    with (
+        cluster.connected(settings),
+        tracking.system_metrics(client, run_id),
+        watch(client, run_id, recipe.optim.num_steps),
+    ):
+        checkpoint = cluster.run_ddp(
+            partial(run_training, datasets=planned.datasets, stage1=stage1, pairs=pairs),
+            planned.config.model_dump(mode="json"),
+            name=folder_name,
+            settings=settings,
+            num_workers=num_workers,
+            use_gpu=recipe.use_gpu,
+            on_report=ReportLogger(settings.tracking_uri, run_id, kept),
+        )
+    with cluster.fetched(checkpoint) as folder:
+        return log_results(client, run_id, planned, folder, sources, settings)
+
+
+def _end_failed(client: Any, run_id: str, error: BaseException) -> None:
+    """Mark the run, and say what a person can do. Raises ConnectionError when MLflow was the cause."""
+    from infra.registry import tracking
+
+    tracking.fail_run(client, run_id, error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        say("interrupted; the same command goes on from the last checkpoint")
+    if isinstance(error, tracking.NO_ANSWER):
+        raise ConnectionError(
+            f"{error}; the checkpoint is kept: say the same command again when MLflow answers"
+        ) from error
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    recipe = find_recipe(TRAINING, arguments.recipe)
+    if arguments.smoke:
+        recipe = shrink_training(recipe)
+    recipe = override(recipe, arguments.overrides)
+    options = {"name": arguments.recipe, "compiled": arguments.compile}
+    if arguments.local:
+        if arguments.workers:
+            raise ValueError("--local is one process; leave --workers out")
+        say(f"checkpoint: {train_local(recipe, settings, **options)}")
+        return
+    trained = train(recipe, settings, num_workers=arguments.workers, **options)
+    _say_next(arguments, recipe, trained)
+
+
+def _say_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Trained) -> None:
+    following = recipe_after(arguments.recipe)
+    later = "a recipe that follows registers" if following else "by its recipe"
+    why_not = "a try-out" if arguments.smoke else later
+    facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
+    if trained.model:
+        say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
+    elif following:
+        source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
+        say(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
+    elif arguments.smoke:
+        say("next: the same without --smoke")
+
+
+def recipe_after(name: str) -> str | None:
+    """The recipe that goes on from the checkpoints of this one, if there is one."""
+    second = name.replace("_stage1_", "_stage2_")
+    found = [f"{second}_prior", second] if second != name else [name.removesuffix("_prior")]
+    return next((each for each in found if each in TRAINING and each != name), None)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
+    add_recipe_arguments(parser, TRAINING)
+    parser.add_argument(
+        "--local", action="store_true", help="in this process, without Ray and MLflow"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="share the recipe's steps among N workers; an unfinished run may be resumed so",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks first")
+    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
+    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
+    run_command(_main, parser)
+
+
+if __name__ == "__main__":
+    main()

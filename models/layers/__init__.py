@@ -1,0 +1,1 @@
+"""Blocks of which restoration transformers are made."""

@@ -1,0 +1,1 @@
+"""The same layers on a CPU, strip by strip of rows: exact, in less memory."""

@@ -1,0 +1,160 @@
+"""Fuse many pairs: which there are, what each becomes, and what became of it.
+
+Pictures keep their stems, so the frames of a video keep their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from models.dspfusion.fuser import TILE_PASSES, Precision
+from pipelines.bundles.export import Bundle
+from pipelines.sources.layouts import pair_by_stem
+from pipelines.sources.pictures import encode_png, to_levels, to_tensor
+from pipelines.sources.scenes import Read, describe_refused, read_file, read_pair
+from pipelines.sources.source_paths import SourcePath
+from pipelines.store.folders import Folder
+
+# vi 1×3×H×W and ir 1×1×H×W to 1×3×H×W, in [0, 1].
+Fuse = Callable[[Tensor, Tensor], Tensor]
+
+FAILURES = "failures.json"
+# What the pictures of a folder were made with, so that no two models meet in one.
+_SETTINGS = "fusion.json"
+
+
+class Pair(BaseModel):
+    """Two sources to fuse, by URI, and the name of the PNG that they become."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vi_uri: str
+    ir_uri: str
+    name: str
+
+
+class Fusing(BaseModel):
+    """What pairs are fused with; `tile_px` None for whole pictures, `stretch` as the authors do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Bundle
+    precision: Precision = "float32"
+    compiled: bool = False
+    tile_px: int | None = None
+    tile_passes: int = Field(default=TILE_PASSES, ge=1)
+    stretch: bool = False
+
+
+class Failure(BaseModel):
+    """A picture that was not made, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    reason: str
+
+
+class PairFuser:
+    """A loaded model that writes what it fuses: what an actor holds."""
+
+    def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
+        fuser = fusing.bundle.fuser()
+        fuser.speed_up(precision=fusing.precision, compiled=fusing.compiled)
+        fuser.stretch |= fusing.stretch
+        self._fuse: Fuse = fuser
+        if fusing.tile_px is not None:
+            self._fuse = partial(
+                fuser.fuse_tiled, tile_px=fusing.tile_px, num_passes=fusing.tile_passes
+            )
+        self._read, self._folder = read, folder
+
+    def __call__(self, pair: Pair) -> Failure | None:
+        """Fuse one pair; a pair that cannot be read or fused is told of, not raised."""
+        try:
+            png = fuse_pair(self._fuse, pair.vi_uri, pair.ir_uri, read=self._read)
+        except ValueError as error:
+            return Failure(name=pair.name, reason=" ".join(str(error).split()))
+        self._folder.replace(pair.name, png)
+        return None
+
+
+def fuse_pair(fuse: Fuse, vi_uri: str, ir_uri: str, *, read: Read = read_file) -> bytes:
+    """Fuse two sources to a PNG, of 16 bits a channel if one of them has them.
+
+    Raises ValueError that names a bad file.
+    """
+    pictures = read_pair(vi_uri, ir_uri, read)
+    vi, ir = map(to_tensor, pictures)
+    try:
+        with torch.inference_mode():
+            fused = fuse(vi, ir)  # 1 3 H W
+    except ValueError as error:
+        raise ValueError(f"{vi_uri}: {error}") from error
+    return encode_png(to_levels(fused, np.result_type(*pictures)))
+
+
+def find_fusable(vi: SourcePath, ir: SourcePath) -> list[Pair]:
+    """Pair two folders by stem, in order of name. Raises ValueError for files without partner."""
+    for folder in (vi, ir):
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+    pairs, refused = pair_by_stem(vi, ir)
+    if refused:
+        raise ValueError(f"not every picture has its partner: {describe_refused(refused)}")
+    if not pairs:
+        raise ValueError(f"{vi}: no pictures in it")
+    return [
+        Pair(vi_uri=str(pair.vi), ir_uri=str(pair.ir), name=f"{pair.stem}.png") for pair in pairs
+    ]
+
+
+def left_to_fuse(
+    pairs: Iterable[Pair], folder: Folder, fusing: Fusing, *, overwrite: bool
+) -> list[Pair]:
+    """The pairs whose picture is not in `folder` yet; with `overwrite` it is emptied of them first.
+
+    Raises ValueError when pictures lie there that were made otherwise, or nobody knows how.
+    """
+    pairs = list(pairs)
+    made = {entry.name: entry for entry in folder.entries("")}
+    done = [made[pair.name] for pair in pairs if pair.name in made]
+    settings = _settings_bytes(fusing)
+    if overwrite:
+        # Before the new settings are written: a run that is stopped here leaves no mixture.
+        for entry in done:
+            folder.delete(entry)
+        done = []
+    elif done and (_SETTINGS not in made or folder.read(_SETTINGS) != settings):
+        raise ValueError(
+            f"{folder.uri}: holds {len(done)} of these pictures, not known to be made with this "
+            "model and these options; choose another folder, or --overwrite"
+        )
+    folder.replace(_SETTINGS, settings)
+    there = {entry.name for entry in done}
+    return [pair for pair in pairs if pair.name not in there]
+
+
+def write_failures(failures: Iterable[Failure], folder: Folder) -> None:
+    """Write the list of failures beside the pictures, or take away that of an earlier run."""
+    found = [failure.model_dump() for failure in sorted(failures, key=lambda item: item.name)]
+    if found:
+        folder.replace(FAILURES, (json.dumps(found, indent=2) + "\n").encode())
+        return
+    for entry in folder.entries(FAILURES):
+        folder.delete(entry)
+
+
+def _settings_bytes(fusing: Fusing) -> bytes:
+    told = fusing.model_dump(mode="json", exclude={"bundle", "compiled"})
+    # The weights, not where they lie: a bundle may be moved.
+    told["model_sha256"] = hashlib.sha256(fusing.bundle.weights).hexdigest()
+    return (json.dumps(told, indent=2) + "\n").encode()

@@ -1,0 +1,1 @@
+"""From scenes to shards to versions."""

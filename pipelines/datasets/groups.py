@@ -1,0 +1,68 @@
+"""Contrastive groups as references: no picture is copied, every member is named.
+
+K positives, M negatives (the last of which is the other modality's anchor, so M - 1 are named here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from pipelines.datasets.plan import CLEAN, ShardConfig
+from pipelines.sources.scenes import Scene
+from pipelines.store.seeding import rng_at
+
+
+class Group(BaseModel):
+    """One training sample of a scene and its contrastive company (spec 3.2).
+
+    `vi` and `ir` are the degradations of the two anchors ("clean" for none); the positives are ids
+    of other scenes of the same shard, taken in the anchor's degradation; `negatives` are members
+    ("vi_blur", "ir_clean") of the anchor's own scene, shared by both anchors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vi: str
+    ir: str
+    vi_positives: tuple[str, ...]
+    ir_positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+
+def members_of(config: ShardConfig) -> tuple[str, ...]:
+    """Every picture that a scene has: "vi_clean", "vi_blur", …, "ir_clean", …"""
+    return tuple(f"vi_{name}" for name in (CLEAN, *config.vi)) + tuple(
+        f"ir_{name}" for name in (CLEAN, *config.ir)
+    )
+
+
+def draw_groups(scene: Scene, shard_scenes: Sequence[Scene], config: ShardConfig) -> list[Group]:
+    """Draw the groups that `scene` anchors: one per VI degradation, each with a drawn IR one.
+
+    Negatives are drawn from all other variants of the scene, not the first six in a fixed order,
+    which would make low light and haze almost never a negative (spec 7.2).
+    """
+    others = [other.id for other in shard_scenes if other.id != scene.id]
+    rng = rng_at(config.seed, scene.digest, "groups")
+    members = members_of(config)
+    groups = []
+    for vi in (CLEAN, *config.vi):
+        ir = str(rng.choice((CLEAN, *config.ir)))
+        candidates = [member for member in members if member not in (f"vi_{vi}", f"ir_{ir}")]
+        groups.append(
+            Group(
+                vi=vi,
+                ir=ir,
+                vi_positives=_draw(rng, others, config.num_positives),
+                ir_positives=_draw(rng, others, config.num_positives),
+                negatives=_draw(rng, candidates, config.num_negatives - 1),
+            )
+        )
+    return groups
+
+
+def _draw(rng: np.random.Generator, pool: Sequence[str], count: int) -> tuple[str, ...]:
+    return tuple(pool[index] for index in rng.choice(len(pool), count, replace=False))

@@ -1,0 +1,187 @@
+"""From a dataset recipe and a scene index to shard specs: pure and deterministic.
+
+Scenes go to shards by a hash of their id, along a binary trie that is split only where both halves
+stay large enough. So adding or changing one scene touches one shard (two when it makes that one
+split), and no shard is too small to hold a contrastive group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal, Self, overload
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from degradations import catalogue
+from degradations.catalogue import IrRanges, ViRanges
+from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.store.seeding import digest_of
+
+# Part of every content address: raise it when the same inputs come to mean other bytes.
+SCHEMA_VERSION = 1
+CLEAN = "clean"
+
+
+class ShardConfig(BaseModel):
+    """What decides the bytes of a shard, besides its scenes.
+
+    `vi` and `ir` name the degradations stored for every scene; the clean picture is always there.
+    A group has `num_positives` K positives a modality and `num_negatives` M negatives, of which
+    M - 1 are other variants of the anchor's scene and one is the other modality's anchor.
+    `image_codec`: "strips" are zstd arrays of which a crop decodes its rows only; "png" is for readers
+    that must be plain, and for people who unpack a tar to look at it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vi: tuple[str, ...] = catalogue.names("vi")
+    ir: tuple[str, ...] = catalogue.names("ir")
+    vi_ranges: ViRanges = ViRanges()
+    ir_ranges: IrRanges = IrRanges()
+    num_positives: int = Field(default=3, ge=1)
+    num_negatives: int = Field(default=7, ge=2)
+    seed: int = 0
+    image_codec: Literal["strips", "png"] = "strips"
+
+    @model_validator(mode="after")
+    def _known_and_enough(self) -> Self:
+        for name in self.vi:
+            catalogue.find("vi", name)
+        for name in self.ir:
+            catalogue.find("ir", name)
+        for names in (self.vi, self.ir):
+            if len(set(names)) != len(names):
+                raise ValueError(f"a degradation is named twice in {list(names)}")
+        # All variants of a scene (clean ones too) without the two anchors.
+        candidates = len(self.vi) + len(self.ir)
+        if candidates < self.num_negatives - 1:
+            raise ValueError(
+                f"{candidates} degradations give {candidates} negatives within a scene, but "
+                f"num_negatives={self.num_negatives} needs {self.num_negatives - 1}; name more in vi or ir"
+            )
+        return self
+
+    def address(self) -> dict[str, object]:
+        """What of this goes into the content address: ranges only of the degradations in use."""
+        return self.model_dump(mode="json", exclude={"vi_ranges", "ir_ranges"}) | {
+            "vi_ranges": self.vi_ranges.model_dump(mode="json", include=set(self.vi)),
+            "ir_ranges": self.ir_ranges.model_dump(mode="json", include=set(self.ir)),
+        }
+
+
+class DatasetConfig(BaseModel):
+    """A dataset recipe: which scenes, how many a shard, and what is made of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    split: str = "train"
+    scenes_per_shard: int = Field(default=64, ge=1)
+    max_refused_share: float = Field(default=0.01, ge=0, le=1)
+    shard: ShardConfig = ShardConfig()
+
+
+class ShardSpec(BaseModel):
+    """One shard to be made: everything that decides its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scenes: tuple[Scene, ...]
+    config: ShardConfig
+
+    @property
+    def name(self) -> str:
+        """Content address of the shard; its file is `<name>.tar`."""
+        return _address(self.config.address(), [scene.digest for scene in self.scenes])
+
+
+def _address(config: dict[str, object], digests: Sequence[str]) -> str:
+    """Digest of what a shard is made of; the scenes' digests in order of their ids."""
+    return digest_of({"schema": SCHEMA_VERSION, "config": config, "scenes": digests})[:24]
+
+
+class ShardPlan(Sequence[ShardSpec]):
+    """The shards of a dataset, each made when it is asked for: a plan holds places of scenes only."""
+
+    def __init__(
+        self, config: ShardConfig, scenes: SceneTable, leaves: Sequence[np.ndarray]
+    ) -> None:
+        self._config, self._scenes, self._leaves = config, scenes, leaves
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    @overload
+    def __getitem__(self, place: int) -> ShardSpec: ...
+    @overload
+    def __getitem__(self, place: slice) -> ShardPlan: ...
+    def __getitem__(self, place: int | slice) -> ShardSpec | ShardPlan:
+        if isinstance(place, slice):
+            return self.only(range(len(self))[place])
+        members = (self._scenes[int(index)] for index in self._leaves[place])
+        ordered = tuple(sorted(members, key=lambda scene: scene.id))
+        return ShardSpec(scenes=ordered, config=self._config)
+
+    def names(self) -> list[str]:
+        """Content addresses of all shards, in order; those of `ShardSpec.name`, without the specs."""
+        config, ids, digests = self._config.address(), self._scenes.ids(), self._scenes.digests()
+        return [
+            _address(config, [digests[place] for place in sorted(leaf, key=ids.__getitem__)])
+            for leaf in self._leaves
+        ]
+
+    def pixels(self) -> list[int]:
+        """Pixels of each shard's scenes, in order: what its time and its bytes go with."""
+        pixels = self._scenes.pixels()
+        return [int(pixels[leaf].sum()) for leaf in self._leaves]
+
+    def only(self, places: Iterable[int]) -> ShardPlan:
+        """The shards at some places."""
+        return ShardPlan(self._config, self._scenes, [self._leaves[place] for place in places])
+
+    @property
+    def num_scenes(self) -> int:
+        """Scenes in all shards."""
+        return sum(map(len, self._leaves))
+
+
+def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> ShardPlan:
+    """Assign every scene to a shard. Raises ValueError when there are too few for one group."""
+    fewest = config.shard.num_positives + 1
+    if len(scenes) < fewest:
+        raise ValueError(
+            f"{len(scenes)} scenes, but a group with {config.shard.num_positives} positives needs "
+            f"at least {fewest}; scan more pairs or lower shard.num_positives"
+        )
+    table = SceneTable.of(scenes)
+    bits = np.fromiter(map(_hash_bits, table.ids()), np.uint64, len(table))
+    places = np.argsort(bits, kind="stable").astype(np.uint32)
+    leaves = _split(bits[places], places, depth=0, most=config.scenes_per_shard, fewest=fewest)
+    return ShardPlan(config.shard, table, leaves)
+
+
+_NUM_BITS = 64
+
+
+def _hash_bits(scene_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(scene_id.encode()).digest()[: _NUM_BITS // 8])
+
+
+def _split(
+    bits: np.ndarray, places: np.ndarray, *, depth: int, most: int, fewest: int
+) -> list[np.ndarray]:
+    """Cut a node of the trie, its hashes in order, where both halves stay large enough."""
+    if len(bits) > most and depth < _NUM_BITS:
+        bit = np.uint64(1 << (_NUM_BITS - 1 - depth))
+        middle = int(np.count_nonzero(bits & bit == 0))
+        if min(middle, len(bits) - middle) >= fewest:
+            return [
+                leaf
+                for half in (slice(middle), slice(middle, None))
+                for leaf in _split(
+                    bits[half], places[half], depth=depth + 1, most=most, fewest=fewest
+                )
+            ]
+    return [places]

@@ -1,0 +1,383 @@
+"""Shards: one WebDataset tar each, a scene stored once, whole or absent. The sample schema lives here.
+
+A scene is the sample `<id>`:
+
+    <id>.vi_gt.npy.zst     <id>.ir_gt.npy.zst           the clean pair, uint8 H×W×C (or .png)
+    <id>.vi_blur.npy.zst   <id>.ir_stripe_noise.npy.zst each variant
+    <id>.vi_clean.npy.zst  <id>.ir_clean.npy.zst        a native undegraded input, unlike its target
+    <id>.json              SampleMeta: sizes, degradation records, contrastive groups
+
+Beside `<name>.tar` stands its marker `<name>.json`, written last: its presence means the shard is
+whole. The same spec gives the same bytes, so doing it twice is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import webdataset as wds
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from degradations.catalogue import Modality
+from degradations.chain import Applied, apply_chain, draw_chain
+from pipelines.datasets.groups import Group, draw_groups, members_of
+from pipelines.datasets.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
+from pipelines.datasets.row_strips import decode_rows, encode_strips
+from pipelines.sources.pictures import MOST_PIXELS, decode_ir, decode_vi, encode_png
+from pipelines.sources.scenes import Read, Scene, load_native, load_pair, read_file
+from pipelines.store.folders import Folder
+from pipelines.store.seeding import rng_at
+
+SHARDS = "shards/"
+# Markers are small files: on a remote store their time is the round trip.
+_PARALLEL_READS = 16
+_MEMBER = re.compile(r"[a-z0-9_-]+\.[A-Za-z0-9._+-]+")
+_LONGEST_META = 2**24
+# Of a picture in a shard that somebody made by hand, whichever way it is not one.
+_NOT_A_PICTURE = (ValueError, OSError, EOFError, IndexError, struct.error, SyntaxError, MemoryError)
+
+
+class SampleMeta(BaseModel):
+    """The `<id>.json` of a sample. `variants` maps a member ("vi_blur") to its record.
+
+    `natives` maps the members that were files already to their sha256; without any it is left out,
+    so that the samples of other sources keep their bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    dataset: str
+    split: str
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    vi_sha256: str
+    ir_sha256: str
+    variants: dict[str, tuple[Applied, ...]]
+    groups: tuple[Group, ...]
+    natives: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _has_a_size_that_fits(self) -> Self:
+        if self.width * self.height > MOST_PIXELS:
+            raise ValueError(f"{self.width}x{self.height}: {MOST_PIXELS} pixels are the most")
+        return self
+
+
+class ShardInfo(BaseModel):
+    """What a marker says of its shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Both become parts of paths.
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    num_bytes: int
+    num_scenes: int
+    num_groups: int
+    num_images: int
+
+
+def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> ShardInfo:
+    """Make the shard of `spec` below `root`, or return its marker when it is whole already.
+
+    Retry-safe: the tar appears whole or not at all, the marker last. `read` fetches sources by URI.
+    Raises ValueError when a source is bad, or when the address is taken by a shard of other bytes.
+    """
+    done = find_shard(root, spec.name)
+    if done:
+        return done
+    num_groups = num_images = 0
+    with root.create(tar_of(spec.name)) as stream:
+        with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
+            for scene in spec.scenes:
+                sample, meta = make_sample(scene, spec, read)
+                tar.write(sample)
+                num_groups += len(meta.groups)
+                num_images += 2 + len(meta.variants) + len(meta.natives)
+        num_bytes = stream.tell()
+        stream.seek(0)
+        info = ShardInfo(
+            name=spec.name,
+            sha256=hashlib.file_digest(stream, "sha256").hexdigest(),
+            num_bytes=num_bytes,
+            num_scenes=len(spec.scenes),
+            num_groups=num_groups,
+            num_images=num_images,
+        )
+        _check_address(root, info)
+    root.write_once(marker_of(spec.name), info.model_dump_json().encode())
+    return info
+
+
+def _check_address(root: Folder, info: ShardInfo) -> None:
+    """Before the tar takes its name: a marker that lost its tar must speak of these bytes."""
+    marker = marker_of(info.name)
+    if root.size_of(marker) is not None and _read_marker(root, info.name) != info:
+        raise ValueError(
+            f"{root.uri}/{marker} speaks of other bytes than this code makes: its tar is gone, and "
+            "packages or kernels changed since; delete the marker to let the new bytes stand"
+        )
+
+
+def tar_of(name: str) -> str:
+    """Where below its root a shard lies."""
+    return f"{SHARDS}{name}.tar"
+
+
+def marker_of(name: str) -> str:
+    """Where below its root a shard's marker lies."""
+    return f"{SHARDS}{name}.json"
+
+
+def find_shard(root: Folder, name: str) -> ShardInfo | None:
+    """Return the marker of a shard that is whole, None when there is none (or its tar is gone)."""
+    size = root.size_of(tar_of(name))
+    if size is None or root.size_of(marker_of(name)) is None:
+        return None
+    info = _read_marker(root, name)
+    return info if size == info.num_bytes else None
+
+
+def find_shards(root: Folder, names: Iterable[str]) -> dict[str, ShardInfo]:
+    """Markers of those shards that are whole, by name: one listing, then the markers in parallel."""
+    sizes = {entry.name: entry.num_bytes for entry in root.entries(SHARDS)}
+    listed = [name for name in names if tar_of(name) in sizes and marker_of(name) in sizes]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        infos = pool.map(lambda name: _read_marker(root, name), listed)
+        return {info.name: info for info in infos if sizes[tar_of(info.name)] == info.num_bytes}
+
+
+def _read_marker(root: Folder, name: str) -> ShardInfo:
+    try:
+        return ShardInfo.model_validate_json(root.read(marker_of(name)))
+    except ValidationError as error:
+        raise ValueError(f"{root.uri}/{marker_of(name)}: not a marker ({error})") from error
+
+
+def open_shard(root: Folder, info: ShardInfo) -> ShardReader:
+    """Open a shard whose bytes are the ones its marker speaks of, else raise ValueError.
+
+    A remote one is read through `root`'s cache, or a temporary file where it has none.
+    """
+    with root.checked(tar_of(info.name), info.sha256) as path:
+        return ShardReader.open(path)
+
+
+def make_sample(
+    scene: Scene, spec: ShardSpec, read: Read = read_file
+) -> tuple[dict[str, str | bytes], SampleMeta]:
+    """Degrade one scene in every way its spec names; return the WebDataset sample and its meta."""
+    config = spec.config
+    vi, ir = load_pair(scene, read)
+    suffix, encode = _CODECS[config.image_codec]
+    sample: dict[str, str | bytes] = {
+        f"vi_gt.{suffix}": encode(vi),
+        f"ir_gt.{suffix}": encode(ir),
+    }
+    variants: dict[str, tuple[Applied, ...]] = {}
+    natives = {native.member: native.sha256 for native in scene.natives}
+    taken: dict[str, str] = {}
+    for member in members_of(config):
+        clean = vi if member.startswith("vi") else ir
+        if member in natives:
+            picture = load_native(scene, member, read)
+            # A "clean" input is mostly the target itself, which is stored.
+            if member.endswith(f"_{CLEAN}") and np.array_equal(picture, clean):
+                continue
+            taken[member] = natives[member]
+        elif member.endswith(f"_{CLEAN}"):
+            continue
+        else:
+            picture, variants[member] = _degrade(scene, member, clean, config)
+        sample[f"{member}.{suffix}"] = encode(picture)
+    meta = SampleMeta(
+        **scene.model_dump(include={"id", "dataset", "split", "width", "height"}),
+        vi_sha256=scene.vi_sha256,
+        ir_sha256=scene.ir_sha256,
+        variants=variants,
+        groups=tuple(draw_groups(scene, spec.scenes, config)),
+        natives=taken,
+    )
+    text = meta.model_dump_json(exclude=None if taken else {"natives"})
+    # WebDataset appends fields in sorted order; `__key__` is the prefix of every member.
+    return {"__key__": scene.id, **sample, "json": text.encode()}, meta
+
+
+def _degrade(
+    scene: Scene, member: str, clean: np.ndarray, config: ShardConfig
+) -> tuple[np.ndarray, tuple[Applied, ...]]:
+    modality: Modality = "vi" if member.startswith("vi") else "ir"
+    name = member.removeprefix(f"{modality}_")
+    ranges = config.vi_ranges if modality == "vi" else config.ir_ranges
+    rng = rng_at(config.seed, scene.digest, member)
+    chain = draw_chain(modality, [name], rng, ranges=ranges)
+    return _to_uint8(apply_chain(_to_float(clean), modality, chain)), chain
+
+
+def _to_float(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / np.float32(255)
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.rint(image * np.float32(255)).astype(np.uint8)
+
+
+_CODECS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+    "png": ("png", encode_png),
+    "strips": ("npy.zst", encode_strips),
+}
+
+
+def _decode(data: bytes, field: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode a picture of H×W×C; whatever claims to be more is refused before memory is taken for it."""
+    height, width, channels = shape
+    if field.endswith(".npy.zst"):
+        most = height * width * channels + np.lib.format.BUFFER_SIZE // 16  # pixels, and a header
+        raw = pa.input_stream(pa.BufferReader(data), compression="zstd").read(most)
+        stream = io.BytesIO(raw)
+        np.lib.format.read_magic(stream)
+        described = np.lib.format.read_array_header_1_0(stream)
+        if described != (shape, False, np.dtype(np.uint8)):
+            raise ValueError(f"it holds {described}")
+        return np.load(io.BytesIO(raw), allow_pickle=False)
+    decode = decode_vi if field.startswith("vi") else decode_ir
+    image = decode(data, field, most_pixels=height * width)
+    if image.shape != shape:
+        raise ValueError(f"it holds {image.shape}")
+    return image
+
+
+def _check_member(member: tarfile.TarInfo, num_bytes: int) -> tuple[str, str]:
+    """Scene and field of a member. Raises ValueError when it is no plain file of a sample."""
+    if not _MEMBER.fullmatch(member.name):
+        raise ValueError(f"{member.name!r} is not a member of a sample")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
+        raise ValueError(f"{member.name} is a link or a device, not a plain file")
+    if member.size < 0 or member.offset_data + member.size > num_bytes:
+        raise ValueError(f"{member.name} claims {member.size} bytes, the file has {num_bytes}")
+    scene, _, field = member.name.partition(".")
+    return scene, field
+
+
+class ShardReader:
+    """Random access to the samples of one shard on disk, by offset; safe to share between threads."""
+
+    def __init__(self, file: int, index: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
+        self._file = file
+        self._index = index
+        self.metas = {scene: self._meta(scene) for scene in index}
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Index the tar of one shard. Raises ValueError when it is not a whole shard.
+
+        Nothing is extracted, and nothing read that a member's header only claims to be there.
+        """
+        index: dict[str, dict[str, tuple[int, int]]] = {}
+        try:
+            num_bytes = path.stat().st_size
+            with tarfile.open(path, mode="r:") as tar:
+                for member in tar:
+                    scene, field = _check_member(member, num_bytes)
+                    if field in index.setdefault(scene, {}):
+                        raise ValueError(f"it has {member.name} twice")
+                    index[scene][field] = (member.offset_data, member.size)
+            file = os.open(path, os.O_RDONLY)
+        except (OSError, tarfile.TarError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not a readable shard ({error})") from error
+        try:
+            return cls(file, index)
+        except (OSError, KeyError, ValueError) as error:
+            os.close(file)
+            raise ValueError(f"{path}: not a readable shard ({error})") from error
+
+    def image(self, scene: str, member: str, *, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Return a member ("vi_blur", "ir_clean", "vi_gt", …) as uint8 H×W×C.
+
+        `rows` [first, end) cuts it, and spares the other rows where the codec is "strips".
+        """
+        field = self._field(scene, member)
+        if field is None:
+            raise ValueError(f"sample {scene!r} has no picture {member!r}")
+        meta = self.metas[scene]
+        shape = (meta.height, meta.width, 3 if member.startswith("vi") else 1)
+        try:
+            return self._decode(scene, field, rows, shape)
+        except _NOT_A_PICTURE as error:
+            raise ValueError(
+                f"sample {scene!r}: {field} is not a picture of {shape} ({error})"
+            ) from error
+
+    def _decode(
+        self,
+        scene: str,
+        field: str,
+        rows: tuple[int, int] | None,
+        shape: tuple[int, int, int],
+    ) -> np.ndarray:
+        if rows and field.endswith(".npy.zst"):
+            offset, size = self._index[scene][field]
+            part = decode_rows(
+                lambda at, count: os.pread(self._file, max(0, min(count, size - at)), offset + at),
+                rows,
+                shape=shape,
+            )
+            if part is not None:
+                return part
+        whole = _decode(self._read(scene, field), field, shape)
+        return whole[slice(*rows)] if rows else whole
+
+    def has_image(self, scene: str, member: str) -> bool:
+        """Whether `image` would find something to decode."""
+        return self._field(scene, member) is not None
+
+    def bytes_by_member(self) -> dict[str, int]:
+        """Bytes that the pictures of each member take in this shard, over all scenes."""
+        totals: dict[str, int] = {}
+        for fields in self._index.values():
+            for field, (_, size) in fields.items():
+                if field != "json":
+                    member = field.partition(".")[0]
+                    totals[member] = totals.get(member, 0) + size
+        return totals
+
+    def _field(self, scene: str, member: str) -> str | None:
+        modality, _, name = member.partition("_")
+        # The undegraded input is the target, but where a source brought an input of its own.
+        for stem in (member, f"{modality}_gt") if name == CLEAN else (member,):
+            for suffix in ("npy.zst", "png"):
+                if f"{stem}.{suffix}" in self._index.get(scene, ()):
+                    return f"{stem}.{suffix}"
+        return None
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._file)
+
+    def _meta(self, scene: str) -> SampleMeta:
+        if self._index[scene]["json"][1] > _LONGEST_META:
+            raise ValueError(f"{scene}.json is longer than {_LONGEST_META} bytes")
+        meta = SampleMeta.model_validate_json(self._read(scene, "json"))
+        if meta.id != scene:
+            raise ValueError(f"{scene}.json is the one of {meta.id!r}")
+        return meta
+
+    def _read(self, scene: str, field: str) -> bytes:
+        offset, size = self._index[scene][field]
+        data = os.pread(self._file, size, offset)
+        if len(data) != size:
+            raise ValueError(f"sample {scene!r}: field {field} is cut short")
+        return data

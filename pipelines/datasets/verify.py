@@ -1,0 +1,88 @@
+"""Is a dataset version whole? Digests, decodability, groups that resolve, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+from pipelines.datasets.groups import Group, members_of
+from pipelines.datasets.plan import ShardConfig
+from pipelines.datasets.shards import ShardInfo, ShardReader, find_shard, open_shard
+from pipelines.datasets.versions import DatasetVersion
+from pipelines.store.folders import Folder
+
+
+def verify_version(
+    version: DatasetVersion,
+    root: Folder,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Read every byte of a version and return what is wrong, one line each; empty when whole."""
+    problems = []
+    for done, info in enumerate(version.shards, start=1):
+        problems += list(_shard_problems(root, info, version.config.shard))
+        if on_progress:
+            on_progress(done, len(version.shards))
+    return problems
+
+
+def _shard_problems(root: Folder, info: ShardInfo, config: ShardConfig) -> Iterator[str]:
+    try:
+        reader = open_shard(root, info)
+    except ValueError as error:
+        yield str(error)
+        return
+    with closing(reader):
+        if find_shard(root, info.name) != info:
+            yield f"{info.name}: its marker is missing or says something else than the manifest"
+        yield from (f"{info.name}: {problem}" for problem in _count_problems(reader, info))
+        for scene in reader.metas:
+            for problem in (
+                *_picture_problems(reader, scene, config),
+                *_group_problems(reader, scene),
+            ):
+                yield f"{info.name}: scene {scene!r}: {problem}"
+
+
+def _count_problems(reader: ShardReader, info: ShardInfo) -> Iterator[str]:
+    metas = reader.metas.values()
+    counted = {
+        "scenes": (len(metas), info.num_scenes),
+        "groups": (sum(len(meta.groups) for meta in metas), info.num_groups),
+        "pictures": (
+            sum(2 + len(meta.variants) + len(meta.natives) for meta in metas),
+            info.num_images,
+        ),
+    }
+    for what, (found, said) in counted.items():
+        if found != said:
+            yield f"holds {found} {what}, the manifest says {said}"
+
+
+def _picture_problems(reader: ShardReader, scene: str, config: ShardConfig) -> Iterator[str]:
+    meta = reader.metas[scene]
+    for member in ("vi_gt", "ir_gt", *members_of(config)):
+        expected = (meta.height, meta.width, 3 if member.startswith("vi") else 1)
+        try:
+            shape = reader.image(scene, member).shape
+        # OSError and EOFError: what zstd and NumPy say of bytes that are not theirs.
+        except (ValueError, OSError, EOFError) as error:
+            yield f"{member} cannot be read ({error})"
+            continue
+        if shape != expected:
+            yield f"{member} is {shape}, expected {expected}"
+
+
+def _group_problems(reader: ShardReader, scene: str) -> Iterator[str]:
+    for group in reader.metas[scene].groups:
+        for other, member in _references(scene, group):
+            if other not in reader.metas or not reader.has_image(other, member):
+                yield f"its group {group.vi}/{group.ir} refers to {other}.{member}, which is absent"
+
+
+def _references(scene: str, group: Group) -> Iterator[tuple[str, str]]:
+    yield from ((scene, f"vi_{group.vi}"), (scene, f"ir_{group.ir}"))
+    yield from ((scene, member) for member in group.negatives)
+    yield from ((other, f"vi_{group.vi}") for other in group.vi_positives)
+    yield from ((other, f"ir_{group.ir}") for other in group.ir_positives)

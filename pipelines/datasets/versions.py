@@ -1,0 +1,204 @@
+"""Dataset versions: immutable manifests over content-addressed shards.
+
+<root>/shards/<name>.tar, <name>.json       shards and their markers, shared by all versions
+<root>/versions/<recipe>-<digest>.json      one manifest a version, written last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.datasets.plan import DatasetConfig, ShardPlan
+from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
+from pipelines.sources.layouts import Refused
+from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.store.folders import Entry, Folder
+from pipelines.store.names import check_name, nearest
+from pipelines.store.seeding import digest_of
+
+VERSIONS = "versions/"
+
+
+class DatasetVersion(BaseModel):
+    """A manifest. `digest` covers what the data is; commit and time say only how it came to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    config: DatasetConfig
+    scene_index_digest: str
+    shards: tuple[ShardInfo, ...]
+    refused: tuple[Refused, ...]
+    commit: str
+    created: str
+
+    @property
+    def name(self) -> str:
+        """Name of the version: recipe and short digest."""
+        return f"{self.config.name}-{self.digest[:12]}"
+
+    @property
+    def num_scenes(self) -> int:
+        """Scenes in all shards."""
+        return sum(shard.num_scenes for shard in self.shards)
+
+    @property
+    def num_groups(self) -> int:
+        """Contrastive groups, that is training samples, in all shards."""
+        return sum(shard.num_groups for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.num_bytes for shard in self.shards)
+
+
+def split_reuse(specs: ShardPlan, root: Folder) -> tuple[list[ShardInfo], ShardPlan]:
+    """Say which shards exist whole (reuse) and which are to be made (build)."""
+    names = specs.names()
+    whole = find_shards(root, names)
+    missing = [place for place, name in enumerate(names) if name not in whole]
+    return [whole[name] for name in names if name in whole], specs.only(missing)
+
+
+def publish_version(
+    root: Folder,
+    config: DatasetConfig,
+    scenes: Iterable[Scene],
+    shards: Sequence[ShardInfo],
+    *,
+    refused: Sequence[Refused],
+    commit: str,
+    created: str,
+) -> DatasetVersion:
+    """Write the manifest, last and whole. An equal version that exists already is returned as it is.
+
+    Raises ValueError when a shard is no longer there: a manifest speaks of whole shards only.
+    """
+    whole = find_shards(root, [shard.name for shard in shards])
+    gone = [shard.name for shard in shards if whole.get(shard.name) != shard]
+    if gone:
+        raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
+    ordered = tuple(sorted(shards, key=lambda shard: shard.name))
+    table = SceneTable.of(scenes)
+    index_digest = digest_of(sorted(table.digests()))
+    version = DatasetVersion(
+        digest=version_digest(config, index_digest, ordered),
+        config=config,
+        scene_index_digest=index_digest,
+        shards=ordered,
+        refused=tuple(refused),
+        commit=commit,
+        created=created,
+    )
+    path = manifest_of(version.name)
+    if root.size_of(path) is None:
+        try:
+            root.write_once(path, version.model_dump_json(indent=1).encode())
+        except ValueError:
+            # Another driver was quicker: the same data, by its name, at a time and commit of its own.
+            if read_version(root, version.name).digest != version.digest:
+                raise
+    version = read_version(root, version.name)
+    newest = _newest_of(config.name)
+    if root.size_of(newest) is None or root.read(newest).decode() != version.name:
+        root.replace(newest, version.name.encode())
+    return version
+
+
+def version_digest(
+    config: DatasetConfig, scene_index_digest: str, shards: Iterable[ShardInfo]
+) -> str:
+    """Digest of what a version is: recipe, scenes, and the shards' bytes in order of name."""
+    # As in a shard's address, ranges that nothing uses do not make another version.
+    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
+    return digest_of([recipe, scene_index_digest, [shard.sha256 for shard in shards]])
+
+
+def manifest_of(name: str) -> str:
+    """Where below the root the manifest of version `name` lies."""
+    return f"{VERSIONS}{check_name(name, 'dataset version')}.json"
+
+
+def _newest_of(recipe: str) -> str:
+    # A pointer, not the time in the manifests: going back to an old recipe publishes an old version
+    # again, and that is then what the recipe's name means.
+    return f"{VERSIONS}{recipe}.newest"
+
+
+def find_version(root: Folder, name: str) -> DatasetVersion:
+    """Find a version by its full name, or the one that a recipe published last by the recipe's name.
+
+    Raises ValueError that lists what there is.
+    """
+    if root.size_of(manifest_of(name)) is not None:
+        return read_version(root, name)
+    if root.size_of(_newest_of(name)) is not None:
+        return read_version(root, root.read(_newest_of(name)).decode())
+    there = _version_names(root)
+    recipes = {version.rpartition("-")[0] for version in there}
+    shown = ", ".join(there) or "none yet; run jobs.generate first"
+    hint = nearest(name, [*recipes, *there])
+    raise ValueError(f"no dataset version {name!r} in {root.uri}{hint}; there is: {shown}")
+
+
+def _version_names(root: Folder) -> list[str]:
+    return [
+        entry.name.removeprefix(VERSIONS).removesuffix(".json")
+        for entry in root.entries(VERSIONS)
+        if entry.name.endswith(".json")
+    ]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What no version needs: shards without a manifest, and what dead writers left unfinished."""
+
+    shards: tuple[Entry, ...]
+    unfinished: tuple[Entry, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that deleting it frees."""
+        return sum(entry.num_bytes for entry in (*self.shards, *self.unfinished))
+
+
+def find_garbage(root: Folder, *, now_s: float, min_age_s: float) -> Garbage:
+    """Find what no manifest refers to and nobody touched for `min_age_s`.
+
+    The age is what keeps a running generation safe: its shards have no manifest yet.
+    Raises ValueError when a manifest cannot be read, whose shards would look unreferenced.
+    """
+
+    def old(entry: Entry) -> bool:
+        return now_s - entry.modified_s >= min_age_s
+
+    versions = [read_version(root, name) for name in _version_names(root)]
+    referenced = {shard.name for version in versions for shard in version.shards}
+    stored = (entry for entry in root.entries(SHARDS) if old(entry))
+    # Markers first: a crash in the middle of deleting must not leave a marker without its shard.
+    unreferenced = sorted(
+        (entry for entry in stored if PurePosixPath(entry.name).stem not in referenced),
+        key=lambda entry: (not entry.name.endswith(".json"), entry.name),
+    )
+    left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
+    return Garbage(shards=tuple(unreferenced), unfinished=tuple(filter(old, left)))
+
+
+def delete_garbage(root: Folder, garbage: Garbage) -> None:
+    """Delete it; what is gone already is no error."""
+    for entry in (*garbage.shards, *garbage.unfinished):
+        root.delete(entry)
+
+
+def read_version(root: Folder, name: str) -> DatasetVersion:
+    """Read the manifest of version `name`. Raises ValueError when it is absent or not one."""
+    try:
+        return DatasetVersion.model_validate_json(root.read(manifest_of(name)))
+    except (FileNotFoundError, ValidationError) as error:
+        where = f"{root.uri}/{manifest_of(name)}"
+        raise ValueError(f"{where}: not a dataset manifest ({error})") from error

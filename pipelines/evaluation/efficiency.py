@@ -1,0 +1,75 @@
+"""What a method costs: parameters, multiply-accumulates, seconds, peak memory.
+
+Legend: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.training.process_memory import own_peak_mib, restart_peak
+
+_REPEATS = 3
+
+
+class Efficiency(BaseModel):
+    """Costs of fusing one pair of a size on one thread; None for what a method has none of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    width: int
+    height: int
+    parameters: int | None
+    macs: int | None
+    seconds: float
+    peak_mib: float | None
+
+
+def measure_efficiency(
+    method: str, fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor
+) -> Efficiency:
+    """Fuse vi 1×3×H×W and ir 1×1×H×W a few times; seconds are the median.
+
+    Memory is what the peak adds to the process before (Linux only, else None). MACs are those of
+    matrix products and convolutions, half of torch's FLOP count.
+    """
+    with torch.inference_mode():
+        fuse(vi, ir)
+        before = restart_peak()
+        fuse(vi, ir)
+        peak = own_peak_mib()
+        seconds = statistics.median(_seconds(fuse, vi, ir) for _ in range(_REPEATS))
+        network = fuse if isinstance(fuse, nn.Module) else None
+        return Efficiency(
+            method=method,
+            width=vi.shape[-1],
+            height=vi.shape[-2],
+            parameters=_count_parameters(network) if network else None,
+            macs=_count_macs(fuse, vi, ir) if network else None,
+            seconds=seconds,
+            peak_mib=None if before is None else max(0.0, peak - before),
+        )
+
+
+def _seconds(fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor) -> float:
+    started = time.perf_counter()
+    fuse(vi, ir).to("cpu")
+    return time.perf_counter() - started
+
+
+def _count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _count_macs(fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        fuse(vi, ir)
+    return counter.get_total_flops() // 2

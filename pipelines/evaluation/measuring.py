@@ -1,0 +1,235 @@
+"""Measure fusion methods on scenes under scenarios.
+
+Methods get the degraded pair, the metrics compare with the high-quality one (`reference="hq"`).
+
+Legend: B batch (1 here), C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from models.metrics import EVALUATED, measurable, measure
+from pipelines.bundles.export import Bundle
+from pipelines.evaluation.baselines import BASELINES, Baseline, Fuse
+from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
+from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
+from pipelines.evaluation.scenarios import CLEAN, Scenario, degrade
+from pipelines.sources.pictures import to_tensor, to_uint8
+from pipelines.sources.scenes import Read, Scene, fetched, load_pair, read_file
+
+
+class Measurement(BaseModel):
+    """What is measured how: the argument of the tasks that travel to workers.
+
+    `folders` holds other methods' fused pictures of the clean pairs, by method.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Bundle
+    scenarios: tuple[Scenario, ...]
+    baselines: tuple[Baseline, ...] = (BASELINE,)
+    folders: dict[str, Path] = {}
+    metrics: tuple[str, ...] = EVALUATED
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pictures of one scene under one scenario, uint8: VI H×W×3, IR H×W×1, fused H×W×C.
+
+    `note` says why it is shown.
+    """
+
+    scene: str
+    scenario: str
+    vi: np.ndarray
+    ir: np.ndarray
+    vi_lq: np.ndarray
+    ir_lq: np.ndarray
+    fused: Mapping[str, np.ndarray]
+    note: str = ""
+
+
+def methods_of(measurement: Measurement) -> dict[str, Fuse]:
+    """The fuser of a bundle and the baselines it is compared with, by name."""
+    return {
+        MODEL: measurement.bundle.fuser(),
+        **{name: BASELINES[name] for name in measurement.baselines},
+    }
+
+
+def evaluate_bundle(
+    scenes: Sequence[Scene], measurement: Measurement, read: Read = read_file
+) -> list[Row]:
+    """Rows of some scenes under every scenario: the unit of work that travels to a worker.
+
+    The bundle is loaded once for all of them; `read` fetches sources by URI.
+    """
+    methods = methods_of(measurement)
+    rows = []
+    with fetched(scenes, read) as here:
+        for scene in here:
+            for scenario in measurement.scenarios:
+                rows += evaluate_scene(
+                    scene, scenario, methods, seed=measurement.seed, metrics=measurement.metrics
+                )
+            if CLEAN in measurement.scenarios:
+                rows += [
+                    _folder_row(scene, name, folder, measurement.metrics)
+                    for name, folder in measurement.folders.items()
+                ]
+    return rows
+
+
+def evaluate_scene(
+    scene: Scene,
+    scenario: Scenario,
+    methods: Mapping[str, Fuse],
+    *,
+    seed: int,
+    metrics: Sequence[str] = EVALUATED,
+) -> list[Row]:
+    """Return one row per method, with the named metrics and the seconds the method took.
+
+    Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
+    """
+    vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
+    rows = []
+    for name, fuse in methods.items():
+        fused, seconds = _run(fuse, vi_lq, ir_lq)
+        where = f"{scene.id}, {scenario.name}, method {name!r}"
+        values = _measure(fused, vi, ir, metrics, where=where)
+        rows.append(row_head(scene, scenario, name, seconds) | values)
+    return rows
+
+
+def steps_means(
+    num_steps: int, scenes: Sequence[Scene], measurement: Measurement, read: Read = read_file
+) -> dict[str, float]:
+    """Mean of every metric with another number of sampling steps than the model was trained with.
+
+    Raises ValueError for a model that does not sample.
+    """
+    fuser = measurement.bundle.fuser()
+    if fuser.denoiser is None:
+        raise ValueError(
+            f"{measurement.bundle.source}: a Stage I model has no sampling steps; unset steps"
+        )
+    fuser.set_num_steps(num_steps)
+    with fetched(scenes, read) as here:
+        rows = [
+            row
+            for scene in here
+            for scenario in measurement.scenarios
+            for row in evaluate_scene(
+                scene,
+                scenario,
+                {MODEL: fuser},
+                seed=measurement.seed,
+                metrics=measurement.metrics,
+            )
+        ]
+    # Without seconds: tasks run beside each other. They come back in any order.
+    means = {name: float(np.mean([row[name] for row in rows])) for name in measurement.metrics}
+    return {"num_steps": float(num_steps)} | means
+
+
+def make_example(
+    scene: Scene, scenario: Scenario, methods: Mapping[str, Fuse], *, seed: int
+) -> Example:
+    """Return the pictures behind the rows of `evaluate_scene` with the same arguments."""
+    vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
+    fused = {name: to_uint8(_run(fuse, vi_lq, ir_lq)[0]) for name, fuse in methods.items()}
+    return Example(scene.id, scenario.name, vi, ir, vi_lq, ir_lq, fused)
+
+
+def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
+    """The default metrics that even the smallest of the scenes is large enough for."""
+    height, width = min(s.height for s in scenes), min(s.width for s in scenes)
+    return measurable(height, width, EVALUATED)
+
+
+def choose_scenes(scenes: Sequence[Scene], count: int | None) -> tuple[Scene, ...]:
+    """The first `count` scenes (None: all), as many of each data set as there are, in their order."""
+    turns: dict[str, int] = defaultdict(int)
+    places = []
+    for place, scene in enumerate(scenes):
+        places.append((turns[scene.dataset], place))
+        turns[scene.dataset] += 1
+    return tuple(scenes[place] for place in sorted(place for _, place in sorted(places)[:count]))
+
+
+def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
+    """Raise ValueError unless a folder of fused pictures has one for every scene, each its own."""
+    files = pictures_by_stem(folder)
+    missing = [scene.id for scene in scenes if _stem(scene, files) is None]
+    if missing:
+        raise ValueError(
+            f"--method {name}: {folder} has no picture for {len(missing)} of {len(scenes)} scenes, "
+            f"the first is {missing[0]}; name each as its visible source or as its scene"
+        )
+    taken: dict[str, str] = {}
+    for scene in scenes:
+        stem = _stem(scene, files)
+        assert stem is not None
+        first = taken.setdefault(stem, scene.id)
+        if first != scene.id:
+            raise ValueError(
+                f"--method {name}: {files[stem]} would be the picture of both {first} and {scene.id}; "
+                "name each picture as its scene"
+            )
+
+
+def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
+    # Sources of two data sets may have one name, scenes have not.
+    names = (scene.id, Path(scene.vi_uri).stem.lower())
+    return next((name for name in names if name in files), None)
+
+
+def _folder_row(scene: Scene, name: str, folder: Path, metrics: Sequence[str]) -> Row:
+    files = pictures_by_stem(folder)
+    stem = _stem(scene, files)
+    assert stem is not None, "check_folder was not asked first"
+    vi, ir = load_pair(scene)
+    values = _measure(to_tensor(read_picture(files[stem])), vi, ir, metrics, where=str(files[stem]))
+    # How long another method took is not known here.
+    return row_head(scene, CLEAN, name, math.nan) | values
+
+
+def _measure(
+    fused: Tensor, vi: np.ndarray, ir: np.ndarray, metrics: Sequence[str], *, where: str
+) -> dict[str, float]:
+    try:
+        values = measure(fused, to_tensor(vi), to_tensor(ir), metrics)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return {metric: float(value) for metric, value in values.items()}
+
+
+def _pictures(
+    scene: Scene, scenario: Scenario, *, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    vi, ir = load_pair(scene)
+    return vi, ir, *degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
+
+
+def _run(fuse: Fuse, vi: np.ndarray, ir: np.ndarray) -> tuple[Tensor, float]:
+    vi_lq, ir_lq = to_tensor(vi), to_tensor(ir)
+    with torch.inference_mode():
+        start = time.perf_counter()
+        # The copy to the CPU waits for the device and so belongs to the time.
+        fused = fuse(vi_lq, ir_lq).to("cpu", torch.float32)  # B C H W
+        seconds = time.perf_counter() - start
+    return fused, seconds

@@ -1,0 +1,137 @@
+"""The closed table of evaluation scenarios: which degradations the two cameras suffer.
+
+Single conditions and the mixed ones are those of the DSPFusion test options (spec 3.1), spelled in
+our names; `blur+random_noise` is ours: no published mixture touches blur or infrared noise.
+`composite` is DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong` are the single ones at
+fixed strengths instead of drawn ones.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from degradations.catalogue import IrRanges, Modality, ViRanges
+from degradations.chain import apply_chain, draw_chain
+from pipelines.store.seeding import rng_at
+
+Severity = Literal["weak", "medium", "strong"]
+
+
+class Scenario(BaseModel):
+    """Degradations of each camera, in the order in which they are applied; empty means clean.
+
+    Without a severity their strengths are drawn from the catalogue's intervals, a scene its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    vi: tuple[str, ...] = ()
+    ir: tuple[str, ...] = ()
+    severity: Severity | None = None
+
+
+CLEAN = Scenario(name="clean")
+
+SCENARIOS: tuple[Scenario, ...] = (
+    CLEAN,
+    Scenario(name="vi_blur", vi=("blur",)),
+    Scenario(name="vi_rain", vi=("rain",)),
+    Scenario(name="vi_low_light", vi=("low_light",)),
+    Scenario(name="vi_over_exposure", vi=("over_exposure",)),
+    Scenario(name="vi_random_noise", vi=("random_noise",)),
+    Scenario(name="vi_haze", vi=("haze",)),
+    Scenario(name="ir_low_contrast", ir=("low_contrast",)),
+    Scenario(name="ir_random_noise", ir=("random_noise",)),
+    Scenario(name="ir_stripe_noise", ir=("stripe_noise",)),
+    Scenario(name="low_light+low_contrast", vi=("low_light",), ir=("low_contrast",)),
+    Scenario(name="low_light+stripe_noise", vi=("low_light",), ir=("stripe_noise",)),
+    Scenario(name="rain+stripe_noise", vi=("rain",), ir=("stripe_noise",)),
+    Scenario(name="blur+random_noise", vi=("blur",), ir=("random_noise",)),
+    Scenario(
+        name="composite",
+        vi=("gaussian_blur", "gaussian_noise"),
+        ir=("gaussian_blur", "gaussian_noise", "low_resolution"),
+    ),
+)
+
+# Weak, medium and strong of every field that says how strong: the middles of the interval's thirds;
+# half, once and one and a half times where one value is published.
+# fmt: off
+_STRENGTHS: dict[Modality, dict[str, dict[str, tuple[float, float, float]]]] = {
+    "vi": {
+        "blur": {"sigma_range_px": (0.83, 2.1, 3.37)},
+        "rain": {"alpha": (0.95, 0.9, 0.85), "drop_fraction": (2.5 / 256, 5 / 256, 7.5 / 256)},
+        "low_light": {"gain_range": (0.7, 0.6, 0.5), "gamma_range": (1.47, 1.6, 1.73)},
+        "over_exposure": {"gain_range": (1.17, 1.3, 1.43), "gamma_range": (0.75, 0.65, 0.55)},
+        "random_noise": {"sigma_range_level": (5.0, 10.0, 15.0)},
+        "haze": {"beta_range": (0.06, 0.12, 0.18)},
+    },
+    "ir": {
+        "low_contrast": {"slope_range": (0.57, 0.5, 0.43), "offset_range_level": (83, 90, 97)},
+        "random_noise": {
+            "sigma_range_level": (7.0, 14.0, 21.0),
+            "salt_fraction": (5e-4, 1e-3, 1.5e-3),
+            "pepper_fraction": (5e-4, 1e-3, 1.5e-3),
+        },
+        "stripe_noise": {
+            "sigma_range_level": (5.83, 7.5, 9.17),
+            "column_sigma_range_level": (5.58, 6.75, 7.92),
+        },
+    },
+}
+# fmt: on
+SEVERITIES: tuple[Scenario, ...] = tuple(
+    scenario.model_copy(update={"name": f"{scenario.name}@{severity}", "severity": severity})
+    for scenario in SCENARIOS
+    if len(scenario.vi) + len(scenario.ir) == 1
+    for severity in get_args(Severity)
+)
+
+
+def find_scenario(name: str) -> Scenario:
+    """Return the scenario of that name. Raises ValueError that lists the known ones."""
+    for scenario in (*SCENARIOS, *SEVERITIES):
+        if scenario.name == name:
+            return scenario
+    known = ", ".join(scenario.name for scenario in SCENARIOS)
+    raise ValueError(f"no scenario {name!r}; known: {known}, and single ones with @weak and so on")
+
+
+def degrade(
+    vi: np.ndarray, ir: np.ndarray, scenario: Scenario, *, seed: int, scene_key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Degrade a pair (uint8, VI H×W×3 and IR H×W×1); a clean camera comes back as an equal copy.
+
+    The pixels depend on (seed, scene_key, scenario, camera) alone: neither order, nor worker, nor
+    what befalls the other camera changes them.
+    """
+    address = (scene_key, scenario.name)
+    vi_lq = _degrade_one(vi, "vi", scenario, rng_at(seed, *address, "vi"))
+    ir_lq = _degrade_one(ir, "ir", scenario, rng_at(seed, *address, "ir"))
+    return vi_lq, ir_lq
+
+
+def _degrade_one(
+    image: np.ndarray, modality: Modality, scenario: Scenario, rng: np.random.Generator
+) -> np.ndarray:
+    names = scenario.vi if modality == "vi" else scenario.ir
+    ranges = _fixed(modality, scenario.severity) if scenario.severity else None
+    chain = draw_chain(modality, names, rng, ranges=ranges)
+    degraded = apply_chain(image.astype(np.float32) / 255, modality, chain)
+    return np.rint(degraded * 255).astype(np.uint8)  # H W C
+
+
+def _fixed(modality: Modality, severity: Severity) -> ViRanges | IrRanges:
+    """The catalogue's ranges with every strength at one value."""
+    ranges: ViRanges | IrRanges = ViRanges() if modality == "vi" else IrRanges()
+    index = get_args(Severity).index(severity)
+    tree = ranges.model_dump()
+    for name, fields in _STRENGTHS[modality].items():
+        for field, strengths in fields.items():
+            value = strengths[index]
+            tree[name][field] = (value, value) if "_range" in field else value
+    return type(ranges).model_validate(tree)

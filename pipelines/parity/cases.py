@@ -1,0 +1,60 @@
+"""What is compared with a folder of golden vectors, file by file (spec 5.4).
+
+Every array of a file is compared, is an input, or is an error: nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from models.dspfusion.config import DSPFusionConfig
+from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.released import OFFICIAL_FILES, official_name
+from pipelines.parity.golden import Comparison, GoldenFolder
+from pipelines.parity.networks import Subject, check_case, check_diffusion_constants, check_fill
+from pipelines.parity.steps import check_losses, check_stage1, check_stage2
+
+
+def check_folder(folder: GoldenFolder) -> Iterator[Comparison]:
+    """Compare everything that a folder holds. Raises ValueError on what it lacks or is unknown."""
+    cases = folder.case_files()
+    if not folder.names:
+        raise ValueError(f"{folder.path}: no dspfusion_*.npz in it")
+    subject = Subject(folder.index.constants)
+    _check_listing(folder)
+    for name in folder.names:
+        arrays = folder.load(name)
+        match name:
+            case "fill_check":
+                yield from check_fill(subject, arrays)
+            case "diffusion_constants":
+                yield from check_diffusion_constants(arrays)
+            case "losses":
+                yield from check_losses(subject, arrays)
+            case "stage1_step":
+                yield from check_stage1(subject, arrays)
+            case "stage2_step":
+                yield from check_stage2(subject, arrays)
+            case _ if name in cases:
+                yield from check_case(subject, name, arrays, cases[name])
+            case _:
+                raise ValueError(f"dspfusion_{name}.npz: no check is known for this file")
+
+
+def _check_listing(folder: GoldenFolder) -> None:
+    """Where the folder lists the official keys and shapes, ours are exactly those."""
+    listing = folder.listing()
+    if listing is None:
+        return
+    with torch.device("meta"):
+        fuser = DSPFusionFuser(DSPFusionConfig())
+    for network, file in OFFICIAL_FILES.items():
+        ours = {
+            official_name(network, key): tuple(tensor.shape)
+            for key, tensor in getattr(fuser, network).state_dict().items()
+        }
+        odd = sorted(ours.items() ^ listing.get(file, {}).items())
+        if odd:
+            raise ValueError(f"{file}: the folder's list and our model differ in {odd[0][0]!r}")

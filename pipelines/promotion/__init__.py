@@ -1,0 +1,1 @@
+"""The gate, its evidence, and the way back to the sources."""

@@ -1,0 +1,103 @@
+"""What has to be known of a version before a gate may judge it: digests, parity, lineage.
+
+Parity here is between what was measured and what is served: evaluations run the bundle's module, the
+registry serves its exported program. Their largest difference on seeded inputs, of sizes that the
+export did not see, is taken when a bundle is registered and kept with the digests of both files.
+That the networks themselves are the paper's is `jobs.parity`'s matter: it belongs to the code, and
+the tests hold it for every commit.
+
+Legend: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from pipelines.bundles.export import load_bundle
+from pipelines.bundles.programs import load_program
+from pipelines.store.files import sha256_of_file
+
+PARITY, WEIGHTS, PROGRAM = "parity_max_abs", "model_sha256", "program_sha256"
+EVALUATION = "evaluation_run_id"
+
+# (B, H, W): single and batched, portrait and landscape, none of them the example of the export.
+_SIZES = ((1, 24, 56), (3, 64, 32))
+
+
+def bundle_evidence(bundle: Path) -> dict[str, str]:
+    """Tags of a bundle: digests of weights and program, and the largest difference between both."""
+    return {
+        WEIGHTS: sha256_of_file(bundle / "model.safetensors"),
+        PROGRAM: sha256_of_file(bundle / "program.pt2"),
+        PARITY: f"{program_difference(bundle):.3e}",
+    }
+
+
+def program_difference(bundle: Path) -> float:
+    """Largest absolute difference of a bundle's program from its module, on pictures in [0, 1]."""
+    module = load_bundle(bundle)
+    program = load_program(bundle / "program.pt2")
+    rng = torch.Generator().manual_seed(0)
+    differences = []
+    for batch, height, width in _SIZES:
+        vi = torch.rand(batch, 3, height, width, generator=rng)
+        ir = torch.rand(batch, 1, height, width, generator=rng)
+        with torch.inference_mode():
+            differences.append((program(vi, ir) - module(vi, ir)).abs().max())
+    return float(torch.stack(differences).max())
+
+
+def missing_evidence(
+    tags: Mapping[str, str], evaluation: Mapping[str, str] | None, *, parity_tolerance: float
+) -> tuple[str, ...]:
+    """Sentences about what a version's tags lack; empty when a gate may judge it by its rows.
+
+    `evaluation` holds the tags of its evaluation run, None when it has none or the run is gone.
+    """
+    reasons = [*_missing_lineage(tags), *_missing_parity(tags, parity_tolerance)]
+    if not tags.get(EVALUATION):
+        reasons.append("It was not evaluated: run python -m jobs.evaluate on it.")
+    elif evaluation is None:
+        reasons.append(f"Its evaluation run {tags[EVALUATION]} is gone: evaluate it again.")
+    elif evaluation.get(WEIGHTS) != tags.get(WEIGHTS):
+        reasons.append(
+            f"Its evaluation run {tags[EVALUATION]} measured other weights "
+            f"({_short(evaluation.get(WEIGHTS))}, these are {_short(tags.get(WEIGHTS))}): "
+            "evaluate it again."
+        )
+    return tuple(reasons)
+
+
+def _missing_lineage(tags: Mapping[str, str]) -> list[str]:
+    # The authors' weights were trained elsewhere; the digests of their files are all there is.
+    if tags.get("origin") == "released":
+        complete = any(key.startswith("sha256_") for key in tags)
+        return [] if complete else ["Its lineage lacks the digests of the released files."]
+    lacking = [
+        tag for tag in ("dataset_version", "dataset_digest", "git_commit") if not tags.get(tag)
+    ]
+    if tags.get("stage") == "stage2" and not tags.get("stage1"):
+        lacking.append("stage1")
+    if not lacking:
+        return []
+    return [f"Its lineage lacks {', '.join(lacking)}: train it with python -m jobs.train."]
+
+
+def _missing_parity(tags: Mapping[str, str], tolerance: float) -> list[str]:
+    measure = "run python -m jobs.promote parity on it."
+    if not all(tags.get(tag) for tag in (PARITY, WEIGHTS, PROGRAM)):
+        return [f"Nobody measured that the program it serves is the module it was: {measure}"]
+    # Turned this way round, because a difference that is not a number must not pass.
+    if not float(tags[PARITY]) <= tolerance:
+        return [
+            f"The program it serves differs from the module that was measured by {tags[PARITY]}; "
+            f"{tolerance:.0e} is tolerated. Export it again with the torch it is served by."
+        ]
+    return []
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "unknown"

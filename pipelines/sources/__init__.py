@@ -1,0 +1,1 @@
+"""Source pictures: layouts, scenes, decoding, leaks between splits."""

@@ -1,0 +1,1 @@
+"""Whole files, folders by URI, names, and seeds with an address."""

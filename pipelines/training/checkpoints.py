@@ -1,0 +1,203 @@
+"""Checkpoints: a folder of safetensors and JSON, no pickled classes.
+
+config.json             the complete training configuration: rebuilds the model without a recipe
+model.safetensors       the objective's state
+optimizer.safetensors   AdamW's moments, by parameter name
+average.safetensors     the running average of the state, where one is kept
+state.json              the step, and the digests of the files above; written last
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from pipelines.store.files import full_disk_named, sha256_of_file, write_whole
+
+_MODEL, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_AVERAGE = "average.safetensors"
+
+
+class CheckpointState(BaseModel):
+    """The `state.json`: `step` optimiser steps are done; digests tell a truncated file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(ge=0)
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What goes on from one step to the next: the model, AdamW, and a running average or None."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedModel | None
+
+    def average(self, model: nn.Module) -> None:
+        """Take the weights of a step into the running average, if one is kept."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(model)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_json: str) -> None:
+    """Write a checkpoint after `step` steps into a new folder. Raises OSError on a full disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "config.json", config_json.encode())
+    model, optimizer = state.model, state.optimizer
+    tensors = {_MODEL: model.state_dict(), _OPTIMIZER: _optimizer_state(model, optimizer)}
+    if state.averaged is not None:
+        tensors[_AVERAGE] = state.averaged.module.state_dict()
+    for name, content in tensors.items():
+        with full_disk_named(folder / name):
+            save_file(_contiguous(content), folder / name)
+    digests = {name: sha256_of_file(folder / name) for name in ("config.json", *tensors)}
+    write_whole(
+        folder / "state.json", CheckpointState(step=step, sha256=digests).model_dump_json().encode()
+    )
+
+
+def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
+    """Load the first of the checkpoints that is whole; return the step to go on from.
+
+    0 when there is no checkpoint. Warns of those that are not whole; raises ValueError when none is.
+    """
+    broken = []
+    for folder in folders:
+        try:
+            step = load_checkpoint(folder, state)
+        except ValueError as error:
+            broken.append(str(error))
+            continue
+        for reason in broken:
+            warnings.warn(f"{reason}; going on from step {step}", stacklevel=2)
+        return step
+    if broken:
+        raise ValueError(f"no checkpoint is whole: {'; '.join(broken)}")
+    return 0
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> int:
+    """Restore `state` in place; return the step to go on from.
+
+    Raises ValueError, and changes nothing, when a file is missing or truncated.
+    """
+    saved = read_state(folder)
+    weights, moments = (_tensors(folder, name, saved) for name in (_MODEL, _OPTIMIZER))
+    average = None
+    if state.averaged is not None:
+        average = _tensors(folder, _AVERAGE, saved)
+    load_weights(state.model, weights, folder)
+    _restore_optimizer(state.model, state.optimizer, moments, folder)
+    if state.averaged is not None and average is not None:
+        load_weights(state.averaged.module, average, folder)
+        state.averaged.n_averaged.fill_(
+            saved.step
+        )  # 0 would mean: take the next weights as they are
+    return saved.step
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """Read `state.json`. Raises ValueError when the folder is not a checkpoint."""
+    path = folder / "state.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: not a checkpoint (no state.json)")
+    try:
+        return CheckpointState.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: cut short or not ours ({error})") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read the weights that stand for the model, their average where one was kept; checked."""
+    return _tensors(folder, weights_file(folder).name, read_state(folder))
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load a state into a model. Raises ValueError when it is another model's: names or shapes."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{source}: the weights are not this model's ({error})") from error
+
+
+def tensors_of(path: Path, data: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file's bytes. Raises ValueError when it is not one; runs nothing."""
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+
+
+def weights_file(folder: Path) -> Path:
+    """Which file of a checkpoint holds the weights that stand for the model."""
+    return folder / (_AVERAGE if _AVERAGE in read_state(folder).sha256 else _MODEL)
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """Read the `config.json` beside the weights."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: has no config.json; it is not one of our checkpoints or bundles"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: holds no configuration")
+    return config
+
+
+def _tensors(folder: Path, name: str, state: CheckpointState) -> dict[str, Tensor]:
+    return tensors_of(folder / name, _checked_bytes(folder, name, state))
+
+
+def _checked_bytes(folder: Path, name: str, state: CheckpointState) -> bytes:
+    path = folder / name
+    if not path.is_file() or sha256_of_file(path) != state.sha256.get(name):
+        raise ValueError(f"{path}: missing or truncated; use the checkpoint before it")
+    return path.read_bytes()
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    moments = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            moments[f"{name}/{key}"] = value
+    return moments
+
+
+def _restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], source: Path
+) -> None:
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        by_name.setdefault(name, {})[moment] = value
+    for name, parameter in model.named_parameters():
+        if name in by_name:
+            for moment, value in by_name[name].items():
+                if moment != "step" and value.shape != parameter.shape:
+                    raise ValueError(f"{source}: {name}/{moment} is not of this model's shape")
+            # AdamW keeps `step` as a CPU scalar and the moments beside the parameter.
+            optimizer.state[parameter] = {
+                moment: value if moment == "step" else value.to(parameter.device)
+                for moment, value in by_name[name].items()
+            }

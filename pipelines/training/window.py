@@ -1,0 +1,55 @@
+"""What is told of the steps since the last report: means, pace, waiting, and memory."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from pipelines.training.process_memory import own_peak_mib
+
+
+class Window:
+    """Means of the loss terms, and where the time went, over the steps since the last report."""
+
+    def __init__(self) -> None:
+        self._num_steps, self._num_samples, self._wait_s = 0, 0, 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._opened = time.perf_counter()
+        self.await_batch()
+
+    def await_batch(self) -> None:
+        """Note that nothing else is done from now on until the next batch is here."""
+        self._idle_since = time.perf_counter()
+
+    def batch_ready(self) -> None:
+        """Note that the batch is here: the time since it was awaited was spent waiting for it."""
+        self._wait_s += time.perf_counter() - self._idle_since
+
+    def add(self, terms: dict[str, Tensor], *, num_samples: int) -> None:
+        """Add one step's terms; they stay on the device, so that nothing waits for it."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._num_steps += 1
+        self._num_samples += num_samples
+        self.await_batch()
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every term, samples per second and the share of time without a batch.
+
+        The time that the report at the window's start took counts, but not as waiting for a batch.
+        """
+        seconds = time.perf_counter() - self._opened
+        return {name: float(total) / self._num_steps for name, total in self._sums.items()} | {
+            "samples_per_s": self._num_samples / seconds,
+            "data_wait_share": self._wait_s / seconds,
+        }
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """The most that this process held so far: resident, and allocated on a CUDA device if it has one."""
+    peaks = {"host_peak_mib": own_peak_mib()}
+    if device.type == "cuda":
+        peaks["cuda_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks

@@ -1,0 +1,169 @@
+"""Ray for real: tasks and a DDP group that lose workers, on one cluster for the session."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from infra.cluster import cluster
+from infra.registry import tracking
+from infra.registry.report_log import ReportLogger
+from infra.settings import Settings
+from pipelines.store.folders import LocalFolder
+from tests.infra import ray_workloads
+
+pytestmark = pytest.mark.ray
+
+
+def test_tasks_survive_a_dead_worker(ray_settings: Settings, tmp_path: Path) -> None:
+    results = cluster.map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path))
+    assert sorted(results) == [0, 1, 4, 9, 16, 25]
+    assert (tmp_path / "died").exists()
+
+
+def test_tasks_in_flight_are_bounded(ray_settings: Settings, tmp_path: Path) -> None:
+    running = cluster.map_tasks(
+        ray_workloads.count_in_flight, range(5), str(tmp_path), max_in_flight=1
+    )
+    assert list(running) == [1] * 5
+
+
+@pytest.mark.slow
+def test_actors_survive_an_item_that_kills_them(ray_settings: Settings, tmp_path: Path) -> None:
+    """It is tried twice and comes back with the error; what is held is made anew, and goes on."""
+    arguments = (ray_workloads.Counted, [0, 1, 2, 3], str(tmp_path))
+    found = dict(cluster.map_actors(*arguments, num_actors=1))
+    assert isinstance(found.pop(1), RayActorError)
+    assert found == {0: 1, 2: 1, 3: 2}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
+    with pytest.raises(ValueError, match=r"^picture 0 is bad; look at it$"):
+        list(cluster.map_tasks(ray_workloads.refuse, range(1)))
+
+
+def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
+    ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSION_LOG", "json")
+    client = tracking.connect(ray_settings)
+    run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
+    settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
+    kept = LocalFolder(tmp_path / "runs" / "count")
+    checkpoint = cluster.run_ddp(
+        ray_workloads.count_steps,
+        {"folder": str(tmp_path)},
+        name="count",
+        settings=settings,
+        num_workers=2,
+        use_gpu=False,
+        on_report=ReportLogger(ray_settings.tracking_uri, run_id, kept),
+    )
+    assert (tmp_path / "died").exists()
+    with cluster.fetched(checkpoint) as folder:
+        assert (folder / "step").read_text() == "6"
+    # Step 3 was trained twice; the mean over both ranks of each step is there once.
+    expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
+    assert tracking.metric_curve(client, run_id, "loss") == expected
+    assert tracking.metric_curve(client, run_id, "samples_per_s") == [(n, 2.0) for n in range(1, 7)]
+    peaks = tracking.metric_curve(client, run_id, "host_peak_mib")
+    assert peaks == [(n, 101.0) for n in range(1, 7)]
+    # So is the picture that rank 0 drew of it, and the one after the restart.
+    pictures = tracking.fetch_folder(run_id, "previews", tmp_path / "pictures")
+    assert {path.name: path.read_text() for path in pictures.iterdir()} == {
+        "step-00000003.png": "picture 3",
+        "step-00000006.png": "picture 6",
+    }
+    # Each rank told of its steps, those that were taken again too, in lines for machines.
+    told = [line for line in lines_of_workers() if line["run"] == run_id]
+    assert {(line["rank"], line["step"], line["loss"]) for line in told} == {
+        (rank, float(step), 10.0 * step + rank) for rank in range(2) for step in range(1, 7)
+    }
+
+
+def lines_of_workers() -> list[dict[str, Any]]:
+    """The reports in the logs of this cluster's workers."""
+    import ray
+
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    return [
+        json.loads(line)
+        for path in logs.glob("worker-*.err")
+        for line in path.read_text().splitlines()
+        if line.startswith("{") and '"report"' in line
+    ]
+
+
+def run_ddp(
+    loop: Callable[..., None],
+    payload: dict[str, Any],
+    settings: Settings,
+    *,
+    name: str = "run",
+    num_workers: int = 1,
+    use_gpu: bool = False,
+) -> Path | None:
+    """Run a loop to its end; its last checkpoint where that is a local folder."""
+    checkpoint = cluster.run_ddp(
+        loop,
+        payload,
+        name=name,
+        settings=settings,
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+        on_report=ray_workloads.Silent(),
+    )
+    with cluster.fetched(checkpoint) as folder:
+        return folder if folder.is_dir() else None
+
+
+@pytest.mark.parametrize("resource", ["CPU", "GPU"])
+def test_more_workers_than_the_cluster_can_hold(
+    ray_settings: Settings, tmp_path: Path, resource: str
+) -> None:
+    has = {"CPU": 2, "GPU": 0}[resource]
+    message = f"64 workers need 64 {resource}s, the cluster has {has}; lower num_workers"
+    payload = {"folder": str(tmp_path)}
+    with pytest.raises(ValueError, match=message):
+        run_ddp(
+            ray_workloads.count_steps,
+            payload,
+            ray_settings,
+            num_workers=64,
+            use_gpu=resource == "GPU",
+        )
+
+
+@pytest.mark.slow
+def test_an_error_that_would_come_again_is_not_tried_again(
+    ray_settings: Settings, tmp_path: Path
+) -> None:
+    settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
+    with pytest.raises(ValueError, match="nothing to train on"):
+        run_ddp(ray_workloads.refuse_training, {"folder": str(tmp_path)}, settings)
+    assert len(list(tmp_path.glob("tried-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint(
+    ray_settings: Settings, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """Two checkpoints fit and the third, which is written before the first is deleted, does not."""
+    disk = small_disk(10)
+    settings = ray_settings.model_copy(update={"runs_uri": str(disk)})
+    payload = {"folder": str(tmp_path), "num_bytes": 4 * 2**20}
+    with pytest.raises(OSError, match=rf"(?s)the last whole one is kept.*{disk}/run.*make room"):
+        run_ddp(ray_workloads.count_steps, payload, settings)
+    kept = sorted(disk.glob("run/checkpoint_*/step"))
+    assert [path.read_text() for path in kept][:2] == ["2", "4"]
+    small_disk(64)
+    with pytest.warns(UserWarning, match="deleted 1 checkpoints that were not finished"):
+        last = run_ddp(ray_workloads.count_steps, payload, settings)
+    assert last is not None
+    assert (last / "step").read_text() == "6"
+    # Once from the start (not tried again on a disk that is full), once from the last whole one.
+    assert sorted(path.read_text() for path in tmp_path.glob("started-0-*")) == ["0", "4"]

@@ -1,0 +1,106 @@
+"""Nodes that come and go: real clusters of several nodes, and Ray's own autoscaler with nodes that are
+processes of this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.cluster import nodes
+from infra.settings import REPOSITORY, Settings
+
+# What a scenario saw, and what was told meanwhile.
+Saw = tuple[dict[str, Any], str]
+
+
+def run_scenario(name: str, folder: Path, **variables: str) -> Saw:
+    """Run one in a process of its own."""
+    command = [sys.executable, "-m", "tests.infra.node_scenarios", name, str(folder)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=environment | {"RAY_AUTH_MODE": "disabled"} | variables,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.ray
+def test_the_session_s_cluster_does_not_grow(ray_settings: Settings) -> None:
+    assert not nodes.grows()
+    assert nodes.count("CPU") == 2
+    assert nodes.count("GPU") == 0
+
+
+@pytest.mark.slow
+def test_tasks_follow_the_nodes(tmp_path: Path) -> None:
+    saw, told = run_scenario("tasks", tmp_path)
+    assert saw["done"] == 200
+    assert saw["nodes"] == 2
+    assert saw["followed_at"] < 200  # tasks ran on the second node while there were more to run
+    # The first task there ended seconds after the node had joined; its worker has to start, too.
+    assert saw["followed_s"] < 30
+    assert told.count("waiting for CPUs: no node of the cluster has one; nothing adds nodes") == 1
+
+
+@pytest.mark.slow
+def test_actors_follow_the_nodes(tmp_path: Path) -> None:
+    saw, _ = run_scenario("actors", tmp_path)
+    assert saw["left_at"] < 200  # or the node would have left when all was done
+    assert saw["done"] == list(range(200))
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Saw, Saw]:
+    """A training whose node comes back and one whose node does not, while the first waits for its own."""
+    away, lost = tmp_path_factory.mktemp("away"), tmp_path_factory.mktemp("lost")
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(run_scenario, "training", away, AWAY_S="65")
+        # After this step its node is taken away.
+        while not first.done() and not list(away.glob("scratch-8-*")):
+            time.sleep(0.5)
+        second = threads.submit(run_scenario, "lost", lost)
+        return first.result(), second.result()
+
+
+@pytest.mark.slow
+def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
+    trainings: tuple[Saw, Saw],
+) -> None:
+    saw, told = trainings[0]
+    assert saw["step"] == 20
+    # Both ranks from the start, and once more from a checkpoint: never from the start again.
+    assert saw["starts"][:2] == [0, 0]
+    assert len(saw["starts"]) == 4
+    assert min(saw["starts"][2:]) >= 6
+    assert "waiting for 2 CPUs: a node is gone and the cluster has 1" in told
+    assert "the cluster has 2 CPUs again; going on from the last checkpoint" in told
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_come_back_ends_it_with_a_reason(trainings: tuple[Saw, Saw]) -> None:
+    saw, _ = trainings[1]
+    assert saw["error"].startswith("ValueError: no 2 CPUs were free together for ")
+
+
+@pytest.mark.slow
+def test_an_autoscaler_is_asked_waited_for_and_believed(tmp_path: Path) -> None:
+    saw, told = run_scenario("autoscaler", tmp_path)
+    assert saw["grows"]
+    assert saw["cpus"] == 0
+    assert "9 workers need 9 CPUs, the cluster has 0 and its autoscaler cannot" in saw["refused"]
+    assert saw["refused_s"] < 60
+    assert saw["done"] == 200
+    assert saw["nodes"] == saw["cpus_after"] == 2
+    assert "9 workers need 9 CPUs, the cluster has 0; waiting for its autoscaler" in told

@@ -1,0 +1,102 @@
+"""What Prometheus reads of us on a real node, and the dashboard that draws it."""
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import cluster
+from infra.prometheus import METERS, count_shard
+from infra.registry import tracking
+from infra.registry.report_log import ReportLogger
+from infra.settings import REPOSITORY, Settings
+from pipelines.store.folders import LocalFolder
+from tests.infra import ray_workloads
+
+DASHBOARD = json.loads((REPOSITORY / "infra" / "grafana" / "fusion.json").read_text())
+# Ray's own, which the real endpoint is asked for below.
+OF_RAY = {"ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total"}
+
+
+def queries() -> list[str]:
+    panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+    assert all(panel["targets"] for panel in panels)
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def named(query: str) -> set[str]:
+    return set(re.findall(r"\bray_\w+", query))
+
+
+def test_every_query_names_metrics_that_are_defined_and_each_is_drawn() -> None:
+    ours = {name for meter in METERS.values() for name in meter.exported}
+    drawn: set[str] = set()
+    for query in queries():
+        assert named(query), query
+        assert named(query) <= ours | OF_RAY, query
+        drawn |= named(query)
+    for meter in METERS.values():
+        assert drawn & set(meter.exported), f"{meter.name} is on no panel"
+
+
+def test_labels_of_the_dashboard_are_tags() -> None:
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", ()):
+            tags = {
+                tag
+                for meter in METERS.values()
+                if named(target["expr"]) & set(meter.exported)
+                for tag in meter.tags
+            }
+            used = set(re.findall(r"{{(\w+)}}", target["legendFormat"])) - {"instance"}
+            assert used <= tags, panel["title"]
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> None:
+    import ray
+
+    client = tracking.connect(ray_settings)
+    run_id = tracking.open_run(client, name="told", config={}, tags={}).info.run_id
+    assert len(list(cluster.map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path)))) == 6
+    count_shard(num_images=26, num_bytes=1000)
+    report = {"step": 3.0, "loss": 1.5, "samples_per_s": 2.0, "data_wait_share": 0.25}
+    ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))([report, report])
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = {name for meter in METERS.values() for name in meter.exported} | OF_RAY
+    deadline = time.monotonic() + 300
+    found: dict[str, list[str]] = {}
+    while not wanted <= found.keys():
+        absent = wanted - found.keys()
+        assert time.monotonic() < deadline, f"not exported: {sorted(absent)}"
+        time.sleep(1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = {}
+        for line in text.splitlines():
+            if line.startswith("ray_"):
+                found.setdefault(re.split(r"[{ ]", line)[0], []).append(line)
+    [speed] = [line for line in found["ray_fusion_training_samples_per_s"] if run_id in line]
+    assert speed.endswith(" 4.0")  # the sum of two ranks
+    assert any(line.endswith(" 26.0") for line in found["ray_fusion_images_total"])
+    assert any('task="square_or_die"' in line for line in found["ray_fusion_task_retries_total"])
+    waits = [line for line in found["ray_fusion_data_wait_share"] if run_id in line]
+    assert {re.search(r'rank="(\d)"', line).group(1) for line in waits} == {"0", "1"}  # type: ignore[union-attr]

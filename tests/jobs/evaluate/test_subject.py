@@ -1,0 +1,39 @@
+"""What the parts of a stopped evaluation hang on."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.evaluate import subject as evaluate_rows
+from jobs.evaluate.subject import inputs_digest
+from models.dspfusion.config import tiny
+from pipelines.bundles.export import Bundle
+from pipelines.evaluation.measuring import Measurement
+from pipelines.evaluation.scenarios import CLEAN, find_scenario
+
+ONE = Bundle(source="one", model=tiny(), weights=b"")
+MEASUREMENT = Measurement(bundle=ONE, scenarios=(CLEAN, find_scenario("vi_blur")))
+
+
+def test_parts_hang_on_what_is_measured_and_not_on_where_it_lies() -> None:
+    moved = MEASUREMENT.model_copy(update={"bundle": ONE.model_copy(update={"source": "other"})})
+    assert inputs_digest(moved) == inputs_digest(MEASUREMENT)
+    strong = find_scenario("vi_blur@strong").model_copy(update={"name": "vi_blur"})
+    changes = (
+        {"baselines": ("average", "maximum")},
+        {"scenarios": (CLEAN, strong)},
+        {"metrics": ("VIF",)},
+        {"seed": 1},
+    )
+    digests = {inputs_digest(MEASUREMENT.model_copy(update=change)) for change in changes}
+    assert len(digests | {inputs_digest(MEASUREMENT)}) == 1 + len(changes)
+
+
+def test_parts_hang_on_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_rows, "REPOSITORY", tmp_path)
+    digests = set()
+    for text in ("x = 1", "x = 2"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / "a.py").write_text(text)
+        digests.add(inputs_digest(MEASUREMENT))
+    assert len(digests) == 2

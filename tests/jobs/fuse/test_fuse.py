@@ -1,0 +1,168 @@
+"""Files of any depth, colour and size go in; PNG of the inputs' depth comes out."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from infra.settings import Settings
+from jobs.fuse import run as command
+from jobs.fuse.run import Fused, fuse_files, fuse_folders
+from jobs.locations import open_folder
+from pipelines.bundles.export import read_bundle
+from pipelines.bundles.fusing import FAILURES, Fusing
+from tests.conftest import tiny_fuser
+from tests.s3_servers import make_bucket
+
+
+def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
+    levels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+    assert cv2.imwrite(str(path), levels)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("vi", "ir", "depth"),
+    [
+        (("vi.png", (16, 16, 3), np.uint8), ("ir.png", (16, 16), np.uint8), np.uint8),
+        (("vi.tiff", (17, 23, 3), np.uint16), ("ir.png", (17, 23), np.uint16), np.uint16),
+        (("vi.jpg", (19, 16), np.uint8), ("ir.tiff", (19, 16), np.uint16), np.uint16),
+    ],
+)
+def test_depths_greys_and_sizes(tmp_path: Path, vi: tuple, ir: tuple, depth: type) -> None:
+    paths = [write_noise(tmp_path / name, shape, dtype) for name, shape, dtype in (vi, ir)]
+    fuse_files(tiny_fuser(), *paths, tmp_path / "out.png")
+    fused = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
+    assert fused.dtype == depth
+    assert fused.shape == (*vi[1][:2], 3)
+    assert fused.max() > 255 or depth == np.uint8
+
+
+def test_depths_agree(tmp_path: Path) -> None:
+    """The same levels at 8 and at 16 bits (times 257) make the same picture."""
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    fused = []
+    for name, image in (("8", levels), ("16", levels.astype(np.uint16) * 257)):
+        vi, ir, out = (tmp_path / f"{part}{name}.png" for part in ("vi", "ir", "out"))
+        assert cv2.imwrite(str(vi), image)
+        assert cv2.imwrite(str(ir), image[:, :, 0])
+        fuse_files(tiny_fuser(), vi, ir, out)
+        fused.append(cv2.imread(str(out), cv2.IMREAD_UNCHANGED))
+    assert np.array_equal((fused[1] / 257).round().astype(np.uint8), fused[0])
+
+
+def test_the_command_stretches_on_request(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vi = write_noise(tmp_path / "vi.png", (16, 16, 3), np.uint8)
+    ir = write_noise(tmp_path / "ir.png", (16, 16), np.uint8)
+    fused = []
+    for name, options in (("plain", []), ("stretched", ["--stretch"])):
+        out = tmp_path / f"{name}.png"
+        paths = ["--vi", str(vi), "--ir", str(ir), "--out", str(out), "--work", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["fuse", str(tiny_bundle), *paths, *options])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert not ended.value.code
+        fused.append(cv2.imread(str(out)))
+    plain, stretched = fused
+    assert 0 < plain.min() < plain.max() < 255
+    assert (stretched.min(), stretched.max()) == (0, 255)
+
+
+def test_too_small_is_named(tmp_path: Path) -> None:
+    vi = write_noise(tmp_path / "vi.png", (15, 20, 3), np.uint8)
+    ir = write_noise(tmp_path / "ir.png", (15, 20), np.uint8)
+    with pytest.raises(ValueError, match=r"vi\.png: images must be at least 16"):
+        fuse_files(tiny_fuser(), vi, ir, tmp_path / "out.png")
+
+
+def write_frames(folder: Path, *, num_frames: int) -> dict[str, str]:
+    """Frames of 16 bits, the second of them broken; the arguments that name the folders."""
+    for camera, shape in (("vi", (32, 32, 3)), ("ir", (32, 32))):
+        (folder / camera).mkdir(parents=True)
+        for index in range(num_frames):
+            write_noise(folder / camera / f"frame_{index}.png", shape, np.uint16)
+    (folder / "vi" / "frame_1.png").write_bytes(b"no picture")
+    return {"vi": str(folder / "vi"), "ir": str(folder / "ir")}
+
+
+@pytest.mark.ray
+def test_prefixes_on_ray_go_on_and_list_what_failed(
+    ray_settings: Settings, tiny_bundle: Path, moto_url: str, tmp_path: Path
+) -> None:
+    local = write_frames(tmp_path, num_frames=3)
+    bucket = make_bucket(moto_url, "fuse")
+    settings = ray_settings.model_copy(update={"s3_endpoint_url": moto_url})
+    for camera in ("vi", "ir"):
+        folder = open_folder(f"{bucket}/{camera}", settings)
+        for path in (tmp_path / camera).iterdir():
+            folder.replace(path.name, path.read_bytes())
+    places = {"vi": f"{bucket}/vi", "ir": f"{bucket}/ir", "out": f"{bucket}/out"}
+    fusing = Fusing(bundle=read_bundle(tiny_bundle))
+    fused = fuse_folders(fusing, settings, **places)
+    assert (fused.made, fused.skipped) == (2, 0)
+    out = open_folder(places["out"], settings)
+    assert [entry.name for entry in out.entries("frame")] == ["frame_0.png", "frame_2.png"]
+    [failure] = json.loads(out.read(FAILURES))
+    assert failure["name"] == "frame_1.png"
+    assert "vi/frame_1.png: not an image" in failure["reason"]
+    # The same bytes as in this process, and of 16 bits.
+    fuse_folders(fusing, settings, **local, out=str(tmp_path / "out"), local=True)
+    expected = (tmp_path / "out" / "frame_2.png").read_bytes()
+    assert out.read("frame_2.png") == expected
+    assert (
+        cv2.imread(str(tmp_path / "out" / "frame_2.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    )
+    stamps = [entry.modified_s for entry in out.entries("frame")]
+    mended = (tmp_path / "vi" / "frame_0.png").read_bytes()
+    open_folder(places["vi"], settings).replace("frame_1.png", mended)
+    again = fuse_folders(fusing, settings, **places, local=True)  # starting actors takes seconds
+    assert again == Fused(made=1, skipped=2, failures=())
+    assert out.size_of(FAILURES) is None
+    names = [entry.name for entry in out.entries("frame")]
+    assert names == ["frame_0.png", "frame_1.png", "frame_2.png"]
+    left = {entry.name: entry.modified_s for entry in out.entries("frame")}
+    assert [left["frame_0.png"], left["frame_2.png"]] == stamps
+
+
+def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Path) -> None:
+    settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
+    places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}
+    whole = Fusing(bundle=read_bundle(tiny_bundle))
+    fuse_folders(whole, settings, **places, local=True)
+    tiled = whole.model_copy(update={"tile_px": 64})
+    with pytest.raises(ValueError, match="holds 1 of these pictures, not known to be made with"):
+        fuse_folders(tiled, settings, **places, local=True)
+    assert fuse_folders(tiled, settings, **places, local=True, overwrite=True).made == 1
+    with pytest.raises(ValueError, match="is where sources lie"):
+        fuse_folders(whole, settings, **places | {"out": places["vi"]}, local=True)
+
+
+def test_the_command_says_what_failed(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = write_frames(tmp_path, num_frames=2)
+    words = [str(tiny_bundle), "--local", "--out", str(tmp_path / "out")]
+    words += ["--vi", places["vi"], "--ir", places["ir"], "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["fuse", *words])
+    for skipped in (0, 1):
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert ended.value.code == 1
+        said = capsys.readouterr().out
+        assert f"{skipped} were there before" in said
+        assert said.splitlines()[-1].endswith(str(tmp_path / "out" / FAILURES))
+    pair = [f"{places[camera]}/frame_0.png" for camera in ("vi", "ir")]
+    words = [str(tiny_bundle), "--vi", pair[0], "--ir", pair[1], "--out", str(tmp_path / "a.png")]
+    monkeypatch.setattr(sys, "argv", ["fuse", *words, "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "out" / "frame_0.png").read_bytes()

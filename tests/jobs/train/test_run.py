@@ -1,0 +1,127 @@
+"""`jobs.train --local`: the loop in this process, resumed from its own checkpoints."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from infra.registry import tracking
+from infra.settings import Settings
+from jobs.config import override, shrink_training
+from jobs.recipes import TRAINING
+from jobs.train.local import train_local
+from jobs.train.pictures import MAP
+from jobs.train.records import watch
+from pipelines.datasets.versions import DatasetVersion
+from pipelines.store.folders import LocalFolder
+from pipelines.training import loop as training
+from pipelines.training.checkpoints import read_state, read_weights
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def settings_in(work: Path) -> Settings:
+    return Settings(work=work, tracking_uri="unused", artifact_root=None, ray_address=None)
+
+
+def test_local_training_resumes_to_the_same_weights(
+    version_root: tuple[DatasetVersion, LocalFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version, root = version_root
+    recipe = shrink_training(TRAINING["dspfusion_stage1_small"]())
+    recipe = override(recipe, [f"dataset={version.name}"])
+    works = [tmp_path / name for name in ("whole", "cut")]
+    for work in works:
+        work.mkdir()
+        (work / "datasets").symlink_to(root.path)
+    whole = train_local(recipe, settings_in(works[0]), name="t")
+    assert read_state(whole).step == 4
+
+    real_step = training.train_step
+    calls = 0
+
+    def step_then_die(*arguments: object) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real_step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "train_step", step_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train_local(recipe, settings_in(works[1]), name="t")
+    monkeypatch.undo()
+    resumed = train_local(recipe, settings_in(works[1]), name="t")
+    first, second = read_weights(whole), read_weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sorted(path.name for path in resumed.parent.iterdir()) == [
+        MAP,
+        "previews",
+        "step-00000002",
+        "step-00000004",
+    ]
+    # What the second try drew is what the first would have.
+    drawn = [sorted((folder.parent / "previews").iterdir()) for folder in (whole, resumed)]
+    assert [path.name for path in drawn[0]] == ["step-00000002.png", "step-00000004.png"]
+    assert [path.read_bytes() for path in drawn[0]] == [path.read_bytes() for path in drawn[1]]
+    assert "vi blur" in (resumed.parent / MAP).read_text()
+
+
+@pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.slow)])
+def test_neither_ray_nor_mlflow_is_needed(
+    version_root: tuple[DatasetVersion, LocalFolder], tmp_path: Path, stage: str
+) -> None:
+    """As on a machine that has torch, and neither them nor what they bring."""
+    version, root = version_root
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "datasets").symlink_to(root.path)
+    command = [sys.executable, "-c", _WITHOUT, f"dspfusion_{stage}_small", "--smoke", "--local"]
+    command += ["--work", str(tmp_path / "work"), "--set", f"dataset={version.name}"]
+    if stage == "stage2":
+        recipe = shrink_training(TRAINING["dspfusion_stage1_small"]())
+        recipe = override(recipe, [f"dataset={version.name}"])
+        stage1 = train_local(recipe, settings_in(tmp_path / "work"), name="first")
+        command += ["--set", f"stage1={stage1}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.rpartition("checkpoint: ")[2].strip()).parent
+    assert cv2.imread(str(folder / "previews" / "step-00000004.png")).shape[2] == 3
+    if stage == "stage1":
+        assert "no map of the degradation priors: sklearn is not installed" in done.stdout
+
+
+# None in sys.modules makes an import fail as an absent package does.
+_WITHOUT = """
+import sys
+for name in ("ray", "mlflow", "boto3", "sklearn"):
+    sys.modules[name] = None
+from jobs.train.run import main
+main()
+"""
+
+
+def test_a_resumed_run_shows_only_what_it_does_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps that were done before took no time now: counted in, they would promise an early end."""
+    settings = settings_in(tmp_path).model_copy(
+        update={
+            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+            "artifact_root": str(tmp_path / "artifacts"),
+        }
+    )
+    client = tracking.connect(settings)
+    run_id = tracking.open_run(client, name="t", config={}, tags={}).info.run_id
+    for step in (10, 20):
+        tracking.log_metrics(client, run_id, {"loss": 5.0}, step=step)
+    with watch(client, run_id, 40):
+        time.sleep(2)
+        tracking.log_metrics(client, run_id, {"loss": 3.0}, step=40)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["  steps 40/40  loss 3.000"]

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.bundles.export import load_bundle, write_onnx
+from pipelines.bundles.programs import load_program
+from tests.conftest import tiny_fuser
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_program_equals_the_module_at_any_batch_and_size(tiny_bundle: Path) -> None:
+    program = load_program(tiny_bundle / "program.pt2")
+    fuser = tiny_fuser()
+    for batch, height, width in ((1, 16, 16), (2, 24, 40), (3, 72, 16)):
+        vi, ir = torch.rand(batch, 3, height, width), torch.rand(batch, 1, height, width)
+        torch.testing.assert_close(program(vi, ir), fuser(vi, ir), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_onnx_equals_the_module_at_any_batch_and_size(tiny_bundle: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    path = tmp_path / "new" / "fuser.onnx"
+    assert write_onnx(path, tiny_bundle) < 1e-5
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    vi, ir = torch.rand(1, 3, 32, 48), torch.rand(1, 1, 32, 48)
+    (fused,) = session.run(None, {"vi": vi.numpy(), "ir": ir.numpy()})
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(fused), tiny_fuser()(vi, ir), atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_bundle_rebuilds_its_fuser(tiny_bundle: Path) -> None:
+    vi, ir = torch.rand(1, 3, 33, 47), torch.rand(1, 1, 33, 47)
+    assert torch.equal(load_bundle(tiny_bundle)(vi, ir), tiny_fuser()(vi, ir))
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_bundle(tmp_path)

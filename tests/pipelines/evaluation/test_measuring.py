@@ -1,0 +1,135 @@
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
+from pipelines.evaluation.baselines import source_average
+from pipelines.evaluation.measuring import check_folder, choose_scenes, evaluate_scene, make_example
+from pipelines.evaluation.scenarios import CLEAN, degrade, find_scenario
+from pipelines.sources.scenes import Scene, load_pair, scan
+
+HEIGHT, WIDTH = 48, 56
+MEASURED = measurable(HEIGHT, WIDTH, DEFAULT)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> list[Scene]:
+    rng = np.random.default_rng(5)
+    for folder, channels in (("vi", 3), ("ir", 1)):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+        for name in ("a", "b"):
+            image = rng.integers(0, 256, (HEIGHT // 4, WIDTH // 4, channels), dtype=np.uint8)
+            large = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+            assert cv2.imwrite(str(tmp_path / "pairs" / folder / f"{name}.png"), large)
+    return list(scan(tmp_path / "pairs", dataset="tiny", split="val").scenes)
+
+
+def take_vi(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
+    return vi
+
+
+METHODS = {"take_vi": take_vi, "source_average": source_average}
+
+
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+def test_source_average_is_the_mean_in_every_channel() -> None:
+    vi, ir = torch.full((2, 3, 8, 8), 0.2), torch.full((2, 1, 8, 8), 0.6)
+    torch.testing.assert_close(source_average(vi, ir), torch.full((2, 3, 8, 8), 0.4))
+
+
+def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
+    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
+    assert [item["method"] for item in rows] == list(METHODS)
+    for item in rows:
+        assert (item["scene"], item["dataset"], item["scenario"]) == ("tiny-val-a", "tiny", "clean")
+        assert (item["width"], item["height"], item["reference"]) == (WIDTH, HEIGHT, "hq")
+        assert item["metric_version"] == METRIC_VERSION
+        assert 0 < item["seconds"] < 10
+        assert all(math.isfinite(item[name]) for name in MEASURED)
+
+
+def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
+    scenes: list[Scene],
+) -> None:
+    scenario = find_scenario("low_light+stripe_noise")
+    seen = []
+
+    def spy(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
+        seen.append((vi, ir))
+        return source_average(vi, ir)
+
+    (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3, metrics=MEASURED)
+    vi, ir = load_pair(scenes[0])
+    vi_lq, ir_lq = degrade(vi, ir, scenario, seed=3, scene_key=scenes[0].digest)
+    assert torch.equal(seen[0][0], as_tensor(vi_lq))
+    assert torch.equal(seen[0][1], as_tensor(ir_lq))
+    expected = measure(source_average(*seen[0]), as_tensor(vi), as_tensor(ir), MEASURED)
+    assert {name: measured[name] for name in MEASURED} == {n: float(v) for n, v in expected.items()}
+
+
+def test_rows_do_not_depend_on_order_or_on_other_methods(scenes: list[Scene]) -> None:
+    scenario = find_scenario("vi_random_noise")
+    together = [
+        evaluate_scene(scene, scenario, METHODS, seed=1, metrics=MEASURED)[1] for scene in scenes
+    ]
+    alone = [
+        evaluate_scene(
+            scene, scenario, {"source_average": source_average}, seed=1, metrics=MEASURED
+        )[0]
+        for scene in reversed(scenes)
+    ][::-1]
+    for one, two in zip(together, alone, strict=True):
+        assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
+    with pytest.raises(ValueError, match=r"tiny-val-a, clean, method 'broken'.*NaN"):
+        evaluate_scene(
+            scenes[0], CLEAN, {"broken": lambda vi, ir: vi * float("nan")}, seed=0, metrics=MEASURED
+        )
+
+
+def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
+    scenario = find_scenario("vi_blur")
+    example = make_example(scenes[0], scenario, METHODS, seed=2)
+    vi, ir = load_pair(scenes[0])
+    assert np.array_equal(example.vi, vi)
+    assert np.array_equal(example.ir, ir)
+    assert np.array_equal(example.ir_lq, ir)
+    assert np.array_equal(example.fused["take_vi"], example.vi_lq)
+    assert not np.array_equal(example.vi_lq, vi)
+    assert example.fused["source_average"].shape == (HEIGHT, WIDTH, 3)
+    assert example.fused["source_average"].dtype == np.uint8
+
+
+def of_dataset(scene: Scene, dataset: str) -> Scene:
+    return scene.model_copy(update={"dataset": dataset, "id": f"{dataset}-{scene.id}"})
+
+
+def test_a_few_scenes_are_of_every_data_set(scenes: list[Scene]) -> None:
+    several = [of_dataset(scene, name) for name in ("a", "b") for scene in scenes]
+    assert choose_scenes(several, None) == tuple(several)
+    assert choose_scenes(several, 2) == (several[0], several[2])
+    assert choose_scenes(several, 3) == tuple(several[:3])
+    assert choose_scenes(scenes, 1) == (scenes[0],)
+
+
+def test_one_picture_is_not_that_of_two_scenes(scenes: list[Scene], tmp_path: Path) -> None:
+    several = [of_dataset(scenes[0], name) for name in ("a", "b")]
+    fused = tmp_path / "fused"
+    fused.mkdir()
+    (fused / "a.png").write_bytes(Path(scenes[0].vi_uri).read_bytes())
+    with pytest.raises(
+        ValueError, match=r"a\.png would be the picture of both a-tiny-val-a and b-"
+    ):
+        check_folder("other", fused, several)
+    for scene in several:
+        (fused / f"{scene.id}.png").write_bytes((fused / "a.png").read_bytes())
+    check_folder("other", fused, several)

@@ -1,0 +1,226 @@
+import base64
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.evaluation.measuring import Example
+from pipelines.promotion.gate import Comparison, Verdict
+from pipelines.reports.evaluation_report import write_report
+
+METHODS = {"model": 0.61, "source_average": 0.42}
+VOID = {"meta", "img", "line", "circle", "polyline", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects tags and addresses, and fails on tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def picture(level: int, channels: int, width: int = 64) -> np.ndarray:
+    return np.full((48, width, channels), level, np.uint8)
+
+
+def make_rows() -> list[dict[str, Any]]:
+    return [
+        {"scene": "s1", "scenario": "low_light+stripe_noise", "method": method, "reference": "hq"}
+        | {
+            "dataset": "tno",
+            "metric_version": "1",
+            "VIF": value,
+            "Qabf": 0.5,
+            "SSIM": 0.7,
+            "EN": 7.0,
+        }
+        for method, value in METHODS.items()
+    ]
+
+
+def make_example(**changes: Any) -> Example:
+    pictures: dict[str, Any] = {
+        "vi": picture(200, 3),
+        "ir": picture(90, 1),
+        "vi_lq": picture(50, 3),
+        "ir_lq": picture(90, 1),
+        "fused": {method: picture(120, 3) for method in METHODS},
+    }
+    return Example(scene="s1", scenario="low_light+stripe_noise", **(pictures | changes))
+
+
+def write(path: Path, **changes: Any) -> tuple[str, Checker]:
+    arguments: dict[str, Any] = {
+        "title": "Evaluation",
+        "facts": {"Seed": "0"},
+        "rows": make_rows(),
+        "examples": [make_example()],
+        "curves": {"loss": [(i, 2.0 / (i + 1)) for i in range(30)]},
+    }
+    write_report(path, **(arguments | changes))
+    page = path.read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    return page, checker
+
+
+def jpegs(checker: Checker) -> list[np.ndarray]:
+    found = []
+    for address in checker.addresses:
+        assert address.startswith("data:image/jpeg;base64,")
+        data = np.frombuffer(base64.b64decode(address.partition(",")[2]), np.uint8)
+        found.append(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
+    return found
+
+
+def test_page_is_self_contained_and_without_script(tmp_path: Path) -> None:
+    page, checker = write(tmp_path / "report.html")
+    assert "script" not in checker.tags
+    assert "link" not in checker.tags
+    assert re.search(r"https?://|url\(|@import", page) is None
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_strip_holds_sources_degraded_and_every_method(tmp_path: Path) -> None:
+    _, checker = write(tmp_path / "report.html")
+    levels = [int(image[10, 10, 0]) for image in jpegs(checker)]
+    assert levels == pytest.approx([200, 90, 50, 90, 120, 120], abs=2)
+    text = " ".join(checker.text)
+    assert "Source VI" in text
+    assert "Degraded IR left clean" in text
+    assert "Fused: model VIF 0.610 Qabf 0.500 SSIM 0.700" in text
+
+
+def test_colours_keep_their_order_and_large_pictures_shrink(tmp_path: Path) -> None:
+    red = picture(0, 3, width=1200)
+    red[..., 0] = 220
+    _, checker = write(tmp_path / "report.html", examples=[make_example(vi=red)])
+    shown = jpegs(checker)[0]
+    assert shown.shape == (19, 480, 3)
+    assert shown[5, 100].tolist() == pytest.approx([220, 0, 0], abs=6)
+
+
+def test_the_best_method_of_a_line_is_marked_and_a_tie_is_not(tmp_path: Path) -> None:
+    page, _ = write(tmp_path / "report.html")
+    assert page.count("<strong>0.610</strong>") == 2  # overall and the scenario
+    assert "<strong>0.420</strong>" not in page
+    assert "<strong>0.500</strong>" not in page
+    assert "Low light + stripe noise" in page
+
+
+def test_data_sets_have_a_line_each_when_there_are_two(tmp_path: Path) -> None:
+    page, _ = write(tmp_path / "one.html")
+    assert "By data set" not in page
+    better = {"scene": "s2", "dataset": "ms<rs", "VIF": 0.9}
+    rows = make_rows() + [row | better for row in make_rows()]
+    page, checker = write(tmp_path / "two.html", rows=rows)
+    section = page.partition("By data set")[2].partition("</section>")[0]
+    assert re.findall(r'<th scope="row">(.*?)</th>', section) == ["ms&lt;rs (1)", "tno (1)"]
+    assert "<strong>0.610</strong>" in section
+    assert "Data set" in checker.text
+
+
+def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
+    evil = '<img src="https://evil.example/x.png">&'
+    rows = [row | {"method": row["method"] + evil, "scene": evil} for row in make_rows()]
+    example = make_example(fused={"m" + evil: picture(9, 3)})
+    verdict = Verdict(passed=False, rule=evil, reasons=(evil,), comparisons=())
+    _, checker = write(
+        tmp_path / "report.html",
+        title=evil,
+        facts={evil: evil},
+        rows=rows,
+        examples=[example],
+        curves={evil: [(0, 1.0), (1, 0.5)]},
+        verdict=verdict,
+    )
+    assert all(address.startswith("data:") for address in checker.addresses)
+    assert checker.text.count(evil) >= 5
+
+
+def test_curve_has_axes_labels_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    curve = [(i * 100, 1.5 + 0.5 * math.cos(i)) for i in range(2000)] + [(200_000, math.nan)]
+    curve[777] = (77_700, 4.0)  # a spike, which the thinned curve still has to show
+    page, checker = write(tmp_path / "report.html", curves={"loss": curve})
+    assert page.count('<polyline class="raw"') == 1
+    assert page.count('class="axis"') == 2
+    assert "step" in checker.text
+    assert "100k" in checker.text
+    assert "3" in checker.text
+    assert any("not finite and not drawn: 1" in text for text in checker.text)
+    raw, smooth = (line.split() for line in re.findall(r'points="([^"]*)"', page))
+    assert max(len(raw), len(smooth)) <= 402
+    assert min(float(point.partition(",")[2]) for point in raw) < 20
+
+
+@pytest.mark.parametrize(
+    ("curve", "said"),
+    [
+        ([(1, 100.0), (2, 1.0)], "log scale"),
+        ([(5, 0.25)], "last 0.25"),
+        ([(1, 3.0), (2, 3.0)], "last 3"),
+        ([(1, 0.0), (2, -1.0)], "last -1"),
+        ([], "no values"),
+    ],
+)
+def test_odd_curves_are_drawn(tmp_path: Path, curve: list[tuple[int, float]], said: str) -> None:
+    page, checker = write(tmp_path / "report.html", curves={"loss": curve})
+    assert any(said in text for text in checker.text)
+    assert "nan" not in page.lower().partition("<svg")[2].partition("</svg>")[0]
+
+
+def test_verdict_comes_first_with_its_reasons_and_comparisons(tmp_path: Path) -> None:
+    item = Comparison(
+        scenario="vi_rain",
+        metric="VIF",
+        num_scenes=12,
+        challenger=0.5,
+        reference=0.6,
+        change=-1 / 6,
+        low=-0.2,
+        high=-0.1,
+        outcome="worse",
+    )
+    verdict = Verdict(passed=False, rule="rule", reasons=("VIF fell.",), comparisons=(item,))
+    page, checker = write(tmp_path / "report.html", verdict=verdict)
+    text = " ".join(checker.text)
+    assert text.index("Refused") < text.index("VIF fell.") < text.index("By scenario")
+    assert "1 comparisons: 0 better, 0 equal, 0 uncertain, 1 worse" in text
+    assert "\u221216.7" in page
+    assert (
+        "Passed"
+        in write(
+            tmp_path / "two.html",
+            verdict=Verdict(passed=True, rule="rule", reasons=(), comparisons=()),
+        )[0]
+    )
+
+
+def test_empty_parts_are_left_out(tmp_path: Path) -> None:
+    page, checker = write(tmp_path / "report.html", facts={}, rows=[], examples=[], curves={})
+    assert "section" not in checker.tags
+    assert "<h1>Evaluation</h1>" in page
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

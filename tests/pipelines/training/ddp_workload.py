@@ -1,0 +1,59 @@
+"""What the two processes of a DDP test run: importable, so that a spawned process finds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines.store.folders import LocalFolder
+from pipelines.training.loop import run_training
+from pipelines.training.optimiser import check_replicas
+
+
+def train_rank(
+    rank: int, payload: dict[str, object], datasets: Path, folder: Path, resume: list[Path]
+) -> None:
+    """Train as one of two ranks; rank 0 keeps checkpoints, both write their metrics."""
+    torch.set_num_threads(1)
+    meeting = folder / f"meeting-{len(resume)}"
+    distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    lines = []
+
+    def report(metrics: dict[str, float], scratch: Path | None) -> None:
+        lines.append(metrics)
+        if scratch:
+            scratch.rename(folder / str(int(metrics["step"])))
+            scratch.mkdir()
+
+    run_training(
+        payload,
+        datasets=LocalFolder(datasets),
+        rank=rank,
+        world_size=2,
+        device="cpu",
+        resume=resume,
+        report=report,
+    )
+    (folder / f"metrics-{rank}.json").write_text(json.dumps(lines))
+    distributed.destroy_process_group()
+
+
+def drift_apart(rank: int, folder: Path) -> None:
+    """One rank changes a weight behind DDP's back; the check must say which."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = nn.Linear(3, 2)
+    DistributedDataParallel(model)
+    check_replicas(model)
+    if rank == 1:
+        with torch.no_grad():
+            model.weight[0, 0] += 1e-6
+    try:
+        check_replicas(model)
+    except ValueError as error:
+        (folder / f"said-{rank}").write_text(str(error))
+    distributed.destroy_process_group()

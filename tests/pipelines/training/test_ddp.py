@@ -1,0 +1,97 @@
+"""Two ranks are one: the same loss, gradients and weights, and the same bits after a resume."""
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.multiprocessing import start_processes
+
+from pipelines.training.config import TrainingConfig
+from tests.pipelines.training import ddp_workload
+from tests.pipelines.training.test_loop import Published, run, stage1_config
+
+pytestmark = pytest.mark.slow
+
+
+def start_two(function: Callable[..., None], *arguments: Any) -> None:
+    """Run `function(rank, *arguments)` in two processes, forked from one that has torch imported."""
+    multiprocessing.set_forkserver_preload([ddp_workload.__name__])
+    start_processes(function, arguments, nprocs=2, start_method="forkserver")
+
+
+def run_two(config: TrainingConfig, folder: Path, *, resume: list[Path] | None = None) -> Path:
+    """Run two ranks; `folder` lies beside the dataset's version."""
+    folder.mkdir(exist_ok=True)
+    payload = config.model_dump(mode="json")
+    start_two(ddp_workload.train_rank, payload, folder.parent, folder, resume or [])
+    return folder
+
+
+def test_two_ranks_with_half_the_batch_are_one_with_the_whole(
+    version_root: Published, tmp_path: Path
+) -> None:
+    settings = {"num_steps": 3, "checkpoint_every": 3, "log_every": 1}
+    whole = run(stage1_config(version_root, batch_size=4, **settings), tmp_path / "one")
+    two = run_two(stage1_config(version_root, batch_size=2, **settings), tmp_path / "two")
+    ranks = [json.loads((two / f"metrics-{rank}.json").read_text()) for rank in range(2)]
+    # The first step is taken from the same weights: loss (contrastive too) and gradients agree.
+    for name in ("loss", "contrastive", "fusion"):
+        mean = (ranks[0][0][name] + ranks[1][0][name]) / 2
+        assert mean == pytest.approx(whole[0][name], rel=1e-5)
+    assert ranks[0][0]["grad_norm"] == ranks[1][0]["grad_norm"]
+    assert ranks[0][0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-4)
+    one = load_file(tmp_path / "one" / "3" / "model.safetensors")
+    both = load_file(two / "3" / "model.safetensors")
+    assert all(torch.allclose(one[key], both[key], atol=2e-5) for key in one)
+
+
+def test_two_ranks_resume_bit_for_bit(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root, num_steps=4, checkpoint_every=2, batch_size=1)
+    whole = run_two(config, tmp_path / "whole")
+    resumed = run_two(config, tmp_path / "resumed", resume=[whole / "2"])
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        first, second = (load_file(folder / "4" / name) for folder in (whole, resumed))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_another_number_of_workers_goes_on_where_the_first_stopped(
+    version_root: Published, tmp_path: Path, first: int
+) -> None:
+    """From 1 to 2 and from 2 to 1: the same steps of the same samples, none twice and none left out."""
+    config = stage1_config(version_root, num_steps=4, checkpoint_every=2, log_every=1)
+    config = config.model_copy(update={"num_workers": first})
+    curves = {}
+    for name, world_size, resume in (
+        ("whole", first, []),
+        ("changed", 3 - first, [tmp_path / "whole" / "2"]),
+    ):
+        folder = tmp_path / name
+        if world_size == 1:
+            ranks = [run(config, folder, resume=resume)]
+        else:
+            run_two(config, folder, resume=resume)
+            ranks = [json.loads((folder / f"metrics-{rank}.json").read_text()) for rank in range(2)]
+        curves[name] = {
+            lines[0]["step"]: sum(line["loss"] for line in lines) / world_size
+            for lines in zip(*ranks, strict=True)
+        }
+    assert list(curves["whole"]) == [1, 2, 3, 4]
+    assert list(curves["changed"]) == [3, 4]
+    for step, loss in curves["changed"].items():
+        # Other samples would give another loss: neighbouring steps differ far more than this.
+        assert loss == pytest.approx(curves["whole"][step], rel=1e-4)
+    one, other = (load_file(tmp_path / name / "4" / "model.safetensors") for name in curves)
+    assert all(torch.allclose(one[key], other[key], atol=5e-5) for key in one)
+
+
+def test_replicas_that_drift_apart_are_named(tmp_path: Path) -> None:
+    start_two(ddp_workload.drift_apart, tmp_path)
+    for rank in range(2):
+        assert "ranks [1] are not those of rank 0" in (tmp_path / f"said-{rank}").read_text()
