@@ -64,6 +64,8 @@ Modality = Literal["vi", "ir"]
 # Whose experiments a degradation belongs to. What a recipe gets without naming anything is
 # DSPFusion's; the others it names.
 Suite = Literal["dspfusion", "drfusion"]
+# The name of a picture that suffers nothing; no line of the table has it.
+CLEAN = "clean"
 
 
 class ViRanges(BaseModel):

@@ -24,15 +24,6 @@ class Applied(BaseModel):
     params: dict[str, Any]
 
 
-class DegradationRecord(BaseModel):
-    """What was done to the two images of a pair, in order; an empty chain is a clean image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    vi: tuple[Applied, ...] = ()
-    ir: tuple[Applied, ...] = ()
-
-
 def draw_chain(
     modality: Modality,
     names: Sequence[str],

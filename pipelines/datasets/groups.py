@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.datasets.plan import CLEAN, ShardConfig
+from degradations.catalogue import CLEAN
+from pipelines.datasets.plan import ShardConfig
 from pipelines.sources.scenes import Scene
 from pipelines.store.seeding import rng_at
 

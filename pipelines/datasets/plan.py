@@ -21,7 +21,6 @@ from pipelines.store.seeding import digest_of
 
 # Part of every content address: raise it when the same inputs come to mean other bytes.
 SCHEMA_VERSION = 1
-CLEAN = "clean"
 
 
 class ShardConfig(BaseModel):

@@ -29,10 +29,10 @@ import pyarrow as pa
 import webdataset as wds
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from degradations.catalogue import Modality
+from degradations.catalogue import CLEAN, Modality
 from degradations.chain import Applied, apply_chain, draw_chain
 from pipelines.datasets.groups import Group, draw_groups, members_of
-from pipelines.datasets.plan import CLEAN, SCHEMA_VERSION, ShardConfig, ShardSpec
+from pipelines.datasets.plan import SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.datasets.row_strips import decode_rows, encode_strips
 from pipelines.sources.pictures import MOST_PIXELS, decode_ir, decode_vi, encode_png
 from pipelines.sources.scenes import Read, Scene, load_native, load_pair, read_file

@@ -20,7 +20,7 @@ from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.shards import open_shard
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.scenarios import CLEAN, Scenario, degrade
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scenes import Read, Scene, load_pair, read_file
 from pipelines.store.folders import Folder
@@ -74,7 +74,7 @@ class Embedded:
 def single_scenarios(config: ShardConfig) -> list[Scenario]:
     """Clean, and every degradation of a dataset by itself."""
     vi = [Scenario(name=f"vi_{name}", vi=(name,)) for name in config.vi]
-    return [CLEAN, *vi, *(Scenario(name=f"ir_{name}", ir=(name,)) for name in config.ir)]
+    return [CLEAN_SCENARIO, *vi, *(Scenario(name=f"ir_{name}", ir=(name,)) for name in config.ir)]
 
 
 def degraded_pictures(

@@ -24,7 +24,7 @@ from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline, Fuse
 from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
-from pipelines.evaluation.scenarios import CLEAN, Scenario, degrade
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, fetched, load_pair, read_file
 
@@ -85,7 +85,7 @@ def evaluate_bundle(
                 rows += evaluate_scene(
                     scene, scenario, methods, seed=measurement.seed, metrics=measurement.metrics
                 )
-            if CLEAN in measurement.scenarios:
+            if CLEAN_SCENARIO in measurement.scenarios:
                 rows += [
                     _folder_row(scene, name, folder, measurement.metrics)
                     for name, folder in measurement.folders.items()
@@ -205,7 +205,7 @@ def _folder_row(scene: Scene, name: str, folder: Path, metrics: Sequence[str]) -
     vi, ir = load_pair(scene)
     values = _measure(to_tensor(read_picture(files[stem])), vi, ir, metrics, where=str(files[stem]))
     # How long another method took is not known here.
-    return row_head(scene, CLEAN, name, math.nan) | values
+    return row_head(scene, CLEAN_SCENARIO, name, math.nan) | values
 
 
 def _measure(

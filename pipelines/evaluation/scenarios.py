@@ -34,10 +34,10 @@ class Scenario(BaseModel):
     severity: Severity | None = None
 
 
-CLEAN = Scenario(name="clean")
+CLEAN_SCENARIO = Scenario(name="clean")
 
 SCENARIOS: tuple[Scenario, ...] = (
-    CLEAN,
+    CLEAN_SCENARIO,
     Scenario(name="vi_blur", vi=("blur",)),
     Scenario(name="vi_rain", vi=("rain",)),
     Scenario(name="vi_low_light", vi=("low_light",)),

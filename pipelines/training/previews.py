@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from degradations.catalogue import CLEAN
 from models import build_fuser
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.fuser import DSPFusionFuser
-from pipelines.datasets.plan import CLEAN, ShardConfig
+from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.shards import open_shard
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.evaluation.scenarios import Scenario, degrade

@@ -9,10 +9,10 @@ from jobs.evaluate.subject import inputs_digest
 from models.dspfusion.config import tiny
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.measuring import Measurement
-from pipelines.evaluation.scenarios import CLEAN, find_scenario
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, find_scenario
 
 ONE = Bundle(source="one", model=tiny(), weights=b"")
-MEASUREMENT = Measurement(bundle=ONE, scenarios=(CLEAN, find_scenario("vi_blur")))
+MEASUREMENT = Measurement(bundle=ONE, scenarios=(CLEAN_SCENARIO, find_scenario("vi_blur")))
 
 
 def test_parts_hang_on_what_is_measured_and_not_on_where_it_lies() -> None:
@@ -21,7 +21,7 @@ def test_parts_hang_on_what_is_measured_and_not_on_where_it_lies() -> None:
     strong = find_scenario("vi_blur@strong").model_copy(update={"name": "vi_blur"})
     changes = (
         {"baselines": ("average", "maximum")},
-        {"scenarios": (CLEAN, strong)},
+        {"scenarios": (CLEAN_SCENARIO, strong)},
         {"metrics": ("VIF",)},
         {"seed": 1},
     )

@@ -9,7 +9,7 @@ import torch
 from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
 from pipelines.evaluation.baselines import source_average
 from pipelines.evaluation.measuring import check_folder, choose_scenes, evaluate_scene, make_example
-from pipelines.evaluation.scenarios import CLEAN, degrade, find_scenario
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, degrade, find_scenario
 from pipelines.sources.scenes import Scene, load_pair, scan
 
 HEIGHT, WIDTH = 48, 56
@@ -45,7 +45,7 @@ def test_source_average_is_the_mean_in_every_channel() -> None:
 
 
 def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
-    rows = evaluate_scene(scenes[0], CLEAN, METHODS, seed=0, metrics=MEASURED)
+    rows = evaluate_scene(scenes[0], CLEAN_SCENARIO, METHODS, seed=0, metrics=MEASURED)
     assert [item["method"] for item in rows] == list(METHODS)
     for item in rows:
         assert (item["scene"], item["dataset"], item["scenario"]) == ("tiny-val-a", "tiny", "clean")
@@ -92,7 +92,11 @@ def test_rows_do_not_depend_on_order_or_on_other_methods(scenes: list[Scene]) ->
 def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
     with pytest.raises(ValueError, match=r"tiny-val-a, clean, method 'broken'.*NaN"):
         evaluate_scene(
-            scenes[0], CLEAN, {"broken": lambda vi, ir: vi * float("nan")}, seed=0, metrics=MEASURED
+            scenes[0],
+            CLEAN_SCENARIO,
+            {"broken": lambda vi, ir: vi * float("nan")},
+            seed=0,
+            metrics=MEASURED,
         )
 
 

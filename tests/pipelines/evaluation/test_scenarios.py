@@ -3,7 +3,7 @@ import pytest
 
 from degradations.catalogue import names
 from pipelines.evaluation.scenarios import (
-    CLEAN,
+    CLEAN_SCENARIO,
     SCENARIOS,
     SEVERITIES,
     Scenario,
@@ -74,7 +74,7 @@ def test_seed_scene_and_scenario_each_change_the_draw() -> None:
 
 def test_the_clean_copy_does_not_share_memory() -> None:
     vi, ir = pair()
-    vi_lq, ir_lq = degrade(vi, ir, CLEAN, seed=0, scene_key="a")
+    vi_lq, ir_lq = degrade(vi, ir, CLEAN_SCENARIO, seed=0, scene_key="a")
     assert not np.shares_memory(vi_lq, vi)
     assert not np.shares_memory(ir_lq, ir)
 

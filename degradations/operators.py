@@ -1,0 +1,76 @@
+"""What a recorded chain did, in numbers: the operator of the linear degradations, a task's index.
+
+The observation model is y = A x + n (DRFusion spec, section 5): A is a blur and then a low resolution,
+n is white Gaussian noise.  A chain in another order is none of these.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from degradations.blur import BlurParams
+from degradations.catalogue import CLEAN, Modality, find, names
+from degradations.chain import Applied
+from degradations.noise import GaussianNoiseParams
+from degradations.resolution import LowResolutionParams
+
+_BLURS = ("blur", "gaussian_blur")
+# The order of the observation model.
+_LINEAR = (*_BLURS, "low_resolution", "gaussian_noise")
+
+
+def is_linear(modality: Modality, name: str) -> bool:
+    """Whether `operator_numbers` knows a degradation of this camera; "clean" is linear, too."""
+    return name == CLEAN or find(modality, name).linear
+
+
+def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
+    """Float32 [3]: std of the noise in grey levels of [0, 1], sigma of the blur in pixels, block side.
+
+    A clean picture is (0, 0, 1).  Raises ValueError when a degradation is not linear, occurs twice,
+    or is applied in another order than blur, low resolution, noise.
+    """
+    numbers = np.array([0, 0, 1], np.float32)
+    for applied in chain:
+        if applied.name in _BLURS:
+            numbers[1] = BlurParams.model_validate(applied.params).sigma_px
+        elif applied.name == "low_resolution":
+            numbers[2] = LowResolutionParams.model_validate(applied.params).factor
+        elif applied.name == "gaussian_noise":
+            numbers[0] = GaussianNoiseParams.model_validate(applied.params).sigma_level / 255
+        else:
+            raise ValueError(
+                f"{applied.name!r} has no linear operator; those that have one: {', '.join(_LINEAR)}"
+            )
+    _check_order([applied.name for applied in chain])
+    return numbers
+
+
+def _check_order(applied: Sequence[str]) -> None:
+    # Both blurs are one place: they are the same kernel in two suites.
+    places = [max(_LINEAR.index(name), 1) for name in applied]
+    if places != sorted(set(places)):
+        raise ValueError(
+            f"the chain {' -> '.join(applied)} is not blur -> low_resolution -> gaussian_noise, each "
+            "once at most; only that order is the observation model y = A x + n"
+        )
+
+
+def task_names(modality: Modality) -> tuple[str, ...]:
+    """Everything that a picture of one camera may suffer, by task number; 0 is "clean"."""
+    return (CLEAN, *names(modality), *names(modality, suite="drfusion"))
+
+
+def task_number(modality: Modality, chain: Sequence[Applied]) -> int:
+    """Index in `task_names` of what a picture suffers.
+
+    Raises ValueError for a chain of several degradations, for which no prompt is defined yet.
+    """
+    if len(chain) > 1:
+        shown = ", ".join(applied.name for applied in chain)
+        raise ValueError(
+            f"{shown}: tasks of several degradations are not defined; pass one or none"
+        )
+    return (
+        task_names(modality).index(find(modality, chain[0].name).name) if chain else 0
+    )  # 0: clean
