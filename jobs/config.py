@@ -9,62 +9,13 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from models import system_of
 from pipelines.evaluation.baselines import Baseline
 from pipelines.promotion.gate import GateConfig
 from pipelines.store.names import nearest
-from pipelines.training.config import OptimConfig
+from pipelines.training.config import TrainingConfig
 
 _Config = TypeVar("_Config", bound=BaseModel)
-
-
-class TrainRecipe(BaseModel):
-    """A training run: what is trained, how, on what, by how many workers.
-
-    `dataset` names a dataset version, or a recipe of which the newest version is taken; `stage1` is a
-    checkpoint folder or `runs:/ID`: Stage II needs Stage I's, and either goes on from its own with a new
-    schedule.
-    A run with `register_as` registers its model under that name. Every `preview_every` steps, and at
-    the end, fused validation pictures are drawn.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    objective: Stage1Config | Stage2Config = Field(discriminator="stage")
-    optim: OptimConfig
-    dataset: str | None = None
-    stage1: str | None = None
-    num_workers: int = Field(default=2, ge=1)
-    use_gpu: bool = False
-    register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    preview_every: int | None = Field(default=None, gt=0)
-
-    def address(self) -> dict[str, Any]:
-        """What of this goes into a run's digest: what a run of before was found by is not changed.
-
-        Previews decide no weights. Settings that came later count only where they say something else
-        than what was done before there were any.
-        """
-        tree = self.model_dump(mode="json", exclude={"preview_every"})
-        for node, config in (
-            (tree["objective"], self.objective),
-            (tree["objective"]["model"], self.objective.model),
-            (tree["optim"], self.optim),
-        ):
-            for name in _LATER & node.keys():
-                if node[name] == type(config).model_fields[name].default:
-                    del node[name]
-        return tree
-
-
-_LATER = {
-    "degradation_prior",
-    "semantic_prior",
-    "degradation_start",
-    "degradation_rate",
-    "late_batch_size",
-    "late_crop_px",
-}
 
 
 class EvaluateRecipe(BaseModel):
@@ -177,28 +128,29 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def shrink_training(recipe: TrainRecipe) -> TrainRecipe:
+def shrink_training(config: TrainingConfig) -> TrainingConfig:
     """`--smoke`: networks of tiny sizes, four steps, at most two workers on CPUs, the same code.
 
     What the networks are made of, the losses and the optimiser stay the recipe's.
     """
-    sizes = tiny().model_dump(exclude_unset=True)
-    model = recipe.objective.model.model_copy(update=sizes)
-    optim = {"num_steps": 4, "batch_size": 2, "crop_px": 32, "log_every": 2, "checkpoint_every": 2}
-    if recipe.optim.late_crop_px:
-        optim |= {"late_crop_px": 40}
-    if recipe.optim.late_batch_size:
-        optim |= {"late_batch_size": 1}
+    system, optim = system_of(config.objective), config.optim
+    crop_px = -(-32 // system.multiple_px) * system.multiple_px
+    steps = {"num_steps": 4, "batch_size": 2, "log_every": 2, "checkpoint_every": 2}
+    sizes = {
+        "crop_px": crop_px,
+        "late_crop_px": optim.late_crop_px and crop_px + system.multiple_px,
+        "late_batch_size": optim.late_batch_size and 1,
+    }
     changes = {
-        "objective": recipe.objective.model_copy(update={"model": model}),
-        "optim": recipe.optim.model_copy(update=optim),
-        "num_workers": min(recipe.num_workers, 2),
+        "objective": system.shrink(config.objective),
+        "optim": optim.model_copy(update=steps | sizes),
+        "num_workers": min(config.num_workers, 2),
         "use_gpu": False,
-        "preview_every": recipe.preview_every and 2,
+        "preview_every": config.preview_every and 2,
         # A try-out is not registered: it would take the challenger's place.
         "register_as": None,
     }
-    return recipe.model_copy(update=changes)
+    return config.model_copy(update=changes)
 
 
 def shrink_evaluation(recipe: EvaluateRecipe) -> EvaluateRecipe:

@@ -15,13 +15,15 @@ from jobs.config import find_recipe, shrink_evaluation, shrink_training
 from jobs.console import facts, progress, run_command, say, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
-from jobs.fuse.run import bundle_of, fuse_files
+from jobs.fuse.run import bundle_of
 from jobs.generate.run import generate, named
 from jobs.promote.decision import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from jobs.scan import load_index, scan_folder
 from jobs.train.run import Trained, train
-from pipelines.bundles.export import load_bundle
+from pipelines.bundles.export import read_bundle
+from pipelines.bundles.fusing import fuse_pair
+from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.rows import BASELINE, MODEL
 from pipelines.evaluation.scenarios import degrade, find_scenario
 from pipelines.evaluation.summaries import HEADLINE
@@ -54,7 +56,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
         section("5/8  Train Stage II: diffusion restores the semantic prior")
         changes: dict[str, str | None] = {
             "dataset": dataset.name,
-            "stage1": f"runs:/{stage1.run_id}",
+            "init_from": f"runs:/{stage1.run_id}",
         }
         stage2 = _train(settings, "dspfusion_stage2_demo", changes, smoke=smoke)
         assert stage2.model is not None, "the Stage II recipe registers"
@@ -110,15 +112,17 @@ def _train(
 def _fuse_one(settings: Settings, model: str) -> Path:
     """Degrade a held-out pair, write it as files, and fuse those as `jobs.fuse` does."""
     scene = load_index(settings, NAME).scenes.of_split("val")[0]
-    vi, ir = degrade(
-        *load_pair(scene), find_scenario("low_light+stripe_noise"), seed=1, scene_key=scene.digest
-    )
+    scenario = find_scenario("low_light+stripe_noise")
+    degraded = degrade(*load_pair(scene), scenario, seed=1, scene_key=scene.digest)
     folder = settings.work / NAME / "fused"
     sources = folder / "vi.png", folder / "ir.png"
-    for path, image in zip(sources, (vi, ir), strict=True):
+    for path, image in zip(sources, degraded[:2], strict=True):
         write_whole(path, encode_png(image))
     written = folder / "fused.png"
-    fuse_files(load_bundle(bundle_of(model, settings)), *sources, written)
+    bundle = read_bundle(bundle_of(model, settings))
+    fuser, names = bundle.fuser(), bundle.system.hint_names
+    hints = hints_of(names, vi=degraded.vi_chain, ir=degraded.ir_chain)
+    write_whole(written, fuse_pair(fuser, *map(str, sources), hints=hints))
     facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
     return written
 

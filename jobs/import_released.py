@@ -1,7 +1,7 @@
 """python -m jobs.import_released DIR [--name NAME]: register the authors' released weights.
 
-DIR holds net_g.pth, net_dp.pth, net_sp.pth and net_dm.pth as the authors publish them. The same
-files again are found to be registered already.
+DIR holds the files as the authors publish them (DSPFusion: net_g.pth, net_dp.pth, net_sp.pth and
+net_dm.pth), which say of which system they are. The same files again are found to be registered already.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from pathlib import Path
 from infra.settings import Settings, code_commit, read_settings
 from jobs.console import facts, run_command, say
 from jobs.train.records import REQUIREMENTS
+from models.system import System
 from pipelines.bundles.export import write_bundle
-from pipelines.bundles.released_weights import digests, read_released
+from pipelines.bundles.released_weights import digests, read_released, system_of_files
 from pipelines.promotion.evidence import bundle_evidence
 from pipelines.store.seeding import digest_of
 
-DEFAULT_NAME = "dspfusion-released"
 
-
-def import_files(folder: Path, settings: Settings, *, name: str) -> str:
-    """Register the four files of `folder` as a version of `name`; return its models:/ URI.
+def import_files(folder: Path, settings: Settings, *, name: str | None = None) -> str:
+    """Register the files of `folder` as a version of `name` (SYSTEM-released); return its models:/ URI.
 
     Raises ValueError naming the file or key that is missing, unexpected or of another shape.
     """
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
-    fuser = read_released(folder)
+    system = system_of_files(folder)
+    name = name or f"{system.name}-released"
+    model_config, fuser = read_released(system, folder)
     client = tracking.connect(settings)
-    tags = origin_tags(folder, name)
+    tags = origin_tags(system, folder, name)
     done = tracking.find_run(client, tags["config_digest"])
     if done and done.info.status == "FINISHED":
         say("  these files are registered under this name already")
         return str(done.data.tags["registered_model"])
-    config = {"model": fuser.config.model_dump(mode="json")}
+    config = {"model": model_config.model_dump(mode="json")}
     run = tracking.open_run(client, name="import_released", config=config, tags=tags)
     origin = {**tags, "run_id": run.info.run_id}
     try:
         with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
             bundle = Path(scratch) / "bundle"
-            write_bundle(bundle, fuser.config, fuser, origin=origin)
+            write_bundle(bundle, model_config, fuser, origin=origin)
             version = registry.register_bundle(
                 client,
                 name,
@@ -59,12 +60,12 @@ def import_files(folder: Path, settings: Settings, *, name: str) -> str:
     return model
 
 
-def origin_tags(folder: Path, name: str) -> dict[str, str]:
+def origin_tags(system: System, folder: Path, name: str) -> dict[str, str]:
     """Where the weights come from: that they are the authors', and which files they were."""
-    files = {f"sha256_{file}": digest for file, digest in digests(folder).items()}
+    files = {f"sha256_{file}": digest for file, digest in digests(system, folder).items()}
     return {
         "origin": "released",
-        "system": "dspfusion",
+        "system": system.name,
         "config_digest": digest_of(["import_released", name, files]),
         "git_commit": code_commit(),
         **files,
@@ -81,8 +82,8 @@ def _main(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m jobs.import_released", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the four .pth files")
-    parser.add_argument("--name", default=DEFAULT_NAME, help="registered model (%(default)s)")
+    parser.add_argument("folder", type=Path, help="folder of the published files")
+    parser.add_argument("--name", help="registered model (default: SYSTEM-released)")
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)
 

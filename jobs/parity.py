@@ -1,4 +1,4 @@
-"""python -m jobs.parity DIR: compare our DSPFusion with a folder of golden vectors.
+"""python -m jobs.parity DIR: compare our systems with a folder of golden vectors.
 
 Prints a line per tensor; exit status 1 when one is above its tolerance, 2 when the folder is wrong.
 """
@@ -11,21 +11,26 @@ import time
 from pathlib import Path
 
 from jobs.console import run_command, say
-from pipelines.parity.golden import Comparison, open_folder
+from models.golden import Comparison
+from pipelines.parity.folder import open_folder, systems_in
 
 
 def _main(arguments: argparse.Namespace) -> None:
     # Here, because the models take a second to import and --help need not wait for them.
-    from pipelines.parity.cases import check_folder
+    from models import SYSTEMS
 
-    folder = open_folder(arguments.folder)
+    checks = {each.name: each.golden_checks for each in SYSTEMS if each.golden_checks}
+    folders = [
+        open_folder(arguments.folder, name) for name in systems_in(arguments.folder, [*checks])
+    ]
     started = time.perf_counter()
     say(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
     failed = num_tensors = 0
-    for comparison in check_folder(folder):
-        num_tensors += 1
-        failed += not comparison.passed
-        say(line(comparison))
+    for folder in folders:
+        for comparison in checks[folder.system](folder):
+            num_tensors += 1
+            failed += not comparison.passed
+            say(line(comparison))
     seconds = time.perf_counter() - started
     say(f"{num_tensors} tensors, {failed} above tolerance ({seconds:.0f} s)")
     if failed:

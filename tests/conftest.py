@@ -15,7 +15,6 @@ import torch
 from filelock import FileLock
 
 from infra.settings import Settings
-from models import build_fuser
 from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.bundles.export import write_bundle
@@ -186,4 +185,4 @@ def tiny_fuser() -> DSPFusionFuser:
     """The fuser of `tiny_bundle`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build_fuser(tiny()).eval()
+        return DSPFusionFuser(tiny()).eval()

@@ -1,9 +1,11 @@
 """The registered model, as MLflow runs it: models-from-code, logged beside the bundle.
 
 It stands alone on purpose: an environment that loads the model has torch, numpy and mlflow, and not
-this repository. The network is the bundle's exported program.
+this repository. The network is the bundle's exported program; what it takes and returns, in which
+sizes, says the contract in the bundle's config.json.
 """
 
+import json
 from pathlib import Path
 
 import mlflow
@@ -12,45 +14,70 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-MULTIPLE_PX = 8
 # What rounding may add to a value of 1, or take from one of 0.
 SLACK = 1e-3
 
 
 class Fuser(PythonModel):
-    """`predict({"vi": B×3×H×W, "ir": B×1×H×W})`, float32 [0, 1], gives the fused B×3×H×W."""
+    """`predict({"vi": B×3×H×W, "ir": B×1×H×W, …})`, float32 [0, 1], gives the fused B×3×H×W.
+
+    Further inputs are the model's hints, one row a pair. A model that restores its sources gives a
+    dictionary of "fused", "vi" and "ir".
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the exported program."""
-        path = Path(context.artifacts["bundle"]) / "program.pt2"
-        self._program = torch.export.load(path).module()
+        """Load the exported program and its contract."""
+        bundle = Path(context.artifacts["bundle"])
+        self._contract = json.loads((bundle / "config.json").read_text())["contract"]
+        self._program = torch.export.load(bundle / "program.pt2").module()
 
     # Without annotations: MLflow would take them for a signature, which cannot say "any size".
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Fuse a batch; any height and width of at least 16 px, the same for both."""
-        vi, ir = (np.asarray(model_input[name], np.float32) for name in ("vi", "ir"))
-        _check(vi, ir)
-        height, width = vi.shape[2:]
-        bottom, right = -height % MULTIPLE_PX, -width % MULTIPLE_PX
-        pad = ((0, 0), (0, 0), (0, bottom), (0, right))
-        padded = [torch.from_numpy(np.pad(image, pad, mode="reflect")) for image in (vi, ir)]
+        """Fuse a batch of any size that the contract allows, the same for both pictures."""
+        arrays = {
+            name: np.asarray(model_input[name], spec["dtype"])
+            for name, spec in self._contract["inputs"].items()
+        }
+        _check(arrays, self._contract["least_px"])
+        height, width = arrays["vi"].shape[2:]
         with torch.inference_mode():
-            fused = self._program(*padded)
-        return fused[:, :, :height, :width].numpy()
+            found = self._program(*(torch.from_numpy(array) for array in self._padded(arrays)))
+        found = found if isinstance(found, tuple) else (found,)
+        outputs = {
+            name: picture[:, :, :height, :width].numpy()
+            for name, picture in zip(self._contract["outputs"], found, strict=True)
+        }
+        return outputs if len(outputs) > 1 else outputs["fused"]
+
+    def _padded(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The program's inputs in order, pictures mirrored to the multiple of the contract."""
+        multiple = self._contract["multiple_px"]
+        height, width = arrays["vi"].shape[2:]
+        pad = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
+        return [
+            np.pad(array, pad, mode="reflect") if name in ("vi", "ir") else array
+            for name, array in arrays.items()
+        ]
 
 
-def _check(vi: np.ndarray, ir: np.ndarray) -> None:
+def _check(arrays: dict[str, np.ndarray], least_px: int) -> None:
     """Refuse what the signature cannot: MLflow's own error, which a server answers with as it is."""
+    vi, ir = arrays["vi"], arrays["ir"]
     if vi.shape[2:] != ir.shape[2:] or len(vi) != len(ir):
         sizes = f"vi is {vi.shape} but ir is {ir.shape}"
         raise MlflowException.invalid_parameter_value(f"{sizes}; batch and size must be equal")
     if not len(vi):
         raise MlflowException.invalid_parameter_value("the batch is empty; give one pair at least")
     height, width = vi.shape[2:]
-    if min(height, width) < 2 * MULTIPLE_PX:
+    if min(height, width) < least_px:
         raise MlflowException.invalid_parameter_value(
-            f"pictures of {width}x{height} px are too small; {2 * MULTIPLE_PX} a side is the least"
+            f"pictures of {width}x{height} px are too small; {least_px} a side is the least"
         )
+    for name, array in arrays.items():
+        if len(array) != len(vi):
+            raise MlflowException.invalid_parameter_value(
+                f"{name} has {len(array)} rows for {len(vi)} pairs; give one a pair"
+            )
     for name, image in (("vi", vi), ("ir", ir)):
         # Turned this way round, because a value that is not a number must not pass.
         if not (image.min() >= -SLACK and image.max() <= 1 + SLACK):

@@ -31,16 +31,6 @@ _EVENT_PREFIX = "promotion."
 # PostgreSQL keeps a registered model's tag in a VARCHAR(5000).
 _MAX_EVENT_CHARS = 5000
 
-_SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1), "vi"),
-            TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1), "ir"),
-        ]
-    ),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))]),
-)
-
 
 def register_bundle(
     client: MlflowClient,
@@ -51,7 +41,10 @@ def register_bundle(
     tags: Mapping[str, str],
     requirements: list[str],
 ) -> ModelVersion:
-    """Log a bundle to a run as a pyfunc model, register it as a new version, alias it `challenger`."""
+    """Log a bundle to a run as a pyfunc model, register it as a new version, alias it `challenger`.
+
+    Its signature is what the contract in its config.json says.
+    """
     # MLflow advises to let it infer the signature, from an example that it would store as megabytes
     # of JSON or from type hints that cannot say "any size", and resets filters to say so. Ours is
     # given, so its advice is recorded and dropped.
@@ -60,12 +53,27 @@ def register_bundle(
             name="fuser",
             python_model=str(Path(__file__).parent / "fuser_model.py"),
             artifacts={"bundle": str(bundle)},
-            signature=_SIGNATURE,
+            signature=_signature(bundle),
             pip_requirements=requirements,
         )
         version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
+
+
+def _signature(bundle: Path) -> ModelSignature:
+    contract = json.loads((bundle / "config.json").read_text())["contract"]
+    inputs = [
+        TensorSpec(np.dtype(spec["dtype"]), tuple(spec["shape"]), name)
+        for name, spec in contract["inputs"].items()
+    ]
+    shapes = {name: (-1, channels, -1, -1) for name, channels in contract["outputs"].items()}
+    is_one = len(shapes) == 1
+    outputs = [
+        TensorSpec(np.dtype(np.float32), shape, None if is_one else name)
+        for name, shape in shapes.items()
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
 @contextmanager

@@ -33,10 +33,15 @@ def _model(arguments: argparse.Namespace) -> None:
 
     if arguments.peak:
         part, side = arguments.peak
-        say_own_peak(part, side, crop_px=arguments.crop)
+        say_own_peak(arguments.system, part, side, crop_px=arguments.crop)
         return
-    pairs = arguments.pairs or REAL_PAIRS
-    bench_model(arguments.parts, repeats=arguments.repeats, crop_px=arguments.crop, pairs=pairs)
+    bench_model(
+        arguments.system,
+        arguments.parts,
+        repeats=arguments.repeats,
+        crop_px=arguments.crop,
+        pairs=arguments.pairs or REAL_PAIRS,
+    )
 
 
 def _metrics(arguments: argparse.Namespace) -> None:
@@ -71,6 +76,7 @@ def main() -> None:
     model = benches.add_parser("model", help="networks against a plain build of the same maths")
     parts = ["inference", "bf16", "stage1", "stage2"]
     choices = [*parts, "compiled"]  # It compiles for minutes, so only who asks for it waits.
+    model.add_argument("--system", default="dspfusion", help="default: %(default)s")
     model.add_argument("--parts", nargs="+", choices=choices, default=parts)
     model.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     model.add_argument("--crop", type=int, default=224, help="px of a training crop (%(default)s)")

@@ -28,9 +28,6 @@ from jobs.bench.shard_factory import Line, rendered_scenes, tell
 from jobs.config import find_recipe, shrink_training
 from jobs.console import facts, section
 from jobs.recipes import DATASETS, TRAINING
-from models.dspfusion.config import Stage1Config
-from models.dspfusion.stage1 import Stage1
-from models.dspfusion.stage2 import Stage2
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.plan import plan_shards
 from pipelines.datasets.shards import write_shard
@@ -38,12 +35,13 @@ from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.store.files import whole_folder
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import TrainingState, save_checkpoint
-from pipelines.training.config import OptimConfig, TrainingConfig, learning_rate
+from pipelines.training.config import OptimConfig, TrainingConfig
 from pipelines.training.loop import run_training
 from pipelines.training.objectives import make_objective
-from pipelines.training.optimiser import check_replicas, group_shares, start_state, train_step
+from pipelines.training.optimiser import check_replicas, start_state, train_step
 
-_RECIPE = "dspfusion_stage1_small"
+# What is timed, and the published size of whose checkpoints it is told how long they take.
+_RECIPE, _PUBLISHED = "dspfusion_stage1_small", "dspfusion_stage1_full_1gpu"
 
 
 class Sizes(BaseModel):
@@ -101,7 +99,7 @@ def _config(version: DatasetVersion, *, smoke: bool) -> TrainingConfig:
     recipe = find_recipe(TRAINING, _RECIPE)
     if smoke:
         recipe = shrink_training(recipe)
-    return TrainingConfig(objective=recipe.objective, optim=recipe.optim, dataset=version.name)
+    return recipe.model_copy(update={"dataset": version.name, "preview_every": None})
 
 
 def _with_steps(config: TrainingConfig, **optim: int) -> TrainingConfig:
@@ -119,9 +117,9 @@ def _loop_against_bare(
     config = _with_steps(config, num_steps=(sizes.rounds + 1) * count, log_every=count)
     optim = config.optim
     objective = make_objective(config)
-    bare, shares = start_state(objective, optim), group_shares(objective)
+    bare = start_state(objective, optim)
     batches = ShardBatches(
-        version, root, fields=Stage1.FIELDS, batch_size=optim.batch_size, crop_px=optim.crop_px,
+        version, root, fields=objective.FIELDS, batch_size=optim.batch_size, crop_px=optim.crop_px,
         seed=optim.seed,
     )  # fmt: skip
     log = _logger(scratch)
@@ -141,7 +139,7 @@ def _loop_against_bare(
         loop_s.append(time.perf_counter() - begun_s)
         waited.append(metrics["data_wait_share"])
         last_step = int(metrics["step"])
-        bare_s.append(bare_seconds(bare, shares, batches, optim, last_step=last_step))
+        bare_s.append(bare_seconds(bare, batches, optim, last_step=last_step))
         begun_s = time.perf_counter()
 
     _alone_in_a_group(config, root, report, scratch)
@@ -183,7 +181,6 @@ def _alone_in_a_group(
 
 def bare_seconds(
     bare: TrainingState,
-    shares: Sequence[float],
     batches: ShardBatches,
     optim: OptimConfig,
     *,
@@ -194,9 +191,7 @@ def bare_seconds(
     held = [batches.batch(step) for step in steps]
     begun_s = time.perf_counter()
     for step, batch in zip(steps, held, strict=True):
-        rate = learning_rate(step, optim)
-        rates = [rate * share for share in shares]
-        train_step(bare.model, bare.optimizer, [batch], rates, optim.clip_norm)
+        train_step(bare.model, bare, [batch], optim, step=step)
     return time.perf_counter() - begun_s
 
 
@@ -217,7 +212,7 @@ def _stall(config: TrainingConfig, step_s: float, scratch: Path, rounds: int) ->
     return Line("checkpoint stall share", share, 0.01, False, detail)
 
 
-def _state_with_moments(objective: Stage1 | Stage2, optim: OptimConfig) -> TrainingState:
+def _state_with_moments(objective: Any, optim: OptimConfig) -> TrainingState:
     state = start_state(objective, optim)
     for parameter in objective.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -236,7 +231,9 @@ def _checkpoint_seconds(state: TrainingState, scratch: Path) -> float:
 
 def _published_checkpoint(scratch: Path) -> str:
     """How long a checkpoint of the published network takes, and how far apart that lets them be."""
-    state = _state_with_moments(Stage1(Stage1Config()), OptimConfig(num_steps=1))
+    state = _state_with_moments(
+        make_objective(find_recipe(TRAINING, _PUBLISHED)), OptimConfig(num_steps=1)
+    )
     seconds = statistics.median(_checkpoint_seconds(state, scratch) for _ in range(3))
     return f"a checkpoint takes {seconds:.2f} s: 1 % where they are {100 * seconds:.0f} s apart"
 
@@ -263,7 +260,8 @@ def _samples_per_s(
     config: TrainingConfig, root: LocalFolder, folder: Path, world_size: int
 ) -> float:
     folder.mkdir()
-    payload = config.model_dump(mode="json")
+    # As many samples a worker, whatever the number of workers.
+    payload = config.model_copy(update={"num_workers": world_size}).model_dump(mode="json")
     spawn(_train_rank, (world_size, payload, root, folder), nprocs=world_size)
     # The first window opens the shards.
     return sum(
@@ -290,7 +288,7 @@ def _train_rank(
 
 def _memory(part: Any, crop_px: int) -> Line:
     """Peak memory of a step over that of the plain build, as `jobs.bench model` measures it."""
-    ours, plain = (peak_mib(part, side, crop_px=crop_px) for side in ("ours", "plain"))
+    ours, plain = (peak_mib("dspfusion", part, side, crop_px=crop_px) for side in ("ours", "plain"))
     detail = f"{ours:.0f} MiB, plain {plain:.0f} MiB; crop {crop_px}"
     return Line(f"memory of a {part} step / plain", ours / plain, 0.6, False, detail)
 

@@ -12,22 +12,22 @@ from infra.settings import Settings
 from jobs.console import say
 from jobs.evaluate.subject import ROWS, Subject
 from jobs.locations import source_reader
-from pipelines.bundles.export import load_bundle
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
-from pipelines.evaluation.embedding import (
-    Embedded,
-    degraded_pictures,
-    embed,
-    in_words,
-    map_points,
-    tell_apart,
-)
+from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.measuring import (
     Example,
     choose_scenes,
     make_example,
     methods_of,
     steps_means,
+)
+from pipelines.evaluation.probes import (
+    Embedded,
+    degraded_pictures,
+    embed,
+    in_words,
+    map_points,
+    tell_apart,
 )
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.evaluation.scenarios import find_scenario
@@ -96,7 +96,13 @@ def _examples(subject: Subject) -> list[Example]:
     methods = dict(list(methods_of(subject.measurement).items())[:_SHOWN_METHODS])
     shown = choose_scenes(subject.scenes, recipe.num_examples)
     return [
-        make_example(shown[index % len(shown)], find_scenario(name), methods, seed=recipe.seed)
+        make_example(
+            shown[index % len(shown)],
+            find_scenario(name),
+            methods,
+            seed=recipe.seed,
+            hint_names=subject.hint_names,
+        )
         for index, name in enumerate(recipe.scenarios)
         if shown
     ]
@@ -111,7 +117,13 @@ def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
     cases = worst_cases(rows, metrics=metrics, model=MODEL, baseline=BASELINE, count=_NUM_WORST)
     return [
         replace(
-            make_example(scenes[scene], find_scenario(name), shown, seed=subject.recipe.seed),
+            make_example(
+                scenes[scene],
+                find_scenario(name),
+                shown,
+                seed=subject.recipe.seed,
+                hint_names=subject.hint_names,
+            ),
             note=f"farthest behind on {', '.join(worst_on)}",
         )
         for (scene, name), worst_on in cases.items()
@@ -119,13 +131,14 @@ def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
 
 
 def _embed(subject: Subject) -> Embedded | None:
-    """The degradation priors of what the cameras saw; None for a model without them."""
-    measurement, fuser = subject.measurement, load_bundle(subject.bundle)
-    if not fuser.config.degradation_prior:
+    """The vectors of the system's probe for what the cameras saw; None for a model without them."""
+    measurement = subject.measurement
+    probe = measurement.bundle.system.probe
+    if probe is None:
         return None
     scenes = choose_scenes(subject.scenes, _MAPPED_SCENES)
-    pictures = list(degraded_pictures(scenes, measurement.scenarios, seed=measurement.seed))
-    return embed(fuser, pictures) if pictures else None
+    pictures = degraded_pictures(scenes, measurement.scenarios, seed=measurement.seed)
+    return embed(probe, measurement.bundle.fuser(), pictures)
 
 
 def _told_apart(embedded: Embedded | None) -> dict[str, float]:
@@ -136,8 +149,9 @@ def _told_apart(embedded: Embedded | None) -> dict[str, float]:
 def _efficiencies(subject: Subject) -> list[Efficiency]:
     """What every method costs on the first scene."""
     vi, ir = (to_tensor(image) for image in load_pair(subject.scenes[0]))
+    hints = hints_of(subject.hint_names, vi=(), ir=())
     return [
-        measure_efficiency(name, fuse, vi, ir)
+        measure_efficiency(name, fuse, vi, ir, hints)
         for name, fuse in methods_of(subject.measurement).items()
     ]
 
@@ -150,10 +164,11 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
     scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
     if not counts or not scenes:
         return {}
-    if load_bundle(subject.bundle).denoiser is None:
-        say("  no sampling-steps curve: this model has no diffusion")
+    measurement = subject.measurement
+    if measurement.bundle.system.num_steps(measurement.bundle.model) is None:
+        say("  no sampling-steps curve: this model does not sample in steps")
         return {}
-    arguments = (scenes, subject.measurement, source_reader(settings))
+    arguments = (scenes, measurement, source_reader(settings))
     with cluster.connected(settings):
         found = list(cluster.map_tasks(steps_means, counts, *arguments))
     return {int(means.pop("num_steps")): means for means in found}
@@ -161,7 +176,7 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
 
 def _report_facts(subject: Subject, run_id: str) -> dict[str, str]:
     origin: Any = read_config(subject.bundle).get("origin", {})
-    names = ("recipe", "dataset_version", "stage1", "run_id", "git_commit")
+    names = ("recipe", "dataset_version", "init_from", "run_id", "git_commit")
     return {name: origin[name] for name in names if name in origin} | {
         "evaluation run": run_id,
         "scenes": str(len(subject.scenes)),
@@ -174,8 +189,8 @@ def _curves(client: Any, bundle: Path) -> dict[str, list[tuple[int, float]]]:
 
     origin: Any = read_config(bundle).get("origin", {})
     runs = {
-        "Stage I loss": origin.get("stage1", "").removeprefix("runs:/"),
-        "Stage II loss": origin.get("run_id", ""),
+        "Loss of the run before": origin.get("init_from", "").removeprefix("runs:/"),
+        "Loss": origin.get("run_id", ""),
     }
     return {
         title: curve

@@ -52,6 +52,11 @@ class Subject:
         )
 
     @property
+    def hint_names(self) -> tuple[str, ...]:
+        """Names of the hints that the model takes."""
+        return self.measurement.bundle.system.hint_names
+
+    @property
     def tags(self) -> dict[str, str]:
         """Digests of model and scenes, and one of the whole."""
         weights = sha256_of_file(self.bundle / "model.safetensors")
@@ -73,6 +78,14 @@ class Subject:
 
 def check_subject(subject: Subject) -> None:
     """Raise ValueError for a row that cannot be; say which metrics the pictures are too small for."""
+    measurement = subject.measurement
+    system = measurement.bundle.system
+    for scenario in measurement.scenarios:
+        if system.only_linear and not scenario.is_linear:
+            raise ValueError(
+                f"scenario {scenario.name!r}: {system.name} inverts linear degradations only; leave "
+                "it out with --set scenarios=[…]"
+            )
     for name, folder in subject.folders.items():
         if name in (MODEL, *BASELINES) or not re.fullmatch(r"[\w.-]+", name):
             raise ValueError(

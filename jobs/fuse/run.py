@@ -13,37 +13,35 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import get_args
+from typing import cast, get_args
 
+from pydantic import ValidationError
+
+from degradations.catalogue import Modality, find
+from degradations.chain import Applied
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
 from jobs.locations import open_folder, open_sources, source_reader
-from models.dspfusion.fuser import TILE_PASSES, DSPFusionFuser, Precision
+from models.system import FuseOptions, Precision
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import (
     FAILURES,
     Failure,
+    FusablePair,
     Fusing,
-    Pair,
     PairFuser,
     find_fusable,
-    fuse_pair,
     left_to_fuse,
     write_failures,
 )
 from pipelines.sources.layouts import IMAGE_SUFFIXES
 from pipelines.sources.scenes import Read
-from pipelines.store.files import whole_folder, write_whole
+from pipelines.store.files import whole_folder
 from pipelines.store.folders import Folder
 
 
-def fuse_files(fuser: DSPFusionFuser, vi_path: Path, ir_path: Path, out: Path) -> None:
-    """Fuse one pair of files into the PNG `out`. Raises ValueError that names a bad file."""
-    write_whole(out, fuse_pair(fuser, str(vi_path), str(ir_path)))
-
-
 @dataclass(frozen=True)
-class Fused:
+class FolderOutcome:
     """What became of two folders: pictures made now, made before, and not made."""
 
     made: int
@@ -60,7 +58,7 @@ def fuse_folders(
     out: str,
     overwrite: bool = False,
     local: bool = False,
-) -> Fused:
+) -> FolderOutcome:
     """Fuse two folders or S3 prefixes, paired by stem, into `out`; on Ray, or `local` in this process.
 
     Pictures that `out` holds already are skipped, unless `overwrite`. What cannot be fused is listed
@@ -82,14 +80,14 @@ def fuse_folders(
             failures += [failure] if failure else []
             advance(skipped + done, pair.name)
     write_failures(failures, folder)
-    return Fused(len(left) - len(failures), skipped, tuple(failures))
+    return FolderOutcome(len(left) - len(failures), skipped, tuple(failures))
 
 
-_Outcome = tuple[Pair, Failure | None]
+_Outcome = tuple[FusablePair, Failure | None]
 
 
 def _in_process(
-    pairs: Sequence[Pair], fusing: Fusing, read: Read, folder: Folder
+    pairs: Sequence[FusablePair], fusing: Fusing, read: Read, folder: Folder
 ) -> Iterator[_Outcome]:
     fuse = PairFuser(fusing, read, folder)
     for pair in pairs:
@@ -97,7 +95,7 @@ def _in_process(
 
 
 def _on_ray(
-    pairs: Sequence[Pair], settings: Settings, fusing: Fusing, read: Read, folder: Folder
+    pairs: Sequence[FusablePair], settings: Settings, fusing: Fusing, read: Read, folder: Folder
 ) -> Iterator[_Outcome]:
     if not pairs:
         return
@@ -153,12 +151,18 @@ def _main(arguments: argparse.Namespace) -> None:
     model = resolve_model(arguments.model, settings)
     fusing = Fusing(
         bundle=read_bundle(bundle_of(model, settings)),
-        precision=arguments.precision,
-        compiled=arguments.compile,
-        tile_px=arguments.tile,
-        tile_passes=arguments.tile_passes,
-        stretch=arguments.stretch,
+        options=FuseOptions(
+            precision=arguments.precision,
+            compiled=arguments.compile,
+            tile_px=arguments.tile,
+            tile_passes=arguments.tile_passes,
+            stretch=arguments.stretch,
+        ),
+        **_chains(arguments.degradation),
     )
+    fusing.hints()  # what cannot be told to the model shows here, not for every picture
+    if fusing.bundle.system.hint_names and not arguments.degradation:
+        say("  no --degradation given: the model is told that both pictures are clean")
     kinds = [_is_picture(uri) for uri in (arguments.vi, arguments.ir)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
@@ -183,6 +187,25 @@ def _main(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
+    """What each camera suffers, from `CAMERA:NAME:PARAM=VALUE,…`, in the order that is given."""
+    chains: dict[str, list[Applied]] = {"vi_chain": [], "ir_chain": []}
+    for text in texts:
+        camera, _, rest = text.partition(":")
+        name, _, assignments = rest.partition(":")
+        if camera not in ("vi", "ir") or not name:
+            raise ValueError(f"--degradation {text}: write vi:NAME:PARAM=VALUE or ir:…")
+        degradation = find(cast(Modality, camera), name)
+        params = dict(pair.partition("=")[::2] for pair in assignments.split(",") if pair)
+        try:
+            checked = degradation.params_type.model_validate(params)
+        except ValidationError as error:
+            known = ", ".join(degradation.params_type.model_fields)
+            raise ValueError(f"--degradation {text}: {name} takes {known} ({error})") from error
+        chains[f"{camera}_chain"].append(Applied(name=name, params=checked.model_dump()))
+    return chains
+
+
 def _is_picture(uri: str) -> bool:
     """Whether a URI is one picture: a file on disk, or an object that is called like one."""
     if "://" in uri:
@@ -199,7 +222,7 @@ def _fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) ->
         root = open_folder(parent or ("/" if out.startswith("/") else "."), settings)
     else:
         root, name = open_folder(out, settings), f"{PurePosixPath(vi).stem}.png"
-    pair = Pair(vi_uri=vi, ir_uri=ir, name=name)
+    pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
     failure = PairFuser(fusing, source_reader(settings), root)(pair)
     if failure:
         raise ValueError(failure.reason)
@@ -230,9 +253,8 @@ def main() -> None:
     parser.add_argument(
         "--tile-passes",
         type=int,
-        default=TILE_PASSES,
         metavar="N",
-        help="runs over the tiles: more are nearer to the whole picture (default: %(default)s)",
+        help="runs over the tiles: more are nearer to the whole picture (default: the model's own)",
     )
     parser.add_argument(
         "--precision",
@@ -249,6 +271,14 @@ def main() -> None:
         "--stretch",
         action="store_true",
         help="stretch each result by its own extremes, as DSPFusion's authors do",
+    )
+    parser.add_argument(
+        "--degradation",
+        action="append",
+        default=[],
+        metavar="CAMERA:NAME:PARAM=VALUE",
+        help="what a camera suffers, for models that take hints (repeatable, in order): "
+        "vi:gaussian_noise:sigma_level=14",
     )
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
     run_command(_main, parser)

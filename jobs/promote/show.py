@@ -15,7 +15,7 @@ _LINEAGE = (
     "recipe",
     "dataset_version",
     "dataset_digest",
-    "stage1",
+    "init_from",
     "run_id",
     "git_commit",
     WEIGHTS,

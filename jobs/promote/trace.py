@@ -27,7 +27,15 @@ from pipelines.store.files import sha256_of_file
 from pipelines.training.checkpoints import weights_file
 
 # Tags that a version has from the run that registered it.
-_SHARED = ("recipe", "config_digest", "stage", "dataset_version", "dataset_digest", "git_commit")
+_SHARED = (
+    "recipe",
+    "config_digest",
+    "system",
+    "stage",
+    "dataset_version",
+    "dataset_digest",
+    "git_commit",
+)
 
 
 def trace(settings: Settings, *, model: str, each_scene: bool = False) -> Link:
@@ -96,7 +104,7 @@ class _Walk:
         ]
         checkpoint, children = self._checkpoint(run_id, found, bundle)
         if weights and checkpoint and weights != sha256_of_file(weights_file(checkpoint)):
-            problems.append("its weights are not those that were gone on from")
+            problems.append("its weights are not the initial weights of the run that followed")
         try:
             folder = self.fetch(run_id, FOLDER)
             inputs = read_inputs(folder)
@@ -104,8 +112,8 @@ class _Walk:
         except ValueError as error:
             return Link(title, found.get("recipe", ""), (*problems, str(error)), tuple(children))
         children.append(self._dataset(found, folder))
-        if inputs["recipe"].get("stage1"):
-            children.append(self._stage1(inputs["recipe"]["stage1"], inputs["stage1"]))
+        if found.get("init_from"):
+            children.append(self._initial(found["init_from"], inputs["init_from"]))
         detail = f"{found.get('recipe', '')}, code {found.get('git_commit', 'unknown')}"
         return Link(title, detail, tuple(problems), tuple(children))
 
@@ -125,7 +133,7 @@ class _Walk:
         link = checkpoint_link(folder, tags, bundle=bundle)
         return (None if link.problems else folder), [link]
 
-    def _stage1(self, source: str, sha256: str | None) -> Link:
+    def _initial(self, source: str, sha256: str | None) -> Link:
         if source.startswith("runs:/"):
             return self.run(source.removeprefix("runs:/"), weights=sha256)
         try:
@@ -133,7 +141,7 @@ class _Walk:
         except (ValueError, OSError):
             same = False
         problem = () if same else (f"{source} is missing or changed",)
-        return Link(f"Stage I checkpoint {source}", "of no run", problem)
+        return Link(f"initial weights {source}", "of no run", problem)
 
     def _dataset(self, tags: dict[str, str], folder: Path) -> Link:
         name = tags["dataset_version"]

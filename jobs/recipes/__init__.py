@@ -1,6 +1,6 @@
 """Recipes: functions that return a complete configuration. These tables are all there are."""
 
-from jobs.recipes import ablations, datasets, dspfusion, evaluation
+from jobs.recipes import datasets, dspfusion, evaluation
 
 DATASETS = {"small": datasets.small, "paper": datasets.paper}
 
@@ -20,12 +20,12 @@ TRAINING = {
     "dspfusion_stage2_paper_1gpu": dspfusion.stage2_paper_1gpu,
     "dspfusion_stage1_paper_8gpu": dspfusion.stage1_paper_8gpu,
     "dspfusion_stage2_paper_8gpu": dspfusion.stage2_paper_8gpu,
-    "dspfusion_stage1_small_no_degradation": ablations.stage1_small_no_degradation,
-    "dspfusion_stage2_small_no_degradation": ablations.stage2_small_no_degradation,
-    "dspfusion_stage1_small_no_semantic": ablations.stage1_small_no_semantic,
-    "dspfusion_stage1_paper_no_degradation_1gpu": ablations.stage1_paper_no_degradation_1gpu,
-    "dspfusion_stage2_paper_no_degradation_1gpu": ablations.stage2_paper_no_degradation_1gpu,
-    "dspfusion_stage1_paper_no_semantic_1gpu": ablations.stage1_paper_no_semantic_1gpu,
+    "dspfusion_stage1_small_no_degradation": dspfusion.stage1_small_no_degradation,
+    "dspfusion_stage2_small_no_degradation": dspfusion.stage2_small_no_degradation,
+    "dspfusion_stage1_small_no_semantic": dspfusion.stage1_small_no_semantic,
+    "dspfusion_stage1_paper_no_degradation_1gpu": dspfusion.stage1_paper_no_degradation_1gpu,
+    "dspfusion_stage2_paper_no_degradation_1gpu": dspfusion.stage2_paper_no_degradation_1gpu,
+    "dspfusion_stage1_paper_no_semantic_1gpu": dspfusion.stage1_paper_no_semantic_1gpu,
 }
 
 EVALUATION = {

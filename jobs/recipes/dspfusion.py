@@ -15,16 +15,23 @@ a step in as many steps, and the code's late batches keep them all. `--set num_w
 optim.batch_size=2` keeps the published batch on two GPUs, 4 and 1 on four, and where memory is short
 `--set optim.batch_size=1 --set optim.num_accumulated=4` on one: each step sees the same samples.
 (`late_batch_size` is a worker's, too: unset it there.)
+
+`no_degradation` and `no_semantic` are ablations, as the paper's: one of the two priors is cut off. Without
+the semantic prior nothing is left for Stage II to restore: Stage I is the whole training, and registers.
+Every ablation registers under a name of its own, so that none becomes the product's challenger. How the
+paper cuts a prior off is not said; here neither its encoder nor what it guides is built (README of the
+model, "Ablations").
 """
 
 from typing import Any
 
-from jobs.config import TrainRecipe
 from models.dspfusion import config as dspfusion
 from models.dspfusion.config import DSPFusionConfig, FusionWeights, Stage1Config, Stage2Config
-from pipelines.training.config import OptimConfig
+from pipelines.training.config import CosineSchedule, OptimConfig, TrainingConfig
 
 MODEL_NAME = "dspfusion"
+NO_DEGRADATION_NAME = f"{MODEL_NAME}-no-degradation-prior"
+NO_SEMANTIC_NAME = f"{MODEL_NAME}-no-semantic-prior"
 
 # Where the paper differs from the code and says enough to be built (README of the model).
 PAPER_NETWORKS: dict[str, Any] = {
@@ -39,20 +46,20 @@ _PAPER_LOSSES: dict[str, Any] = {
 }
 
 
-def stage1_demo() -> TrainRecipe:
+def stage1_demo() -> TrainingConfig:
     """Stage I of `make demo`: about a minute on 2 idle cores, far from converged."""
     return on_cpus(Stage1Config(model=dspfusion.small()), _demo_optim(200), num_workers=2)
 
 
-def stage2_demo() -> TrainRecipe:
-    """Stage II of `make demo`; needs `--set stage1=runs:/ID`."""
+def stage2_demo() -> TrainingConfig:
+    """Stage II of `make demo`; needs `--set init_from=runs:/ID`."""
     # A name of its own: real pairs must not have to be measured against rendered ones.
     name = f"{MODEL_NAME}-demo"
     objective = Stage2Config(model=dspfusion.small())
     return on_cpus(objective, _demo_optim(80), num_workers=2, register_as=name)
 
 
-def stage1_small() -> TrainRecipe:
+def stage1_small() -> TrainingConfig:
     """Stage I of the small model on one core, about an hour: the model's README, "Results".
 
     `python -m jobs.train dspfusion_stage1_small --set dataset=roadscene-small`
@@ -60,11 +67,11 @@ def stage1_small() -> TrainRecipe:
     return on_cpus(small_stage1(dspfusion.small()), small_optim(5000))
 
 
-def stage2_small_prior() -> TrainRecipe:
+def stage2_small_prior() -> TrainingConfig:
     """The first part of the small model's Stage II, less than half an hour on one core: the prior alone.
 
     `python -m jobs.train dspfusion_stage2_small_prior --set dataset=roadscene-small
-    --set stage1=runs:/ID`; `stage2_small` goes on from it.
+    --set init_from=runs:/ID`; `stage2_small` goes on from it.
     """
     objective = Stage2Config(model=dspfusion.small(), fusion_weights=None)
     # Nothing is fused, so large batches are cheap, and so are large crops: the prior of a whole picture
@@ -74,17 +81,17 @@ def stage2_small_prior() -> TrainRecipe:
     return on_cpus(objective, small_optim(6000).model_copy(update=cheap | seldom))
 
 
-def stage2_small() -> TrainRecipe:
+def stage2_small() -> TrainingConfig:
     """Stage II of the small model on one core, less than half an hour: the README, "Results".
 
-    `python -m jobs.train dspfusion_stage2_small --set dataset=roadscene-small --set stage1=runs:/ID`,
+    `python -m jobs.train dspfusion_stage2_small --set dataset=roadscene-small --set init_from=runs:/ID`,
     where the run is of Stage I or, better, of `stage2_small_prior`.
     """
     objective = Stage2Config(model=dspfusion.small())
     return on_cpus(objective, small_optim(2000), register_as=MODEL_NAME)
 
 
-def stage1_full_1gpu() -> TrainRecipe:
+def stage1_full_1gpu() -> TrainingConfig:
     """Stage I of the published model in 50,000 steps. Not yet run at this scale.
 
     `python -m jobs.train dspfusion_stage1_full_1gpu --set dataset=NAME`
@@ -92,17 +99,17 @@ def stage1_full_1gpu() -> TrainRecipe:
     return on_gpus(Stage1Config(), OptimConfig(num_steps=50_000), num_gpus=1)
 
 
-def stage2_full_1gpu() -> TrainRecipe:
+def stage2_full_1gpu() -> TrainingConfig:
     """Stage II of the published model in 50,000 steps. Not yet run at this scale.
 
-    `python -m jobs.train dspfusion_stage2_full_1gpu --set dataset=NAME --set stage1=runs:/ID`
+    `python -m jobs.train dspfusion_stage2_full_1gpu --set dataset=NAME --set init_from=runs:/ID`
     """
     return on_gpus(
         Stage2Config(), OptimConfig(num_steps=50_000), num_gpus=1, register_as=MODEL_NAME
     )
 
 
-def stage1_code_1gpu() -> TrainRecipe:
+def stage1_code_1gpu() -> TrainingConfig:
     """Stage I with the settings of the authors' code on one GPU. Not yet run at this scale.
 
     `python -m jobs.train dspfusion_stage1_code_1gpu --set dataset=NAME`
@@ -110,15 +117,15 @@ def stage1_code_1gpu() -> TrainRecipe:
     return on_gpus(Stage1Config(), _code_optim(), num_gpus=1)
 
 
-def stage2_code_1gpu() -> TrainRecipe:
+def stage2_code_1gpu() -> TrainingConfig:
     """Stage II with the settings of the authors' code on one GPU. Not yet run at this scale.
 
-    `python -m jobs.train dspfusion_stage2_code_1gpu --set dataset=NAME --set stage1=runs:/ID`
+    `python -m jobs.train dspfusion_stage2_code_1gpu --set dataset=NAME --set init_from=runs:/ID`
     """
     return on_gpus(Stage2Config(), _code_optim(), num_gpus=1, register_as=MODEL_NAME)
 
 
-def stage1_code_8gpu() -> TrainRecipe:
+def stage1_code_8gpu() -> TrainingConfig:
     """Stage I with the settings of the authors' code on 8 GPUs. Not yet run at this scale.
 
     `python -m jobs.train dspfusion_stage1_code_8gpu --set dataset=NAME`
@@ -126,15 +133,15 @@ def stage1_code_8gpu() -> TrainRecipe:
     return on_gpus(Stage1Config(), _code_optim(), num_gpus=8)
 
 
-def stage2_code_8gpu() -> TrainRecipe:
+def stage2_code_8gpu() -> TrainingConfig:
     """Stage II with the settings of the authors' code on 8 GPUs. Not yet run at this scale.
 
-    `python -m jobs.train dspfusion_stage2_code_8gpu --set dataset=NAME --set stage1=runs:/ID`
+    `python -m jobs.train dspfusion_stage2_code_8gpu --set dataset=NAME --set init_from=runs:/ID`
     """
     return on_gpus(Stage2Config(), _code_optim(), num_gpus=8, register_as=MODEL_NAME)
 
 
-def stage1_paper_1gpu() -> TrainRecipe:
+def stage1_paper_1gpu() -> TrainingConfig:
     """Stage I with the settings of the paper on one GPU. Not yet run at this scale.
 
     `python -m jobs.train dspfusion_stage1_paper_1gpu --set dataset=NAME`
@@ -142,17 +149,17 @@ def stage1_paper_1gpu() -> TrainRecipe:
     return on_gpus(paper_stage1(), paper_optim(), num_gpus=1)
 
 
-def stage2_paper_1gpu() -> TrainRecipe:
+def stage2_paper_1gpu() -> TrainingConfig:
     """Stage II with the settings of the paper on one GPU. Not yet run at this scale.
 
     The first losses are near 2,000: a denoiser that predicts noise starts with noise divided by 0.005.
 
-    `python -m jobs.train dspfusion_stage2_paper_1gpu --set dataset=NAME --set stage1=runs:/ID`
+    `python -m jobs.train dspfusion_stage2_paper_1gpu --set dataset=NAME --set init_from=runs:/ID`
     """
     return on_gpus(paper_stage2(), paper_optim(), num_gpus=1, register_as=MODEL_NAME)
 
 
-def stage1_paper_8gpu() -> TrainRecipe:
+def stage1_paper_8gpu() -> TrainingConfig:
     """Stage I with the settings of the paper on 8 GPUs. Not yet run at this scale.
 
     `python -m jobs.train dspfusion_stage1_paper_8gpu --set dataset=NAME`
@@ -160,14 +167,69 @@ def stage1_paper_8gpu() -> TrainRecipe:
     return on_gpus(paper_stage1(), paper_optim(), num_gpus=8)
 
 
-def stage2_paper_8gpu() -> TrainRecipe:
+def stage2_paper_8gpu() -> TrainingConfig:
     """Stage II with the settings of the paper on 8 GPUs. Not yet run at this scale.
 
     The first losses are near 2,000: a denoiser that predicts noise starts with noise divided by 0.005.
 
-    `python -m jobs.train dspfusion_stage2_paper_8gpu --set dataset=NAME --set stage1=runs:/ID`
+    `python -m jobs.train dspfusion_stage2_paper_8gpu --set dataset=NAME --set init_from=runs:/ID`
     """
     return on_gpus(paper_stage2(), paper_optim(), num_gpus=8, register_as=MODEL_NAME)
+
+
+def stage1_small_no_degradation() -> TrainingConfig:
+    """Stage I of the small model without degradation prior, on one core.
+
+    `python -m jobs.train dspfusion_stage1_small_no_degradation --set dataset=roadscene-small`
+    """
+    return on_cpus(Stage1Config(model=_small_without(degradation_prior=False)), small_optim(5000))
+
+
+def stage2_small_no_degradation() -> TrainingConfig:
+    """Stage II of the small model without degradation prior, on one core.
+
+    `python -m jobs.train dspfusion_stage2_small_no_degradation --set dataset=roadscene-small
+    --set init_from=runs:/ID`
+    """
+    objective = Stage2Config(model=_small_without(degradation_prior=False))
+    return on_cpus(objective, small_optim(2000), register_as=NO_DEGRADATION_NAME)
+
+
+def stage1_small_no_semantic() -> TrainingConfig:
+    """The small model without semantic prior, on one core. There is no Stage II.
+
+    `python -m jobs.train dspfusion_stage1_small_no_semantic --set dataset=roadscene-small`
+    """
+    objective = small_stage1(_small_without(semantic_prior=False))
+    return on_cpus(objective, small_optim(5000), register_as=NO_SEMANTIC_NAME)
+
+
+def stage1_paper_no_degradation_1gpu() -> TrainingConfig:
+    """Stage I of the paper without degradation prior, on one GPU. Not yet run at this scale.
+
+    `python -m jobs.train dspfusion_stage1_paper_no_degradation_1gpu --set dataset=NAME`
+    """
+    return on_gpus(paper_stage1(degradation_prior=False), paper_optim(), num_gpus=1)
+
+
+def stage2_paper_no_degradation_1gpu() -> TrainingConfig:
+    """Stage II of the paper without degradation prior, on one GPU. Not yet run at this scale.
+
+    `python -m jobs.train dspfusion_stage2_paper_no_degradation_1gpu --set dataset=NAME
+    --set init_from=runs:/ID`
+    """
+    objective = paper_stage2(degradation_prior=False)
+    return on_gpus(objective, paper_optim(), num_gpus=1, register_as=NO_DEGRADATION_NAME)
+
+
+def stage1_paper_no_semantic_1gpu() -> TrainingConfig:
+    """The paper's model without semantic prior, on one GPU. There is no Stage II. Not yet run.
+
+    `python -m jobs.train dspfusion_stage1_paper_no_semantic_1gpu --set dataset=NAME`
+    """
+    # Nor a denoiser that could predict the noise.
+    objective = paper_stage1(semantic_prior=False, denoiser_predicts="x0")
+    return on_gpus(objective, paper_optim(), num_gpus=1, register_as=NO_SEMANTIC_NAME)
 
 
 def on_cpus(
@@ -176,9 +238,9 @@ def on_cpus(
     *,
     num_workers: int = 1,
     register_as: str | None = None,
-) -> TrainRecipe:
+) -> TrainingConfig:
     """A recipe for CPU workers (`--workers` shares its steps among more); previews with checkpoints."""
-    return TrainRecipe(
+    return TrainingConfig(
         objective=objective,
         optim=optim,
         num_workers=num_workers,
@@ -193,13 +255,13 @@ def on_gpus(
     *,
     num_gpus: int,
     register_as: str | None = None,
-) -> TrainRecipe:
+) -> TrainingConfig:
     """A recipe for GPUs, which share the batch; previews go with the checkpoints."""
     batch_size = max(1, optim.batch_size // num_gpus)
     share: dict[str, int | None] = {"batch_size": batch_size}
     if batch_size == 1:
         share["late_batch_size"] = None  # a GPU cannot take three quarters of a sample
-    return TrainRecipe(
+    return TrainingConfig(
         objective=objective,
         optim=optim.model_copy(update=share),
         num_workers=num_gpus,
@@ -224,7 +286,8 @@ def paper_stage2(**model: Any) -> Stage2Config:
 
 def paper_optim() -> OptimConfig:
     """AdamW and schedule of the paper (spec 2.3)."""
-    return OptimConfig(num_steps=50_000, constant_share=0, betas=(0.9, 0.99))
+    cosine = CosineSchedule(constant_share=0)
+    return OptimConfig(num_steps=50_000, schedule=cosine, betas=(0.9, 0.99))
 
 
 def _code_optim() -> OptimConfig:
@@ -248,8 +311,7 @@ def small_optim(num_steps: int) -> OptimConfig:
         batch_size=4,
         crop_px=96,
         lr=1e-3,
-        lr_min=2e-5,
-        constant_share=0.5,
+        schedule=CosineSchedule(constant_share=0.5, lr_min=2e-5),
         clip_norm=1.0,
         log_every=25,
         checkpoint_every=250,
@@ -257,5 +319,10 @@ def small_optim(num_steps: int) -> OptimConfig:
 
 
 def _demo_optim(num_steps: int) -> OptimConfig:
-    hasty = {"crop_px": 64, "lr": 2e-3, "constant_share": 0.3, "log_every": 5}
+    cosine = CosineSchedule(constant_share=0.3, lr_min=2e-5)
+    hasty = {"crop_px": 64, "lr": 2e-3, "schedule": cosine, "log_every": 5}
     return small_optim(num_steps).model_copy(update={**hasty, "checkpoint_every": 40})
+
+
+def _small_without(**changes: bool) -> DSPFusionConfig:
+    return dspfusion.small().model_copy(update=changes)

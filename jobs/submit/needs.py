@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from jobs.config import TrainRecipe, add_recipe_arguments, find_recipe, override
+from jobs.config import add_recipe_arguments, find_recipe, override
 from jobs.recipes import DATASETS, EVALUATION, TRAINING
 from pipelines.store.seeding import digest_of
+from pipelines.training.config import TrainingConfig
 
 _Recipes = Mapping[str, Callable[[], BaseModel]]
 # Their first words are verbs, which work on what exists and need no recipe.
@@ -39,7 +40,7 @@ def needs_of(words: Sequence[str]) -> Needs:
     match command:
         case "train":
             recipe, config = _recipe("train", TRAINING, rest)
-            assert isinstance(recipe, TrainRecipe)
+            assert isinstance(recipe, TrainingConfig)
             if "--local" not in rest:
                 resources = {"CPU": float(recipe.num_workers)}
                 if recipe.use_gpu:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings, code_commit
-from jobs.config import TrainRecipe
 from jobs.locations import open_datasets
+from models import system_of
+from models.system import Initial
 from pipelines.datasets.versions import DatasetVersion, find_version
 from pipelines.promotion.lineage import run_inputs, scenes_of_version
 from pipelines.sources.scenes import SceneTable, read_scenes
@@ -18,6 +19,7 @@ from pipelines.store.names import check_name
 from pipelines.store.seeding import digest_of
 from pipelines.training.checkpoints import read_config, weights_file
 from pipelines.training.config import TrainingConfig
+from pipelines.training.objectives import make_objective, read_initial
 
 _UNSEEN_SPLITS = ("val", "test")
 
@@ -27,10 +29,10 @@ class Planned:
     """A training whose names are resolved; `inputs` is everything that decides the weights."""
 
     name: str
-    recipe: TrainRecipe
+    config: TrainingConfig
     datasets: Folder
     version: DatasetVersion
-    config: TrainingConfig
+    initial: Initial | None
     inputs: dict[str, Any]
 
     @property
@@ -44,13 +46,14 @@ class Planned:
         tags = {
             "recipe": self.name,
             "config_digest": self.digest,
-            "stage": self.recipe.objective.stage,
+            "system": system_of(self.config.objective).name,
+            "stage": self.config.stage.name,
             "dataset_version": self.version.name,
             "dataset_digest": self.version.digest,
             "git_commit": code_commit(),
         }
-        if self.recipe.stage1:
-            tags["stage1"] = self.recipe.stage1
+        if self.config.init_from:
+            tags["init_from"] = self.config.init_from
         return tags
 
 
@@ -62,29 +65,22 @@ class Sources:
     unseen: SceneTable | None = None
 
 
-def plan_training(
-    recipe: TrainRecipe, settings: Settings, *, name: str, compiled: bool = False
-) -> Planned:
-    """Find the dataset version, and Stage I's checkpoint, fetched if it is `runs:/ID`.
+def plan_training(config: TrainingConfig, settings: Settings, *, name: str) -> Planned:
+    """Find the dataset version, and read the initial weights, fetched if they are `runs:/ID`.
 
     Raises ValueError when one of them is not there.
     """
-    if recipe.dataset is None:
-        raise ValueError("which dataset? say --set dataset=NAME, as jobs.generate named it")
+    if config.dataset is None:
+        raise ValueError("which dataset? --set dataset=NAME, as jobs.generate named it")
     datasets = open_datasets(settings)
-    version = find_version(datasets, recipe.dataset)
-    config = TrainingConfig(
-        objective=recipe.objective,
-        optim=recipe.optim,
-        dataset=version.name,
-        stage1=str(_stage1_folder(recipe.stage1, settings)) if recipe.stage1 else None,
-        preview_every=recipe.preview_every,
-        num_workers=recipe.num_workers,
-        compiled=compiled,
-    )
-    stage1 = sha256_of_file(weights_file(Path(config.stage1))) if config.stage1 else None
-    inputs = run_inputs(recipe.address(), version.digest, stage1)
-    return Planned(name, recipe, datasets, version, config, inputs)
+    version = find_version(datasets, config.dataset)
+    config = config.model_copy(update={"dataset": version.name})
+    folder = _initial_folder(config.init_from, settings) if config.init_from else None
+    initial = read_initial(folder) if folder else None
+    make_objective(config, initial)  # what is wrong shows here, not on the workers
+    sha256 = sha256_of_file(weights_file(folder)) if folder else None
+    inputs = run_inputs(config.identity(), version.digest, sha256)
+    return Planned(name, config, datasets, version, initial, inputs)
 
 
 def find_sources(version: DatasetVersion, settings: Settings) -> Sources:
@@ -106,17 +102,17 @@ def _unseen(index: SceneTable, trained_split: str) -> SceneTable | None:
     return None
 
 
-def _stage1_folder(source: str, settings: Settings) -> Path:
+def _initial_folder(source: str, settings: Settings) -> Path:
     if not source.startswith("runs:/"):
         if not Path(source).is_dir():
             raise ValueError(
-                f"stage1={source}: no such folder; a run's id is written runs:/{source}"
+                f"init_from={source}: no such folder; a run's id is written runs:/{source}"
             )
         read_config(Path(source))
         return Path(source).resolve()
     from infra.registry import tracking
 
-    run_id = check_name(source.removeprefix("runs:/"), "stage1=runs:/ with the run")
+    run_id = check_name(source.removeprefix("runs:/"), "init_from=runs:/ with the run")
     target = settings.work / "cache" / f"checkpoint-{run_id}"
     if not target.is_dir():
         with whole_folder(target) as folder:

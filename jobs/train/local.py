@@ -8,31 +8,28 @@ from pathlib import Path
 import torch
 
 from infra.settings import Settings
-from jobs.config import TrainRecipe
 from jobs.console import facts, progress, say
 from jobs.train.inputs import find_sources, plan_training
 from jobs.train.pictures import MAP, preview_pairs, write_map, write_preview
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.embedding import in_words
+from pipelines.evaluation.probes import in_words
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import alone_in, whole_folder
+from pipelines.training.config import TrainingConfig
 from pipelines.training.loop import PREVIEW, Metrics, run_training
-from pipelines.training.objectives import read_stage1
 
 
-def train_local(
-    recipe: TrainRecipe, settings: Settings, *, name: str, compiled: bool = False
-) -> Path:
+def train_local(config: TrainingConfig, settings: Settings, *, name: str) -> Path:
     """Train in this process; return the last checkpoint's folder.
 
-    Beside the checkpoints lie the previews and, after Stage I, the map of the degradation priors.
+    Beside the checkpoints lie the previews and, after a stage that is probed, the map of the probe.
     """
-    planned = plan_training(recipe, settings, name=name, compiled=compiled)
+    planned = plan_training(config, settings, name=name)
     if settings.runs.startswith("s3://"):
         raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
     folder = Path(settings.runs) / f"{name}-{planned.digest[:12]}-local"
     version, unseen = planned.version, find_sources(planned.version, settings).unseen
-    with alone_in(folder), progress("steps", recipe.optim.num_steps) as advance:
+    with alone_in(folder), progress("steps", config.optim.num_steps) as advance:
 
         def report(metrics: Metrics, scratch: Path | None) -> None:
             step = int(metrics["step"])
@@ -46,16 +43,16 @@ def train_local(
         run_training(
             planned.config.model_dump(mode="json"),
             datasets=planned.datasets,
-            stage1=read_stage1(planned.config),
+            initial=planned.initial,
             rank=0,
             world_size=1,
             device="cuda" if torch.cuda.is_available() else "cpu",
             resume=before[::-1],
             report=report,
-            pairs=preview_pairs(version, unseen, settings) if recipe.preview_every else [],
+            pairs=preview_pairs(version, unseen, settings) if config.preview_every else [],
         )
     checkpoint = _checkpoints(folder)[-1]
-    if recipe.objective.stage == "stage1":
+    if config.stage.is_probed:
         _write_map(folder / MAP, checkpoint, version, unseen, settings)
     return checkpoint
 
@@ -83,6 +80,6 @@ def _write_map(
         found = write_map(path, checkpoint, version, unseen, settings)
     except ModuleNotFoundError as absent:
         package = (absent.name or "").partition(".")[0]
-        say(f"  no map of the degradation priors: {package} is not installed")
+        say(f"  no map of the probe: {package} is not installed")
         return
     facts(in_words(found))

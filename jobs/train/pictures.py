@@ -1,17 +1,19 @@
-"""What a training shows in pictures: previews on fixed pairs, and a map of the degradation priors."""
+"""What a training shows in pictures: previews on fixed pairs, and a map of the system's probe."""
 
 from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 from infra.settings import Settings
 from jobs.console import say
 from jobs.locations import open_datasets, source_reader
-from models.dspfusion.fuser import DSPFusionFuser
+from models import system_of
+from models.system import Probe
 from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.embedding import (
+from pipelines.evaluation.probes import (
     Embedded,
     degraded_pictures,
     embed,
@@ -25,16 +27,16 @@ from pipelines.reports.evaluation_charts import points_part
 from pipelines.reports.page import facts_part, render_page
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import write_whole
-from pipelines.training.previews import Pair, pairs_of_scenes, pairs_of_shards
+from pipelines.training.previews import PreviewPair, pairs_of_scenes, pairs_of_shards
 
-MAP = "degradation_priors.html"
+MAP = "probe.html"
 # Enough to see groups, few enough to read and to be embedded in seconds.
 _MAPPED_SCENES = 16
 
 
 def preview_pairs(
     version: DatasetVersion, unseen: SceneTable | None, settings: Settings
-) -> list[Pair]:
+) -> list[PreviewPair]:
     """Pairs to preview: of unseen scenes of the same index, else of the dataset's own."""
     if unseen is not None:
         try:
@@ -56,36 +58,40 @@ def write_map(
     unseen: SceneTable | None,
     settings: Settings,
 ) -> dict[str, float]:
-    """Write the map of a checkpoint's degradation priors; return how well they are told apart.
+    """Write the map of the probe's vectors; return how well degradations are told apart by them.
 
     Of unseen scenes of the same index, else of the dataset's own; then nothing is returned, because
-    telling apart what was trained on says little. Neither is there without degradation prior.
+    telling apart what was trained on says little. Nor is there anything for a model without a probe.
     """
     config, fuser = fuser_of_checkpoint(checkpoint)
-    if not config.degradation_prior:
+    probe = system_of(config).probe
+    if probe is None:
         return {}
-    embedded = _embed_unseen(fuser, version, unseen, settings) if unseen is not None else None
-    found = tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
-    seen = "unseen" if embedded else "trained on"
-    embedded = embedded or embed(fuser, stored_pictures(version, open_datasets(settings)))
+    on_unseen = unseen and _embed_unseen(probe, fuser, version, unseen, settings)
+    stored = stored_pictures(version, open_datasets(settings))
+    embedded = on_unseen or embed(probe, fuser, stored)
+    if embedded is None:
+        return {}
+    found = tell_apart(on_unseen) if on_unseen and len(set(on_unseen.scenes)) > 1 else {}
     facts = {
-        "scenes": f"{len(set(embedded.scenes))}, {seen}",
+        "scenes": f"{len(set(embedded.scenes))}, {'unseen' if on_unseen else 'trained on'}",
         "conditions": str(embedded.num_conditions),
         **in_words(found),
     }
     parts = [facts_part(facts), points_part(map_points(embedded, seed=0))]
-    write_whole(path, render_page(f"Degradation priors, {version.name}", parts).encode())
+    title = f"{probe.title.capitalize()}, {version.name}"
+    write_whole(path, render_page(title, parts).encode())
     return found
 
 
 def _embed_unseen(
-    fuser: DSPFusionFuser, version: DatasetVersion, unseen: SceneTable, settings: Settings
+    probe: Probe, fuser: Any, version: DatasetVersion, unseen: SceneTable, settings: Settings
 ) -> Embedded | None:
     shard, read = version.config.shard, source_reader(settings)
     scenes = unseen[:_MAPPED_SCENES]
     try:
         pictures = degraded_pictures(scenes, single_scenarios(shard), seed=shard.seed, read=read)
-        return embed(fuser, pictures)
+        return embed(probe, fuser, pictures)
     except (ValueError, OSError) as error:  # as above: what was trained must not be lost for a map
-        say(f"  the map of degradation priors shows scenes that were trained on: {error}")
+        say(f"  the map of the probe shows scenes that were trained on: {error}")
         return None

@@ -32,7 +32,7 @@ def open_run(client: Any, planned: Planned) -> str:
     run = tracking.open_run(
         client,
         name=planned.name,
-        config=planned.recipe.model_dump(mode="json"),
+        config=planned.config.model_dump(mode="json"),
         tags=planned.tags,
         dataset=tracking.DatasetRef(
             name=version.name,
@@ -67,17 +67,17 @@ def log_results(
     sources: Sources,
     settings: Settings,
 ) -> dict[str, str]:
-    """Log the last checkpoint and Stage I's map, register the model; return the run's last tags."""
+    """Log the last checkpoint and the probe's map, register the model; return the run's last tags."""
     from infra.registry import tracking
 
-    recipe = planned.recipe
+    config = planned.config
     tracking.log_folder(client, run_id, checkpoint, "checkpoint")
-    if recipe.objective.stage == "stage1":
+    if config.stage.is_probed:
         _log_map(client, run_id, planned, checkpoint, sources.unseen, settings)
     tags = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
-    if recipe.register_as:
+    if config.register_as:
         tags["registered_model"] = _register(
-            client, recipe.register_as, checkpoint, run_id, planned
+            client, config.register_as, checkpoint, run_id, planned
         )
     return tags
 
@@ -90,7 +90,7 @@ def _log_map(
     unseen: SceneTable | None,
     settings: Settings,
 ) -> None:
-    """Log the map of Stage I's degradation priors, and how well they are told apart, once."""
+    """Log the map of the system's probe, and how well degradations are told apart by it, once."""
     from infra.registry import tracking
 
     with tempfile.TemporaryDirectory(prefix="map-") as scratch:
@@ -101,7 +101,7 @@ def _log_map(
     # A driver that died after this does it again, and a metric logged twice is there twice.
     logged = tracking.run_metrics_of(client, run_id, prefix="")
     if found and not found.keys() <= logged.keys():
-        tracking.log_metrics(client, run_id, found, step=planned.recipe.optim.num_steps)
+        tracking.log_metrics(client, run_id, found, step=planned.config.optim.num_steps)
 
 
 def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Planned) -> str:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from infra.settings import Settings, read_settings
 from jobs.config import (
-    TrainRecipe,
     add_recipe_arguments,
     find_recipe,
     override,
@@ -29,9 +27,8 @@ from jobs.train.inputs import Planned, find_sources, plan_training
 from jobs.train.local import train_local
 from jobs.train.pictures import preview_pairs
 from jobs.train.records import log_lineage, log_results, open_run, watch
-from pipelines.training.config import share_of_step
+from pipelines.training.config import TrainingConfig, share_of_step
 from pipelines.training.loop import run_training
-from pipelines.training.objectives import make_objective, read_stage1
 
 
 class Trained(BaseModel):
@@ -44,14 +41,9 @@ class Trained(BaseModel):
 
 
 def train(
-    recipe: TrainRecipe,
-    settings: Settings,
-    *,
-    name: str,
-    num_workers: int | None = None,
-    compiled: bool = False,
+    config: TrainingConfig, settings: Settings, *, name: str, num_workers: int | None = None
 ) -> Trained:
-    """Train `recipe` (called `name`) to its end, or find that it was. Raises ValueError on mistakes.
+    """Train the recipe called `name` to its end, or find that it was. Raises ValueError on mistakes.
 
     On `num_workers` instead of the recipe's the steps stay the same, so it is the same run.
     """
@@ -59,22 +51,19 @@ def train(
     from infra.registry.training_lease import training_lease
 
     client = tracking.connect(settings)
-    planned = plan_training(recipe, settings, name=name, compiled=compiled)
-    num_workers = num_workers or recipe.num_workers
-    share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
+    planned = plan_training(config, settings, name=name)
+    num_workers = num_workers or config.num_workers
+    share_of_step(config.optim, config.num_workers, num_workers)  # refuses what cannot be shared
     with training_lease(client, planned.digest, say=say) as is_lost:
         before = tracking.find_run(client, planned.digest)
         if before and before.info.status == "FINISHED":
             run_id, made = before.info.run_id, before.data.tags
             say(f"  this configuration is trained already: run {run_id}")
             return Trained(run_id=run_id, model=made.get("registered_model"))
-        # By value to the workers: none needs to see the folder that Stage I's weights lie in here.
-        stage1 = read_stage1(planned.config)
-        make_objective(planned.config, stage1)  # what is wrong shows here, not on the workers
         run_id = open_run(client, planned)
         facts({"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name})
         try:
-            made = _train_run(client, run_id, planned, stage1, settings, num_workers=num_workers)
+            made = _train_run(client, run_id, planned, settings, num_workers=num_workers)
         except BaseException as error:
             if not is_lost():  # else the run is another driver's now
                 _end_failed(client, run_id, error)
@@ -84,37 +73,33 @@ def train(
 
 
 def _train_run(
-    client: Any,
-    run_id: str,
-    planned: Planned,
-    stage1: dict[str, Tensor] | None,
-    settings: Settings,
-    *,
-    num_workers: int,
+    client: Any, run_id: str, planned: Planned, settings: Settings, *, num_workers: int
 ) -> dict[str, str]:
     """Train on the cluster and log what came of it; return the run's last tags."""
     from infra.cluster import cluster
     from infra.registry import tracking
     from infra.registry.report_log import ReportLogger
 
-    recipe, sources = planned.recipe, find_sources(planned.version, settings)
+    config, sources = planned.config, find_sources(planned.version, settings)
     log_lineage(client, run_id, planned, sources, settings)
-    pairs = preview_pairs(planned.version, sources.unseen, settings) if recipe.preview_every else []
+    pairs = preview_pairs(planned.version, sources.unseen, settings) if config.preview_every else []
     # Ray Train resumes by name: the same run, and no other.
     folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
     kept = open_folder(f"{settings.runs}/{folder_name}", settings)
+    # Initial weights go by value: no worker needs to see the folder that they lie in here.
+    loop = partial(run_training, datasets=planned.datasets, initial=planned.initial, pairs=pairs)
     with (
         cluster.connected(settings),
         tracking.system_metrics(client, run_id),
-        watch(client, run_id, recipe.optim.num_steps),
+        watch(client, run_id, config.optim.num_steps),
     ):
         checkpoint = cluster.run_ddp(
-            partial(run_training, datasets=planned.datasets, stage1=stage1, pairs=pairs),
-            planned.config.model_dump(mode="json"),
+            loop,
+            config.model_dump(mode="json"),
             name=folder_name,
             settings=settings,
             num_workers=num_workers,
-            use_gpu=recipe.use_gpu,
+            use_gpu=config.use_gpu,
             on_report=ReportLogger(settings.tracking_uri, run_id, kept),
         )
     with cluster.fetched(checkpoint) as folder:
@@ -136,21 +121,22 @@ def _end_failed(client: Any, run_id: str, error: BaseException) -> None:
 
 def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    recipe = find_recipe(TRAINING, arguments.recipe)
+    config = find_recipe(TRAINING, arguments.recipe)
     if arguments.smoke:
-        recipe = shrink_training(recipe)
-    recipe = override(recipe, arguments.overrides)
-    options = {"name": arguments.recipe, "compiled": arguments.compile}
+        config = shrink_training(config)
+    config = override(config, arguments.overrides)
+    if arguments.compile:
+        config = config.model_copy(update={"compiled": True})
     if arguments.local:
         if arguments.workers:
             raise ValueError("--local is one process; leave --workers out")
-        say(f"checkpoint: {train_local(recipe, settings, **options)}")
+        say(f"checkpoint: {train_local(config, settings, name=arguments.recipe)}")
         return
-    trained = train(recipe, settings, num_workers=arguments.workers, **options)
-    _say_next(arguments, recipe, trained)
+    trained = train(config, settings, name=arguments.recipe, num_workers=arguments.workers)
+    _say_next(arguments, config, trained)
 
 
-def _say_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Trained) -> None:
+def _say_next(arguments: argparse.Namespace, config: TrainingConfig, trained: Trained) -> None:
     following = recipe_after(arguments.recipe)
     later = "a recipe that follows registers" if following else "by its recipe"
     why_not = "a try-out" if arguments.smoke else later
@@ -158,7 +144,7 @@ def _say_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Train
     if trained.model:
         say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
     elif following:
-        source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
+        source = f"--set dataset={config.dataset} --set init_from=runs:/{trained.run_id}"
         say(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
     elif arguments.smoke:
         say("next: the same without --smoke")

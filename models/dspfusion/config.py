@@ -191,6 +191,7 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     published (README, "Results"). Without a degradation prior there is none of all that.
     """
 
+    system: Literal["dspfusion"] = "dspfusion"
     stage: Literal["stage1"] = "stage1"
     model: DSPFusionConfig = DSPFusionConfig()
     fusion_weights: FusionWeights = FusionWeights()
@@ -230,6 +231,7 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid"):
     a step of the small model then takes a thirtieth of the time (README, "Results").
     """
 
+    system: Literal["dspfusion"] = "dspfusion"
     stage: Literal["stage2"] = "stage2"
     model: DSPFusionConfig = DSPFusionConfig()
     fusion_weights: FusionWeights | None = FusionWeights()

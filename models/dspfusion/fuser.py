@@ -3,7 +3,8 @@
 Shapes: B batch, H W pixels, N prior tokens, D semantic prior width.
 """
 
-from typing import Literal, Self
+from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,12 @@ from models.dspfusion.denoiser import (
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.layers.tiles import fuse_tiles
+from models.system import Fused, FuseOptions, Fuser, Hints, Precision
 
 MIN_SIZE_PX = 16
 MIN_TILE_PX = 64
 # Three are 47 to 53 dB from the whole picture for trained weights, at twice the time (README, Tiles).
 TILE_PASSES = 3
-
-Precision = Literal["float32", "bf16"]
 
 
 class DSPFusionFuser(nn.Module):
@@ -74,23 +74,29 @@ class DSPFusionFuser(nn.Module):
             self.fusion.compile()
         return self
 
-    def forward(self, vi: Tensor, ir: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one that x_T is."""
+    def forward(
+        self, vi: Tensor, ir: Tensor, hints: Hints | None = None, *, noise: Tensor | None = None
+    ) -> Fused:
+        """Return the fused image; `noise` B×N×D or 1×N×D replaces the fixed one that x_T is.
+
+        The fuser is blind: it takes no hints.
+        """
         _check_pair(vi, ir)
         height, width = vi.shape[-2:]
         noise = self._noise_of(vi.shape[0], noise)
         fused = self.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), noise)
-        return self.finish(fused[..., :height, :width])
+        return Fused(self.finish(fused[..., :height, :width]))
 
     def fuse_tiled(
         self,
         vi: Tensor,
         ir: Tensor,
+        hints: Hints | None = None,
         *,
         tile_px: int,
         num_passes: int = TILE_PASSES,
         noise: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Fused:
         """Return what `forward` does, nearly, in the memory of one tile of `tile_px` a side.
 
         The priors are those of the whole pair. The means over all pixels in DPMM and in channel
@@ -120,7 +126,7 @@ class DSPFusionFuser(nn.Module):
             num_passes=num_passes,
             multiple_px=SIZE_MULTIPLE_PX,
         )
-        return self.finish(fused[..., :height, :width])
+        return Fused(self.finish(fused[..., :height, :width]))
 
     def finish(self, fused: Tensor) -> Tensor:
         """Stretch the cropped results B×3×H×W, if the configuration says so."""
@@ -178,6 +184,16 @@ class PaddedFuser(nn.Module):
         """Fuse vi B×3×H×W and ir B×1×H×W to B×3×H×W."""
         noise = self.fuser.noise.expand(vi.shape[0], -1, -1)  # B N D
         return self.fuser.finish(self.fuser.fuse_padded(vi, ir, noise))
+
+
+def prepare(fuser: DSPFusionFuser, options: FuseOptions) -> Fuser:
+    """Make a fuser ready by options, all of which DSPFusion offers."""
+    fuser.speed_up(precision=options.precision, compiled=options.compiled)
+    fuser.stretch |= options.stretch
+    if options.tile_px is None:
+        return fuser
+    passes = options.tile_passes or TILE_PASSES
+    return partial(fuser.fuse_tiled, tile_px=options.tile_px, num_passes=passes)
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:

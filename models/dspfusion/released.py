@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.denoiser import Denoiser
+from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
 
@@ -160,6 +161,14 @@ def import_released(
             state[f"{network}.{key}"] = tensor
         _check_left_over(official, file=file, three_heads=config.three_heads)
     return state
+
+
+def convert(files: Mapping[str, Mapping[str, Tensor]]) -> tuple[DSPFusionConfig, DSPFusionFuser]:
+    """The full-size config and its fuser from the authors' four state dicts, strictly."""
+    config = DSPFusionConfig()
+    fuser = DSPFusionFuser(config)
+    fuser.load_state_dict(import_released(config, files))
+    return config, fuser
 
 
 def _networks(config: DSPFusionConfig) -> dict[Network, nn.Module]:

@@ -12,6 +12,7 @@ from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.loss import fusion_loss
 from models.dspfusion.priors import DegradationEncoder, degradation_encoder, semantic_encoder
 from models.losses import group_contrastive_loss
+from models.system import Batch
 
 _PAIRS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt")
 
@@ -47,12 +48,12 @@ class Stage1(nn.Module):
         others = [*self.fusion.parameters(), *self.semantic.parameters()]
         return [(1.0, others), (self.degradation_rate, list(self.degradation.parameters()))]
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return "loss" with its graph, and every weighted term detached."""
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return "loss" with its graph, and every weighted term detached; all steps are alike."""
         infrared = {name: to_rgb(batch[name]) for name in self.FIELDS if name.startswith("ir_")}
         return self.losses({**batch, **infrared})
 
-    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return what `forward` does, for infrared images that have three channels already."""
         degradation_prior, contrast = self._degradation(batch)
         semantic_prior = self.semantic(torch.cat([batch["ir_gt"], batch["vi_gt"]], dim=1))
@@ -64,7 +65,7 @@ class Stage1(nn.Module):
         detached = {name: term.detach() for name, term in terms.items()}
         return {"loss": loss, **detached}
 
-    def _degradation(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _degradation(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the anchors' priors 2B×N×D and the contrastive loss, from one encoder call."""
         if not isinstance(self.degradation, DegradationEncoder):
             return self.degradation(torch.cat([batch["ir_lq"], batch["vi_lq"]])), {}

@@ -3,7 +3,6 @@
 Shapes: B batch, N prior tokens, D semantic prior width, H W pixels.
 """
 
-from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -25,6 +24,7 @@ from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.loss import fusion_loss
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.layers.blocks import split_pair
+from models.system import Batch, Weights
 
 
 class Stage2(nn.Module):
@@ -57,7 +57,7 @@ class Stage2(nn.Module):
         """What is trained, and at which share of the learning rate: the denoiser."""
         return [(1.0, list(self.denoiser.parameters()))]
 
-    def load_stage1(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_stage1(self, state_dict: Weights) -> None:
         """Load the weights of a Stage I objective, strictly; they are frozen already."""
         names = ("fusion", "degradation", "semantic")
         unknown = [key for key in state_dict if key.split(".")[0] not in names]
@@ -76,15 +76,15 @@ class Stage2(nn.Module):
             network.eval()
         return self
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return "loss" with its graph, and every weighted term detached."""
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return "loss" with its graph, and every weighted term detached; all steps are alike."""
         infrared = {name: to_rgb(batch[name]) for name in ("ir_lq", "ir_gt")}
         noises = seeded_noise(batch["seed"], self.noise_shape).transpose(0, 1)
         noise, step_noise = split_noises(noises.to(batch["vi_lq"].device))
         return self.losses({**batch, **infrared}, noise, step_noise)
 
     def losses(
-        self, batch: dict[str, Tensor], noise: Tensor, step_noise: Tensor | None = None
+        self, batch: Batch, noise: Tensor, step_noise: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return what `forward` does, for three-channel infrared images and given noise.
 
@@ -109,7 +109,7 @@ class Stage2(nn.Module):
         return {"loss": loss, **detached}
 
     @torch.no_grad()
-    def _frozen_priors(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _frozen_priors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the degradation priors 2B×N×E and the semantic priors of both qualities."""
         ir, vi = batch["ir_lq"], batch["vi_lq"]
         low = torch.cat([ir, vi], dim=1)

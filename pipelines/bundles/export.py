@@ -1,8 +1,8 @@
 """The inference bundle: a folder that is a model, with nothing else needed to run it.
 
-config.json         networks, stage, and where it came from; rebuilds the fuser
+config.json         the fuser's config, what its program takes and returns, and where it came from
 model.safetensors   its weights
-program.pt2         the exported program: `(vi, ir) -> fused`, sizes that are multiples of 8
+program.pt2         the exported program: `(vi, ir, *hints) -> fused` or `-> (fused, vi, ir)`
 
 On request its fuser is written as ONNX, wherever the user wants it.
 """
@@ -12,16 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from models import build_fuser
-from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig, fuser_config
-from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser
+from models import read_fuser_config, system_of
+from models.system import Fused, Hints, System, Weights
 from pipelines.store.files import write_whole
 from pipelines.training.checkpoints import load_weights, read_config, read_weights, tensors_of
 from pipelines.training.config import TrainingConfig
@@ -30,43 +29,91 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _WEIGHTS = "model.safetensors"
-
 # Batch, height and width stay free in the program if they differ in the example (and are not 1).
-_EXAMPLE_BATCH, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH = 2, 5 * SIZE_MULTIPLE_PX, 6 * SIZE_MULTIPLE_PX
-
-# 16 is the least; 24 and 40 are no multiples of 16, so the bins of the priors overlap.
-_CHECKED_SIZES = ((1, 16, 16), (2, 24, 40), (3, 72, 16))
+_EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_COLUMNS = 2, 5, 6
 ONNX_TOLERANCE = 1e-4
 
 
-def fuser_of_checkpoint(folder: Path) -> tuple[DSPFusionConfig, DSPFusionFuser]:
-    """Build the fuser that a training checkpoint of either stage makes."""
-    config = fuser_config(TrainingConfig.model_validate(read_config(folder)).objective)
-    return config, _fuser_with(config, read_weights(folder), folder)
+def fuser_of_checkpoint(folder: Path) -> tuple[BaseModel, nn.Module]:
+    """Config and fuser that a training checkpoint of any stage makes."""
+    stage = TrainingConfig.model_validate(read_config(folder)).objective
+    config, weights = system_of(stage).fuser_weights(stage, read_weights(folder))
+    return config, _fuser_with(config, weights, folder)
 
 
 def write_bundle(
-    folder: Path, config: DSPFusionConfig, fuser: DSPFusionFuser, *, origin: Mapping[str, str]
+    folder: Path, config: BaseModel, fuser: nn.Module, *, origin: Mapping[str, str]
 ) -> None:
     """Write a bundle; `origin` says where the weights come from (runs, dataset version, commit)."""
     folder.mkdir(parents=True, exist_ok=True)
+    system = system_of(config)
     weights = {name: tensor.contiguous().cpu() for name, tensor in fuser.state_dict().items()}
     save_file(weights, folder / _WEIGHTS)
-    torch.export.save(export_program(fuser), folder / "program.pt2")
-    description = {"model": config.model_dump(mode="json"), "origin": dict(origin)}
+    torch.export.save(export_program(system, fuser), folder / "program.pt2")
+    description = {
+        "model": config.model_dump(mode="json"),
+        "contract": contract_of(system),
+        "origin": dict(origin),
+    }
     write_whole(folder / "config.json", json.dumps(description, indent=1).encode())
 
 
-def export_program(fuser: DSPFusionFuser) -> torch.export.ExportedProgram:
-    """Export `(vi B×3×H×W, ir B×1×H×W) -> fused` with free B, H, W (H, W multiples of 8)."""
-    vi = torch.rand(_EXAMPLE_BATCH, 3, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH)
-    ir = torch.rand(_EXAMPLE_BATCH, 1, _EXAMPLE_HEIGHT, _EXAMPLE_WIDTH)
-    height = SIZE_MULTIPLE_PX * torch.export.Dim("rows", min=2)
-    width = SIZE_MULTIPLE_PX * torch.export.Dim("columns", min=2)
-    shape = {0: torch.export.Dim("batch", min=1), 2: height, 3: width}
-    return torch.export.export(
-        PaddedFuser(fuser).eval(), (vi, ir), dynamic_shapes=(shape, shape), strict=False
+def contract_of(system: System) -> dict[str, Any]:
+    """What the program takes and returns, as the registered model reads it: it knows no system."""
+    pictures = {"vi": [-1, 3, -1, -1], "ir": [-1, 1, -1, -1]}
+    inputs = {name: {"shape": shape, "dtype": "float32"} for name, shape in pictures.items()}
+    for name, example in example_hints(system, 1).items():
+        shape = [-1, *example.shape[1:]]
+        inputs[name] = {"shape": shape, "dtype": str(example.dtype).removeprefix("torch.")}
+    restored = ["fused", "vi", "ir"] if system.restores_sources else ["fused"]
+    sizes = {"multiple_px": system.multiple_px, "least_px": system.least_px}
+    channels = {"fused": 3, "vi": 3, "ir": 1}
+    return sizes | {"inputs": inputs, "outputs": {name: channels[name] for name in restored}}
+
+
+def example_hints(system: System, batch: int) -> dict[str, Tensor]:
+    """Hints of clean pictures: operators (0, 0, 1), or task 0."""
+    clean = {"operators": torch.tensor([[0.0, 0.0, 1.0]]), "prompts": torch.tensor([0])}
+    return {name: clean[system.hints].repeat_interleave(batch, dim=0) for name in system.hint_names}
+
+
+def export_program(system: System, fuser: nn.Module) -> torch.export.ExportedProgram:
+    """Export the system's program with free batch, height and width (multiples of its own)."""
+    multiple, least = system.multiple_px, -(-system.least_px // system.multiple_px)
+    rows, columns = max(_EXAMPLE_ROWS, least + 1), max(_EXAMPLE_COLUMNS, least + 2)
+    vi, ir = (
+        torch.rand(_EXAMPLE_BATCH, channels, rows * multiple, columns * multiple)
+        for channels in (3, 1)
     )
+    hints = example_hints(system, _EXAMPLE_BATCH).values()
+    height, width = (
+        multiple * torch.export.Dim(name, min=least)
+        if multiple > 1
+        else torch.export.Dim(name, min=least)
+        for name in ("rows", "columns")
+    )
+    batch = torch.export.Dim("batch", min=1)
+    sizes: Any = ({0: batch, 2: height, 3: width},) * 2
+    if hints:
+        sizes = (*sizes, ({0: batch},) * len(hints))
+    program = system.program(fuser).eval()
+    return torch.export.export(program, (vi, ir, *hints), dynamic_shapes=sizes, strict=False)
+
+
+def checked_sizes(system: System) -> tuple[tuple[int, int, int], ...]:
+    """(B, H, W) that share no shape with each other, nor with the example of the export."""
+    multiple, least = system.multiple_px, -(-system.least_px // system.multiple_px)
+    units = ((1, 0, 0), (2, 1, 3), (3, 7, 0))
+    return tuple((b, (least + y) * multiple, (least + x) * multiple) for b, y, x in units)
+
+
+def seeded_inputs(
+    system: System, size: tuple[int, int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Hints]:
+    """Pictures of noise in [0, 1] and the hints of clean ones, of a size (B, H, W)."""
+    batch, height, width = size
+    vi, ir = (torch.rand(batch, c, height, width, generator=generator) for c in (3, 1))
+    return vi, ir, example_hints(system, batch)
 
 
 def write_onnx(path: Path, bundle: Path) -> float:
@@ -80,13 +127,16 @@ def write_onnx(path: Path, bundle: Path) -> float:
         import onnxscript  # noqa: F401 - torch.onnx needs it and would say so less clearly
     except ImportError as absent:
         raise ValueError(f"{absent.name} is not installed; pip install '.[onnx]'") from absent
-    fuser = load_bundle(bundle)
+    read = read_bundle(bundle)
+    fuser, contract = read.fuser(), contract_of(read.system)
     # Not program.pt2: read back, the bounds of its sizes are no longer what the converter takes.
-    program = export_program(fuser)
+    program = export_program(read.system, fuser)
     converted = torch.onnx.export(
         program,
-        input_names=["vi", "ir"],
-        output_names=["fused"],
+        input_names=[*contract["inputs"]],
+        output_names=[
+            "fused" if name == "fused" else f"restored_{name}" for name in contract["outputs"]
+        ],
         dynamo=True,
         verbose=False,
         optimize=False,  # onnxruntime does that when it loads; here it takes minutes
@@ -94,7 +144,7 @@ def write_onnx(path: Path, bundle: Path) -> float:
     assert converted is not None
     data = converted.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    error = _onnx_error(session, fuser)
+    error = _onnx_error(session, read.system, fuser)
     if error > ONNX_TOLERANCE:
         raise ValueError(f"{bundle}: as ONNX it is {error:.1e} off, above {ONNX_TOLERANCE:.0e}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,14 +153,16 @@ def write_onnx(path: Path, bundle: Path) -> float:
 
 
 @torch.inference_mode()
-def _onnx_error(session: InferenceSession, fuser: DSPFusionFuser) -> float:
+def _onnx_error(session: InferenceSession, system: System, fuser: nn.Module) -> float:
     """Largest difference of a session from the fuser over sizes that share no shape."""
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
-    for batch, height, width in _CHECKED_SIZES:
-        vi, ir = (torch.rand(batch, c, height, width, generator=generator) for c in (3, 1))
-        (fused,) = session.run(None, {"vi": vi.numpy(), "ir": ir.numpy()})
-        largest = max(largest, float((torch.from_numpy(fused) - fuser(vi, ir)).abs().max()))
+    for size in checked_sizes(system):
+        vi, ir, hints = seeded_inputs(system, size, generator)
+        inputs = {"vi": vi, "ir": ir, **hints}
+        fused, *_ = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        expected: Fused = fuser(vi, ir, hints)
+        largest = max(largest, float((torch.from_numpy(fused) - expected.fused).abs().max()))
     return largest
 
 
@@ -120,10 +172,15 @@ class Bundle(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    model: DSPFusionConfig
+    model: Annotated[SerializeAsAny[BaseModel], BeforeValidator(read_fuser_config)]
     weights: bytes = Field(repr=False)
 
-    def fuser(self) -> DSPFusionFuser:
+    @property
+    def system(self) -> System:
+        """The system that it is of."""
+        return system_of(self.model)
+
+    def fuser(self) -> Any:
         """Build it. Raises ValueError when the weights are another model's."""
         path = Path(self.source) / _WEIGHTS
         return _fuser_with(self.model, tensors_of(path, self.weights), path)
@@ -140,24 +197,18 @@ def read_bundle(folder: Path) -> Bundle:
     if not path.is_file():
         raise ValueError(f"{path}: missing; it is not one of our bundles")
     try:
-        model = DSPFusionConfig.model_validate(described)
-    except ValidationError as error:
+        model = read_fuser_config(described)
+    except (ValidationError, ValueError) as error:
         raise ValueError(f"{folder}/config.json: not a model of ours ({error})") from error
     return Bundle(source=str(folder), model=model, weights=path.read_bytes())
 
 
-def load_bundle(folder: Path) -> DSPFusionFuser:
-    """Rebuild a bundle's fuser from its config.json and weights."""
-    return read_bundle(folder).fuser()
-
-
-def _fuser_with(
-    config: DSPFusionConfig, weights: Mapping[str, Tensor], source: Path
-) -> DSPFusionFuser:
+def _fuser_with(config: BaseModel, weights: Weights, source: Path) -> nn.Module:
     """Build a fuser of these weights. What the configuration claims is compared before it is built."""
+    system = system_of(config)
     with torch.device("meta"):
-        claimed = build_fuser(config)
+        claimed = system.build_fuser(config)
     load_weights(claimed, {name: tensor.to("meta") for name, tensor in weights.items()}, source)
-    fuser = build_fuser(config)
+    fuser = system.build_fuser(config)
     load_weights(fuser, weights, source)
     return fuser.eval()

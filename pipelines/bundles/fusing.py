@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict
 
-from models.dspfusion.fuser import TILE_PASSES, Precision
+from degradations.chain import Applied
+from models.system import FuseOptions, Fuser, Hints
 from pipelines.bundles.export import Bundle
+from pipelines.evaluation.hints import hints_of
 from pipelines.sources.layouts import pair_by_stem
 from pipelines.sources.pictures import encode_png, to_levels, to_tensor
 from pipelines.sources.scenes import Read, describe_refused, read_file, read_pair
 from pipelines.sources.source_paths import SourcePath
 from pipelines.store.folders import Folder
 
-# vi 1×3×H×W and ir 1×1×H×W to 1×3×H×W, in [0, 1].
-Fuse = Callable[[Tensor, Tensor], Tensor]
-
 FAILURES = "failures.json"
 # What the pictures of a folder were made with, so that no two models meet in one.
 _SETTINGS = "fusion.json"
 
 
-class Pair(BaseModel):
+class FusablePair(BaseModel):
     """Two sources to fuse, by URI, and the name of the PNG that they become."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,16 +39,24 @@ class Pair(BaseModel):
 
 
 class Fusing(BaseModel):
-    """What pairs are fused with; `tile_px` None for whole pictures, `stretch` as the authors do."""
+    """What pairs are fused with; the chains are what is known of each camera's degradation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Bundle
-    precision: Precision = "float32"
-    compiled: bool = False
-    tile_px: int | None = None
-    tile_passes: int = Field(default=TILE_PASSES, ge=1)
-    stretch: bool = False
+    options: FuseOptions = FuseOptions()
+    vi_chain: tuple[Applied, ...] = ()
+    ir_chain: tuple[Applied, ...] = ()
+
+    def hints(self) -> Hints:
+        """The hints that the model takes. Raises ValueError for chains that it cannot be told of."""
+        names = self.bundle.system.hint_names
+        if not names and (self.vi_chain or self.ir_chain):
+            raise ValueError(
+                f"{self.bundle.source}: {self.bundle.system.name} takes no hints; leave "
+                "--degradation out"
+            )
+        return hints_of(names, vi=self.vi_chain, ir=self.ir_chain)
 
 
 class Failure(BaseModel):
@@ -67,27 +72,30 @@ class PairFuser:
     """A loaded model that writes what it fuses: what an actor holds."""
 
     def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
-        fuser = fusing.bundle.fuser()
-        fuser.speed_up(precision=fusing.precision, compiled=fusing.compiled)
-        fuser.stretch |= fusing.stretch
-        self._fuse: Fuse = fuser
-        if fusing.tile_px is not None:
-            self._fuse = partial(
-                fuser.fuse_tiled, tile_px=fusing.tile_px, num_passes=fusing.tile_passes
-            )
+        self._fuse = fusing.bundle.system.prepare(fusing.bundle.fuser(), fusing.options)
+        self._hints = fusing.hints()
         self._read, self._folder = read, folder
 
-    def __call__(self, pair: Pair) -> Failure | None:
+    def __call__(self, pair: FusablePair) -> Failure | None:
         """Fuse one pair; a pair that cannot be read or fused is told of, not raised."""
         try:
-            png = fuse_pair(self._fuse, pair.vi_uri, pair.ir_uri, read=self._read)
+            png = fuse_pair(
+                self._fuse, pair.vi_uri, pair.ir_uri, hints=self._hints, read=self._read
+            )
         except ValueError as error:
             return Failure(name=pair.name, reason=" ".join(str(error).split()))
         self._folder.replace(pair.name, png)
         return None
 
 
-def fuse_pair(fuse: Fuse, vi_uri: str, ir_uri: str, *, read: Read = read_file) -> bytes:
+def fuse_pair(
+    fuse: Fuser,
+    vi_uri: str,
+    ir_uri: str,
+    *,
+    hints: Hints | None = None,
+    read: Read = read_file,
+) -> bytes:
     """Fuse two sources to a PNG, of 16 bits a channel if one of them has them.
 
     Raises ValueError that names a bad file.
@@ -96,13 +104,13 @@ def fuse_pair(fuse: Fuse, vi_uri: str, ir_uri: str, *, read: Read = read_file) -
     vi, ir = map(to_tensor, pictures)
     try:
         with torch.inference_mode():
-            fused = fuse(vi, ir)  # 1 3 H W
+            fused = fuse(vi, ir, hints).fused  # 1 3 H W
     except ValueError as error:
         raise ValueError(f"{vi_uri}: {error}") from error
     return encode_png(to_levels(fused, np.result_type(*pictures)))
 
 
-def find_fusable(vi: SourcePath, ir: SourcePath) -> list[Pair]:
+def find_fusable(vi: SourcePath, ir: SourcePath) -> list[FusablePair]:
     """Pair two folders by stem, in order of name. Raises ValueError for files without partner."""
     for folder in (vi, ir):
         if not folder.is_dir():
@@ -113,13 +121,14 @@ def find_fusable(vi: SourcePath, ir: SourcePath) -> list[Pair]:
     if not pairs:
         raise ValueError(f"{vi}: no pictures in it")
     return [
-        Pair(vi_uri=str(pair.vi), ir_uri=str(pair.ir), name=f"{pair.stem}.png") for pair in pairs
+        FusablePair(vi_uri=str(pair.vi), ir_uri=str(pair.ir), name=f"{pair.stem}.png")
+        for pair in pairs
     ]
 
 
 def left_to_fuse(
-    pairs: Iterable[Pair], folder: Folder, fusing: Fusing, *, overwrite: bool
-) -> list[Pair]:
+    pairs: Iterable[FusablePair], folder: Folder, fusing: Fusing, *, overwrite: bool
+) -> list[FusablePair]:
     """The pairs whose picture is not in `folder` yet; with `overwrite` it is emptied of them first.
 
     Raises ValueError when pictures lie there that were made otherwise, or nobody knows how.
@@ -154,7 +163,7 @@ def write_failures(failures: Iterable[Failure], folder: Folder) -> None:
 
 
 def _settings_bytes(fusing: Fusing) -> bytes:
-    told = fusing.model_dump(mode="json", exclude={"bundle", "compiled"})
+    told = fusing.model_dump(mode="json", exclude={"bundle": True, "options": {"compiled"}})
     # The weights, not where they lie: a bundle may be moved.
     told["model_sha256"] = hashlib.sha256(fusing.bundle.weights).hexdigest()
     return (json.dumps(told, indent=2) + "\n").encode()

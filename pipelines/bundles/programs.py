@@ -35,7 +35,8 @@ _PLAIN = re.compile(r"[\w.+]*")
 _WORD = re.compile(r"[^\W\d]\w*")
 _MARKS = re.compile(r"[\s\w()\[\]{},.:+\-*/%<>=!'\"]*")
 _OF_SIZES = frozenset((
-    "L", "vi", "ir", "size", "min", "max", "not", "and", "or", "True", "False", "Symbol", "Integer",
+    "L", "vi", "ir", "vi_op", "ir_op", "vi_task", "ir_task", "hints",
+    "size", "min", "max", "not", "and", "or", "True", "False", "Symbol", "Integer",
     "positive", "integer", "Min", "Max", "Add", "Mul", "Pow", "Mod", "PythonMod", "FloorDiv", "CeilDiv",
     "Eq", "Ne", "Ge", "Gt", "Le", "Lt", "And", "Or", "Not",
 ))  # fmt: skip
@@ -45,7 +46,7 @@ _OF_TREES = frozenset(
 
 
 def load_program(path: Path) -> torch.nn.Module:
-    """Load an exported program `(vi, ir) -> fused`. Raises ValueError for what none of ours holds."""
+    """Load an exported program `(vi, ir, *hints)`. Raises ValueError for what none of ours holds."""
     clean = io.BytesIO()
     try:
         with PT2ArchiveReader(str(path)) as found, PT2ArchiveWriter(clean) as kept:

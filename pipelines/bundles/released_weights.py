@@ -1,4 +1,4 @@
-"""The authors' released weight files: read without pickle's powers, mapped to our fuser."""
+"""The authors' released weight files: read without pickle's powers, mapped to our fusers."""
 
 from __future__ import annotations
 
@@ -6,42 +6,59 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from pydantic import BaseModel
+from torch import Tensor, nn
 
-from models import build_fuser
-from models.dspfusion.config import DSPFusionConfig
-from models.dspfusion.fuser import DSPFusionFuser
-from models.dspfusion.released import OFFICIAL_FILES, import_released
+from models import SYSTEMS
+from models.system import System
 from pipelines.store.files import sha256_of_file
 
 _TOP_LEVEL_KEY = "params"
 
 
-def released_paths(folder: Path) -> dict[str, Path]:
-    """The four files by their short names. Raises ValueError naming the first that is absent."""
-    paths = {file: folder / f"{file}.pth" for file in OFFICIAL_FILES.values()}
+def system_of_files(folder: Path) -> System:
+    """The system whose authors publish such files. Raises ValueError naming the first that is absent."""
+    known = [system for system in SYSTEMS if system.released]
+    for system in known:
+        if any(path.is_file() for path in _paths(system, folder).values()):
+            return system
+    names = "; or ".join(
+        ", ".join(f"{path.name}" for path in _paths(s, folder).values()) for s in known
+    )
+    raise ValueError(
+        f"{folder}: no such file in it; the folder has to hold {names or 'nothing known'}"
+    )
+
+
+def released_paths(system: System, folder: Path) -> dict[str, Path]:
+    """The files by their short names. Raises ValueError naming the first that is absent."""
+    paths = _paths(system, folder)
     for path in paths.values():
         if not path.is_file():
-            names = ", ".join(f"{file}.pth" for file in paths)
+            names = ", ".join(path.name for path in paths.values())
             raise ValueError(f"{path}: no such file; the folder has to hold {names}")
     return paths
 
 
-def read_released(folder: Path) -> DSPFusionFuser:
-    """Build the full-size fuser from a folder of released files (spec 4), strictly.
+def _paths(system: System, folder: Path) -> dict[str, Path]:
+    assert system.released is not None, "only systems with published weights are asked"
+    return {file: folder / f"{file}.pth" for file in system.released.files}
+
+
+def read_released(system: System, folder: Path) -> tuple[BaseModel, nn.Module]:
+    """Config and fuser from a folder of released files, strictly.
 
     Raises ValueError naming the file and, for a key, the key.
     """
-    config = DSPFusionConfig()
-    files = {file: _read_file(path) for file, path in released_paths(folder).items()}
-    fuser = build_fuser(config)
-    fuser.load_state_dict(import_released(config, files))
-    return fuser.eval()
+    assert system.released is not None, "only systems with published weights are asked"
+    files = {file: _read_file(path) for file, path in released_paths(system, folder).items()}
+    config, fuser = system.released.convert(files)
+    return config, fuser.eval()
 
 
-def digests(folder: Path) -> dict[str, str]:
+def digests(system: System, folder: Path) -> dict[str, str]:
     """The sha256 of each released file, by its short name."""
-    return {file: sha256_of_file(path) for file, path in released_paths(folder).items()}
+    return {file: sha256_of_file(path) for file, path in released_paths(system, folder).items()}
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

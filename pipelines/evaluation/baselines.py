@@ -3,6 +3,8 @@
 Fusion rules work on luminance and keep the chroma of the visible picture; the restorations clean
 each camera's picture before a rule fuses them.
 
+They are fusers as the systems' are, and read no hints.
+
 Legend: H W pixels, C channels; pictures are float32 in [0, 1], VI H×W×3 RGB and IR H×W.
 """
 
@@ -18,6 +20,8 @@ import torch
 from scipy.signal import wiener
 from torch import Tensor
 
+from models.system import Fused, Fuser, Hints
+
 Baseline = Literal[
     "average",
     "maximum",
@@ -28,8 +32,6 @@ Baseline = Literal[
     "unsharp",
     "wiener",
 ]
-# (vi B×3×H×W, ir B×1×H×W) -> fused B×3×H×W, float32 in [0, 1].
-Fuse = Callable[[Tensor, Tensor], Tensor]
 _Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _Restore = Callable[[np.ndarray], np.ndarray]
 
@@ -38,14 +40,14 @@ _NUM_LEVELS = 4
 _BASE_RADIUS_PX, _BASE_EPS, _DETAIL_RADIUS_PX, _DETAIL_EPS = 45, 0.3, 7, 1e-6
 
 
-def source_average(vi: Tensor, ir: Tensor) -> Tensor:
+def source_average(vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
     """Fuse by the mean of both pictures: the gate's reference while there is no champion."""
-    return (vi + ir) / 2  # B 3 H W
+    return Fused((vi + ir) / 2)  # B 3 H W
 
 
-def source_maximum(vi: Tensor, ir: Tensor) -> Tensor:
+def source_maximum(vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
     """Fuse by the larger of both: high on MI, VIF and Qabf, and restores nothing."""
-    return torch.maximum(vi, ir)  # B 3 H W
+    return Fused(torch.maximum(vi, ir))  # B 3 H W
 
 
 def fuse_laplacian(vi: np.ndarray, ir: np.ndarray) -> np.ndarray:
@@ -136,15 +138,15 @@ def _to_float(levels: np.ndarray) -> np.ndarray:
     return levels.astype(np.float32) / 255
 
 
-def _on_luminance(rule: _Rule, restore: _Restore | None = None) -> Fuse:
+def _on_luminance(rule: _Rule, restore: _Restore | None = None) -> Fuser:
     """Make a rule for H×W luminances one for batches of tensors, restoring both sources first."""
 
-    def fuse(vi: Tensor, ir: Tensor) -> Tensor:
+    def fuse(vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
         fused = [
             _fuse_one(rule, restore, colour.permute(1, 2, 0).numpy(), thermal[0].numpy())
             for colour, thermal in zip(vi, ir, strict=True)
         ]
-        return torch.from_numpy(np.stack(fused)).permute(0, 3, 1, 2)
+        return Fused(torch.from_numpy(np.stack(fused)).permute(0, 3, 1, 2))
 
     return fuse
 
@@ -158,7 +160,7 @@ def _fuse_one(rule: _Rule, restore: _Restore | None, vi: np.ndarray, ir: np.ndar
     return np.clip(cv2.cvtColor(cv2.merge([fused, *chroma]), cv2.COLOR_YCrCb2RGB), 0, 1)
 
 
-BASELINES: Mapping[str, Fuse] = MappingProxyType(
+BASELINES: Mapping[str, Fuser] = MappingProxyType(
     {
         "average": source_average,
         "maximum": source_maximum,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.system import Fuser, Hints
 from pipelines.training.process_memory import own_peak_mib, restart_peak
 
 _REPEATS = 3
@@ -34,34 +35,38 @@ class Efficiency(BaseModel):
 
 
 def measure_efficiency(
-    method: str, fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor
+    method: str, fuser: Fuser, vi: Tensor, ir: Tensor, hints: Hints
 ) -> Efficiency:
     """Fuse vi 1×3×H×W and ir 1×1×H×W a few times; seconds are the median.
 
     Memory is what the peak adds to the process before (Linux only, else None). MACs are those of
     matrix products and convolutions, half of torch's FLOP count.
     """
+
+    def fuse() -> Tensor:
+        return fuser(vi, ir, hints).fused.to("cpu")
+
     with torch.inference_mode():
-        fuse(vi, ir)
+        fuse()
         before = restart_peak()
-        fuse(vi, ir)
+        fuse()
         peak = own_peak_mib()
-        seconds = statistics.median(_seconds(fuse, vi, ir) for _ in range(_REPEATS))
-        network = fuse if isinstance(fuse, nn.Module) else None
+        seconds = statistics.median(_seconds(fuse) for _ in range(_REPEATS))
+        network = fuser if isinstance(fuser, nn.Module) else None
         return Efficiency(
             method=method,
             width=vi.shape[-1],
             height=vi.shape[-2],
             parameters=_count_parameters(network) if network else None,
-            macs=_count_macs(fuse, vi, ir) if network else None,
+            macs=_count_macs(fuse) if network else None,
             seconds=seconds,
             peak_mib=None if before is None else max(0.0, peak - before),
         )
 
 
-def _seconds(fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor) -> float:
+def _seconds(fuse: Callable[[], Tensor]) -> float:
     started = time.perf_counter()
-    fuse(vi, ir).to("cpu")
+    fuse()
     return time.perf_counter() - started
 
 
@@ -69,7 +74,7 @@ def _count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _count_macs(fuse: Callable[[Tensor, Tensor], Tensor], vi: Tensor, ir: Tensor) -> int:
+def _count_macs(fuse: Callable[[], Tensor]) -> int:
     with FlopCounterMode(display=False) as counter:
-        fuse(vi, ir)
+        fuse()
     return counter.get_total_flops() // 2

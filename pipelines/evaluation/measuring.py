@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from models.metrics import EVALUATED, measurable, measure
+from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
-from pipelines.evaluation.baselines import BASELINES, Baseline, Fuse
+from pipelines.evaluation.baselines import BASELINES, Baseline
+from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, fetched, load_pair, read_file
 
@@ -44,6 +47,12 @@ class Measurement(BaseModel):
     metrics: tuple[str, ...] = EVALUATED
     seed: int = 0
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """Seed, metrics and hints, as `evaluate_scene` takes them."""
+        hint_names = self.bundle.system.hint_names
+        return {"seed": self.seed, "metrics": self.metrics, "hint_names": hint_names}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -62,7 +71,7 @@ class Example:
     note: str = ""
 
 
-def methods_of(measurement: Measurement) -> dict[str, Fuse]:
+def methods_of(measurement: Measurement) -> dict[str, Fuser]:
     """The fuser of a bundle and the baselines it is compared with, by name."""
     return {
         MODEL: measurement.bundle.fuser(),
@@ -82,9 +91,7 @@ def evaluate_bundle(
     with fetched(scenes, read) as here:
         for scene in here:
             for scenario in measurement.scenarios:
-                rows += evaluate_scene(
-                    scene, scenario, methods, seed=measurement.seed, metrics=measurement.metrics
-                )
+                rows += evaluate_scene(scene, scenario, methods, **measurement.how)
             if CLEAN_SCENARIO in measurement.scenarios:
                 rows += [
                     _folder_row(scene, name, folder, measurement.metrics)
@@ -96,21 +103,25 @@ def evaluate_bundle(
 def evaluate_scene(
     scene: Scene,
     scenario: Scenario,
-    methods: Mapping[str, Fuse],
+    methods: Mapping[str, Fuser],
     *,
     seed: int,
     metrics: Sequence[str] = EVALUATED,
+    hint_names: Sequence[str] = (),
 ) -> list[Row]:
     """Return one row per method, with the named metrics and the seconds the method took.
 
+    Methods are given the named hints from the scene's degradation record; baselines read none.
+
     Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
     """
-    vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
+    vi, ir, degraded = _pictures(scene, scenario, seed=seed)
+    hints = hints_of(hint_names, vi=degraded.vi_chain, ir=degraded.ir_chain)
     rows = []
     for name, fuse in methods.items():
-        fused, seconds = _run(fuse, vi_lq, ir_lq)
+        fused, seconds = _run(fuse, degraded, hints)
         where = f"{scene.id}, {scenario.name}, method {name!r}"
-        values = _measure(fused, vi, ir, metrics, where=where)
+        values = _measure(fused.fused, vi, ir, metrics, where=where)
         rows.append(row_head(scene, scenario, name, seconds) | values)
     return rows
 
@@ -122,24 +133,18 @@ def steps_means(
 
     Raises ValueError for a model that does not sample.
     """
-    fuser = measurement.bundle.fuser()
-    if fuser.denoiser is None:
-        raise ValueError(
-            f"{measurement.bundle.source}: a Stage I model has no sampling steps; unset steps"
-        )
-    fuser.set_num_steps(num_steps)
+    bundle = measurement.bundle
+    set_num_steps = bundle.system.set_num_steps
+    if set_num_steps is None or bundle.system.num_steps(bundle.model) is None:
+        raise ValueError(f"{bundle.source}: this model does not sample in steps; unset steps")
+    fuser = bundle.fuser()
+    set_num_steps(fuser, num_steps)
     with fetched(scenes, read) as here:
         rows = [
             row
             for scene in here
             for scenario in measurement.scenarios
-            for row in evaluate_scene(
-                scene,
-                scenario,
-                {MODEL: fuser},
-                seed=measurement.seed,
-                metrics=measurement.metrics,
-            )
+            for row in evaluate_scene(scene, scenario, {MODEL: fuser}, **measurement.how)
         ]
     # Without seconds: tasks run beside each other. They come back in any order.
     means = {name: float(np.mean([row[name] for row in rows])) for name in measurement.metrics}
@@ -147,12 +152,18 @@ def steps_means(
 
 
 def make_example(
-    scene: Scene, scenario: Scenario, methods: Mapping[str, Fuse], *, seed: int
+    scene: Scene,
+    scenario: Scenario,
+    methods: Mapping[str, Fuser],
+    *,
+    seed: int,
+    hint_names: Sequence[str] = (),
 ) -> Example:
     """Return the pictures behind the rows of `evaluate_scene` with the same arguments."""
-    vi, ir, vi_lq, ir_lq = _pictures(scene, scenario, seed=seed)
-    fused = {name: to_uint8(_run(fuse, vi_lq, ir_lq)[0]) for name, fuse in methods.items()}
-    return Example(scene.id, scenario.name, vi, ir, vi_lq, ir_lq, fused)
+    vi, ir, degraded = _pictures(scene, scenario, seed=seed)
+    hints = hints_of(hint_names, vi=degraded.vi_chain, ir=degraded.ir_chain)
+    fused = {name: to_uint8(_run(fuse, degraded, hints)[0].fused) for name, fuse in methods.items()}
+    return Example(scene.id, scenario.name, vi, ir, degraded.vi, degraded.ir, fused)
 
 
 def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
@@ -220,16 +231,17 @@ def _measure(
 
 def _pictures(
     scene: Scene, scenario: Scenario, *, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, Degraded]:
     vi, ir = load_pair(scene)
-    return vi, ir, *degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
+    return vi, ir, degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
 
 
-def _run(fuse: Fuse, vi: np.ndarray, ir: np.ndarray) -> tuple[Tensor, float]:
-    vi_lq, ir_lq = to_tensor(vi), to_tensor(ir)
+def _run(fuse: Fuser, degraded: Degraded, hints: Hints) -> tuple[Fused, float]:
+    vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
     with torch.inference_mode():
         start = time.perf_counter()
         # The copy to the CPU waits for the device and so belongs to the time.
-        fused = fuse(vi_lq, ir_lq).to("cpu", torch.float32)  # B C H W
+        fused = fuse(vi_lq, ir_lq, hints)
+        on_cpu = fused._replace(fused=fused.fused.to("cpu", torch.float32))  # B 3 H W
         seconds = time.perf_counter() - start
-    return fused, seconds
+    return on_cpu, seconds

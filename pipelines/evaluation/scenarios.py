@@ -8,13 +8,14 @@ fixed strengths instead of drawn ones.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from degradations.catalogue import IrRanges, Modality, ViRanges
-from degradations.chain import apply_chain, draw_chain
+from degradations.chain import Applied, apply_chain, draw_chain
+from degradations.operators import is_linear
 from pipelines.store.seeding import rng_at
 
 Severity = Literal["weak", "medium", "strong"]
@@ -32,6 +33,22 @@ class Scenario(BaseModel):
     vi: tuple[str, ...] = ()
     ir: tuple[str, ...] = ()
     severity: Severity | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether both cameras suffer linear operators only."""
+        return all(is_linear("vi", name) for name in self.vi) and all(
+            is_linear("ir", name) for name in self.ir
+        )
+
+
+class Degraded(NamedTuple):
+    """A degraded pair, uint8 (VI H×W×3, IR H×W×1), and the record of what each camera suffers."""
+
+    vi: np.ndarray
+    ir: np.ndarray
+    vi_chain: tuple[Applied, ...]
+    ir_chain: tuple[Applied, ...]
 
 
 CLEAN_SCENARIO = Scenario(name="clean")
@@ -103,26 +120,26 @@ def find_scenario(name: str) -> Scenario:
 
 def degrade(
     vi: np.ndarray, ir: np.ndarray, scenario: Scenario, *, seed: int, scene_key: str
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Degraded:
     """Degrade a pair (uint8, VI H×W×3 and IR H×W×1); a clean camera comes back as an equal copy.
 
     The pixels depend on (seed, scene_key, scenario, camera) alone: neither order, nor worker, nor
     what befalls the other camera changes them.
     """
     address = (scene_key, scenario.name)
-    vi_lq = _degrade_one(vi, "vi", scenario, rng_at(seed, *address, "vi"))
-    ir_lq = _degrade_one(ir, "ir", scenario, rng_at(seed, *address, "ir"))
-    return vi_lq, ir_lq
+    vi_lq, vi_chain = _degrade_one(vi, "vi", scenario, rng_at(seed, *address, "vi"))
+    ir_lq, ir_chain = _degrade_one(ir, "ir", scenario, rng_at(seed, *address, "ir"))
+    return Degraded(vi_lq, ir_lq, vi_chain, ir_chain)
 
 
 def _degrade_one(
     image: np.ndarray, modality: Modality, scenario: Scenario, rng: np.random.Generator
-) -> np.ndarray:
+) -> tuple[np.ndarray, tuple[Applied, ...]]:
     names = scenario.vi if modality == "vi" else scenario.ir
     ranges = _fixed(modality, scenario.severity) if scenario.severity else None
     chain = draw_chain(modality, names, rng, ranges=ranges)
     degraded = apply_chain(image.astype(np.float32) / 255, modality, chain)
-    return np.rint(degraded * 255).astype(np.uint8)  # H W C
+    return np.rint(degraded * 255).astype(np.uint8), chain  # H W C
 
 
 def _fixed(modality: Modality, severity: Severity) -> ViRanges | IrRanges:

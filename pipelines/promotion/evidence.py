@@ -16,15 +16,13 @@ from pathlib import Path
 
 import torch
 
-from pipelines.bundles.export import load_bundle
+from models import find_system
+from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
 from pipelines.bundles.programs import load_program
 from pipelines.store.files import sha256_of_file
 
 PARITY, WEIGHTS, PROGRAM = "parity_max_abs", "model_sha256", "program_sha256"
 EVALUATION = "evaluation_run_id"
-
-# (B, H, W): single and batched, portrait and landscape, none of them the example of the export.
-_SIZES = ((1, 24, 56), (3, 64, 32))
 
 
 def bundle_evidence(bundle: Path) -> dict[str, str]:
@@ -38,15 +36,17 @@ def bundle_evidence(bundle: Path) -> dict[str, str]:
 
 def program_difference(bundle: Path) -> float:
     """Largest absolute difference of a bundle's program from its module, on pictures in [0, 1]."""
-    module = load_bundle(bundle)
-    program = load_program(bundle / "program.pt2")
-    rng = torch.Generator().manual_seed(0)
+    read = read_bundle(bundle)
+    module, program = read.fuser(), load_program(bundle / "program.pt2")
+    generator = torch.Generator().manual_seed(0)
     differences = []
-    for batch, height, width in _SIZES:
-        vi = torch.rand(batch, 3, height, width, generator=rng)
-        ir = torch.rand(batch, 1, height, width, generator=rng)
+    for size in checked_sizes(read.system):
+        vi, ir, hints = seeded_inputs(read.system, size, generator)
         with torch.inference_mode():
-            differences.append((program(vi, ir) - module(vi, ir)).abs().max())
+            served = program(vi, ir, *hints.values())
+            outputs = served if isinstance(served, tuple) else (served,)
+            for ours, theirs in zip(module(vi, ir, hints), outputs, strict=False):
+                differences.append((theirs - ours).abs().max())
     return float(torch.stack(differences).max())
 
 
@@ -77,13 +77,21 @@ def _missing_lineage(tags: Mapping[str, str]) -> list[str]:
         complete = any(key.startswith("sha256_") for key in tags)
         return [] if complete else ["Its lineage lacks the digests of the released files."]
     lacking = [
-        tag for tag in ("dataset_version", "dataset_digest", "git_commit") if not tags.get(tag)
+        tag
+        for tag in ("system", "dataset_version", "dataset_digest", "git_commit")
+        if not tags.get(tag)
     ]
-    if tags.get("stage") == "stage2" and not tags.get("stage1"):
-        lacking.append("stage1")
+    if _needs_init(tags) and not tags.get("init_from"):
+        lacking.append("init_from")
     if not lacking:
         return []
     return [f"Its lineage lacks {', '.join(lacking)}: train it with python -m jobs.train."]
+
+
+def _needs_init(tags: Mapping[str, str]) -> bool:
+    """Whether the stage that a version is of cannot start from random weights."""
+    system, stage = tags.get("system"), tags.get("stage")
+    return bool(system and stage and find_system(system).stage(stage).needs_init)
 
 
 def _missing_parity(tags: Mapping[str, str], tolerance: float) -> list[str]:

@@ -101,7 +101,7 @@ def checkpoint_link(folder: Path, tags: Mapping[str, str], *, bundle: Path | Non
 
 
 def inputs_problems(inputs: Mapping[str, Any], tags: Mapping[str, str]) -> list[str]:
-    """Do the recipe, dataset digest and Stage I weights that a run kept make up its config_digest?"""
+    """Do the recipe, dataset digest and initial weights that a run kept make up its config_digest?"""
     if digest_of([*inputs.values()]) != tags["config_digest"]:
         return [f"{INPUTS} is not what config_digest {_short(tags['config_digest'])} was made of"]
     if inputs["dataset"] != tags["dataset_digest"]:
@@ -113,16 +113,16 @@ def read_inputs(folder: Path) -> dict[str, Any]:
     """Read what `run_inputs` gave. Raises ValueError when it is missing or not JSON."""
     try:
         inputs = json.loads((folder / INPUTS).read_bytes())
-        return {name: inputs[name] for name in ("recipe", "dataset", "stage1")}
+        return {name: inputs[name] for name in ("recipe", "dataset", "init_from")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{INPUTS} is missing or damaged ({error})") from error
 
 
 def run_inputs(
-    recipe: Mapping[str, Any], dataset_digest: str, stage1_sha256: str | None
+    recipe: Mapping[str, Any], dataset_digest: str, init_sha256: str | None
 ) -> dict[str, Any]:
     """All that decides a run's weights; `digest_of` its values, in this order, is its `config_digest`."""
-    return {"recipe": dict(recipe), "dataset": dataset_digest, "stage1": stage1_sha256}
+    return {"recipe": dict(recipe), "dataset": dataset_digest, "init_from": init_sha256}
 
 
 def scenes_of_version(version: DatasetVersion, index: SceneTable) -> SceneTable | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.embedding import Point
+from pipelines.evaluation.probes import Point
 from pipelines.evaluation.rows import BASELINE
 from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary, interval_of
 from pipelines.reports.charts import Bar, Dot, bar_chart, dot_map

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation.efficiency import Efficiency
-from pipelines.evaluation.embedding import Point
 from pipelines.evaluation.measuring import Example
+from pipelines.evaluation.probes import Point
 from pipelines.evaluation.summaries import by_dataset, summarise
 from pipelines.promotion.gate import Verdict
 from pipelines.reports.curves import Curve

@@ -2,7 +2,7 @@
 
 config.json             the complete training configuration: rebuilds the model without a recipe
 model.safetensors       the objective's state
-optimizer.safetensors   AdamW's moments, by parameter name
+optimizer.safetensors   the optimiser's moments, by parameter name
 average.safetensors     the running average of the state, where one is kept
 state.json              the step, and the digests of the files above; written last
 """
@@ -39,16 +39,15 @@ class CheckpointState(BaseModel):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What goes on from one step to the next: the model, AdamW, and a running average or None."""
+    """What one step hands to the next: the model, the optimiser, and a running average or None.
+
+    `rate_shares` are the shares of the learning rate of the optimiser's parameter groups.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    rate_shares: tuple[float, ...]
     averaged: AveragedModel | None
-
-    def average(self, model: nn.Module) -> None:
-        """Take the weights of a step into the running average, if one is kept."""
-        if self.averaged is not None:
-            self.averaged.update_parameters(model)
 
 
 def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_json: str) -> None:

@@ -1,53 +1,118 @@
-"""What a training is told: the optimiser's settings, the schedule, and how a step is shared."""
+"""What a training is: objective, data, optimiser, schedule; and how a step is shared by workers."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_validator,
+)
 
-from models.dspfusion.config import SIZE_MULTIPLE_PX, Stage1Config, Stage2Config
+from models import read_stage_config, system_of
+from models.schedules import constant_then_cosine, multi_step
+from models.system import Stage
 from pipelines.batches.stream import LateBatches
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CosineSchedule(BaseModel):
+    """The rate is constant, then falls by a cosine (DSPFusion spec 2.3)."""
+
+    model_config = _FROZEN
+
+    kind: Literal["cosine"] = "cosine"
+    constant_share: float = Field(default=0.6, ge=0, le=1)
+    """Share of the steps before the rate falls."""
+    lr_min: float = Field(default=1e-6, ge=0)
+    """Where the rate ends."""
+
+    def falls_at(self, num_steps: int) -> int:
+        """The step at which the rate begins to fall."""
+        return round(self.constant_share * num_steps)
+
+    def rate(self, step: int, *, num_steps: int, lr: float) -> float:
+        """The rate of the 0-based `step`."""
+        constant_steps = self.falls_at(num_steps)
+        return constant_then_cosine(
+            step, num_steps=num_steps, constant_steps=constant_steps, rate=lr, least=self.lr_min
+        )
+
+
+class MultiStepSchedule(BaseModel):
+    """The rate is multiplied at each milestone."""
+
+    model_config = _FROZEN
+
+    kind: Literal["multi_step"] = "multi_step"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=1)
+    """Shares of the steps at which the rate is multiplied, in rising order."""
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    """By what it is multiplied."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)}: give them in rising order")
+        return self
+
+    def falls_at(self, num_steps: int) -> int:
+        """The step at which the rate begins to fall."""
+        return round(self.milestones[0] * num_steps)
+
+    def rate(self, step: int, *, num_steps: int, lr: float) -> float:
+        """The rate of the 0-based `step`."""
+        steps = [round(share * num_steps) for share in self.milestones]
+        return multi_step(step, milestones=steps, factor=self.factor, rate=lr)
 
 
 class OptimConfig(BaseModel):
-    """AdamW and its schedule (spec 2.3). `batch_size` is a worker's; sizes in pixels.
+    """The optimiser, its schedule, and what a step is."""
 
-    The rate is `lr` for `constant_share` of the steps, then falls by a cosine to `lr_min`. A step
-    takes `num_accumulated` batches, one after the other, for the memory of one. `precision` bf16 is
-    autocast; weights stay float32. With `ema_decay` a running average of the weights is kept, and
-    stands for the model. A loss above `max_loss` stops the run as one that is not finite does.
-    `late_batch_size` and `late_crop_px` hold from where the rate falls; the authors' code then takes
-    3 of its 4 samples, at 256 px (spec 2.3).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FROZEN
 
     num_steps: int = Field(gt=0)
+    """The budget: steps of the optimiser."""
     batch_size: int = Field(default=4, gt=0)
-    crop_px: int = Field(default=224, ge=16, multiple_of=SIZE_MULTIPLE_PX)
+    """Samples of a batch of one worker."""
+    crop_px: int = Field(default=224, ge=16)
+    """Side of the crops, a multiple of what the system's networks take."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = Field(default=2e-4, gt=0)
-    lr_min: float = Field(default=1e-6, ge=0)
-    constant_share: float = Field(default=0.6, ge=0, le=1)
+    schedule: CosineSchedule | MultiStepSchedule = Field(CosineSchedule(), discriminator="kind")
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 1e-4
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Decoupled with AdamW, a term of the gradient with Adam."""
     clip_norm: float = Field(default=0.01, gt=0)
+    """Largest norm of the gradient."""
     num_accumulated: int = Field(default=1, ge=1)
+    """Batches of a step, one after the other, for the memory of one."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is autocast; weights stay float32."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Keep a running average of the weights, which then stands for the model."""
     max_loss: float = Field(default=1e4, gt=0)
+    """A loss above it stops the run, as one that is not finite does."""
     seed: int = 100
     log_every: int = Field(default=200, gt=0)
+    """Steps between two reports."""
     checkpoint_every: int = Field(default=5000, gt=0)
+    """Steps between two checkpoints."""
     late_batch_size: int | None = Field(default=None, gt=0)
-    late_crop_px: int | None = Field(default=None, ge=16, multiple_of=SIZE_MULTIPLE_PX)
+    """Samples of a batch from where the rate falls (the authors of DSPFusion take 3 of 4)."""
+    late_crop_px: int | None = Field(default=None, ge=16)
+    """Side of the crops from where the rate falls."""
 
     @property
     def constant_steps(self) -> int:
         """Steps before the rate falls."""
-        return round(self.constant_share * self.num_steps)
+        return self.schedule.falls_at(self.num_steps)
 
     @property
     def late(self) -> LateBatches | None:
@@ -72,23 +137,61 @@ class OptimConfig(BaseModel):
         return self
 
 
+# What decides no weights: two runs that differ in these only are the same run.
+_DECIDES_NOTHING: Any = {
+    "dataset": True,  # the version's digest counts, not a name for it
+    "init_from": True,  # nor where the weights lie, but which they are
+    "use_gpu": True,
+    "preview_every": True,
+    "compiled": True,
+    "optim": {"log_every", "checkpoint_every"},
+}
+
+
 class TrainingConfig(BaseModel):
-    """Everything a worker needs. `dataset` names a version, `stage1` is a checkpoint folder.
+    """A training, complete: what a recipe returns, and what a checkpoint keeps as config.json."""
 
-    A step is that of `num_workers`, however many there are; None means those there are. With
-    `compiled` the objective is compiled by torch (minutes at the start; on a CPU 12 for tiny networks).
-    Every `preview_every` steps, and at the end, a preview is drawn.
-    """
+    model_config = _FROZEN
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    objective: Stage1Config | Stage2Config = Field(discriminator="stage")
+    objective: Annotated[SerializeAsAny[BaseModel], BeforeValidator(read_stage_config)]
+    """Stage, networks and losses of a system."""
     optim: OptimConfig
-    dataset: str
-    stage1: str | None = None
+    dataset: str | None = None
+    """A dataset version, or a dataset recipe's name for its newest version."""
+    init_from: str | None = None
+    """Initial weights: runs:/ID, or the folder of a checkpoint."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained, such as "fusion.encoders.*"."""
+    num_workers: int = Field(default=1, ge=1)
+    """Workers that share a step; --workers shares the same steps among another number."""
+    use_gpu: bool = False
+    register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Register the model under this name when the run has finished."""
     preview_every: int | None = Field(default=None, gt=0)
-    num_workers: int | None = Field(default=None, ge=1)
+    """Draw fused validation pictures every so many steps, and at the end."""
     compiled: bool = False
+    """Compile the networks first: minutes, for long trainings of large ones."""
+
+    @property
+    def stage(self) -> Stage:
+        """The system's statement about the stage."""
+        return system_of(self.objective).stage(str(dict(self.objective)["stage"]))
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> Self:
+        system = system_of(self.objective)
+        for name in ("crop_px", "late_crop_px"):
+            crop_px = getattr(self.optim, name)
+            if crop_px is not None and (crop_px % system.multiple_px or crop_px < system.least_px):
+                raise ValueError(
+                    f"optim.{name} is {crop_px}; {system.name} takes multiples of "
+                    f"{system.multiple_px} px, {system.least_px} at least"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What of this decides the weights, together with the data and the initial weights."""
+        return self.model_dump(mode="json", exclude=_DECIDES_NOTHING)
 
 
 def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> OptimConfig:
@@ -112,11 +215,3 @@ def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> Opti
             f"{optim.late_batch_size} samples; take a number that divides {num_batches}, or unset it"
         )
     return optim.model_copy(update={"num_accumulated": 1, "batch_size": num_samples // world_size})
-
-
-def learning_rate(step: int, config: OptimConfig) -> float:
-    """Rate of the 0-based `step`: constant, then cosine (spec 2.3, the same shape at any budget)."""
-    if step < config.constant_steps:
-        return config.lr
-    progress = (step - config.constant_steps) / max(config.num_steps - config.constant_steps, 1)
-    return config.lr_min + 0.5 * (config.lr - config.lr_min) * (1 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""The training loop: one for both stages, with no cluster in it.
+"""The training loop: one for every stage of every system, with no cluster in it.
 
 It is handed `resume` (checkpoint folders, the newest first) and `report(metrics, folder)`, and runs
 the same under Ray Train, torchrun, or alone. Steps, not epochs, are the budget.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.dspfusion.config import fuser_config
-from models.dspfusion.stage1 import Stage1
-from models.dspfusion.stage2 import Stage2
-from pipelines.batches.stream import Batch, ShardBatches, prefetch
+from models import system_of
+from models.system import Batch, Initial
+from pipelines.batches.stream import ShardBatches, prefetch
 from pipelines.datasets.versions import read_version
 from pipelines.store.folders import Folder
 from pipelines.training.checkpoints import TrainingState, resume_newest, save_checkpoint
-from pipelines.training.config import OptimConfig, TrainingConfig, learning_rate, share_of_step
+from pipelines.training.config import OptimConfig, TrainingConfig, share_of_step
 from pipelines.training.objectives import make_objective
-from pipelines.training.optimiser import check_replicas, group_shares, start_state, train_step
-from pipelines.training.previews import Pair, current_fuser, draw_preview
+from pipelines.training.optimiser import check_replicas, start_state, train_step
+from pipelines.training.previews import PreviewPair, current_fuser, draw_preview
 from pipelines.training.window import Window, peak_memory_mib
 
 # Numbers by name, and at times a preview: a PNG as base64 text, which passes wherever numbers do.
@@ -37,30 +37,65 @@ Report = Callable[[Metrics, Path | None], None]
 
 
 def run_training(
-    payload: dict[str, Any],
+    payload: Mapping[str, Any],
     *,
     datasets: Folder,
-    stage1: dict[str, Tensor] | None = None,
+    initial: Initial | None = None,
     rank: int,
     world_size: int,
     device: str,
     resume: Iterable[Path],
     report: Report,
-    pairs: Sequence[Pair] = (),
+    pairs: Sequence[PreviewPair] = (),
 ) -> None:
-    """Train by a `TrainingConfig` (as JSON values, so that it can travel) on one device.
+    """Train by a `TrainingConfig` (as JSON values, so that it can travel) to the end of its budget.
 
-    `datasets` is the root that holds the version, `stage1` the weights that are gone on from (by
-    default read from the folder that the configuration names), `resume` checkpoints, the newest
-    first: the first that is whole is gone on from. `pairs` are what previews show.
+    `datasets` is the root that holds the version, `initial` the weights to start from, `resume`
+    checkpoints, the newest first: the first that is whole is resumed from. Every rank reports at the same
+    steps: the means since the last report and, on rank 0, the preview of `pairs` that is due; the folder of
+    a checkpoint that is due comes with a second report of its step. Raises ValueError on a loss that is
+    not finite or explodes, OSError when a checkpoint cannot be written.
     """
     config = TrainingConfig.model_validate(payload)
-    optim = share_of_step(config.optim, config.num_workers or world_size, world_size)
-    objective = make_objective(config, stage1)
-    batches = ShardBatches(
+    optim = share_of_step(config.optim, config.num_workers, world_size)
+    objective = make_objective(config, initial)
+    batches = _open_batches(config, optim, datasets, objective.FIELDS, rank, world_size)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
+    state = start_state(objective.to(device), optim)
+    start = resume_newest(resume, state)
+    replica = _replicate(objective, compiled=config.compiled)
+    reports = _Reports(config, state, report, torch.device(device), rank == 0, pairs)
+    micro_steps = range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
+    stream = prefetch(batches.batch, micro_steps)
+    window = Window()
+    for step in range(start, optim.num_steps):
+        parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
+        window.batch_ready()
+        terms = train_step(replica, state, parts, optim, step=step, rank=rank)
+        # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
+        _check_loss(float(terms["loss"]), optim, step, batches)
+        _after_step(objective, state, step)
+        window.add(terms, num_samples=sum(len(part["position"]) for part in parts))
+        if reports.is_due(step + 1):
+            reports.send(window, step + 1)
+            window = Window()
+        window.await_batch()
+
+
+def _open_batches(
+    config: TrainingConfig,
+    optim: OptimConfig,
+    datasets: Folder,
+    fields: Sequence[str],
+    rank: int,
+    world_size: int,
+) -> ShardBatches:
+    assert config.dataset is not None, "the driver has named the version"
+    return ShardBatches(
         read_version(datasets, config.dataset),
         datasets,
-        fields=objective.FIELDS,
+        fields=fields,
         batch_size=optim.batch_size,
         crop_px=optim.crop_px,
         seed=optim.seed,
@@ -68,95 +103,78 @@ def run_training(
         world_size=world_size,
         late=optim.late,
     )
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
-    objective.to(device)
-    save = rank == 0
-    train(config, optim, objective, batches, resume=resume, report=report, save=save, pairs=pairs)
 
 
-def train(
-    config: TrainingConfig,
-    optim: OptimConfig,
-    objective: Stage1 | Stage2,
-    batches: ShardBatches,
-    *,
-    resume: Iterable[Path],
-    report: Report,
-    save: bool,
-    pairs: Sequence[Pair] = (),
-) -> None:
-    """Train `objective` to the end of its budget; every rank reports at the same steps.
-
-    `optim` is this rank's share of a step; checkpoints keep `config`. `report` gets the means since
-    the last report and, of the rank that saves, the preview of `pairs` that is due; the folder of a
-    checkpoint that is due comes with a second report of its step. Raises ValueError on a loss that is
-    not finite or explodes, OSError when a checkpoint cannot be written.
-    """
-    device = next(objective.parameters()).device
-    state = start_state(objective, optim)
-    start = resume_newest(resume, state)
-    if config.compiled:
+def _replicate(objective: nn.Module, *, compiled: bool) -> nn.Module:
+    if compiled:
         objective.compile()  # in place: its state keeps its names
-    replica = _distributed(objective)
-    stream = prefetch(
-        batches.batch, range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
-    )
-    window = Window()
-    shares = group_shares(objective)
-    for step in range(start, optim.num_steps):
-        parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
-        window.batch_ready()
-        rate = learning_rate(step, optim)
-        rates = [rate * share for share in shares]
-        terms = train_step(replica, state.optimizer, parts, rates, optim.clip_norm, optim.precision)
-        done = step + 1
-        # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
-        _check_loss(float(terms["loss"]), optim, step, batches)
-        state.average(objective)
-        window.add(terms, num_samples=sum(len(part["position"]) for part in parts))
-        due = done == optim.num_steps or done % optim.checkpoint_every == 0
-        shown = bool(pairs) and _shows_preview(config, done)
-        if due or shown or done % optim.log_every == 0:
-            metrics = window.means() | {"step": float(done), "lr": rate} | peak_memory_mib(device)
-            window = Window()
-            preview = {PREVIEW: _preview(config, state, pairs)} if shown and save else {}
-            report(metrics | preview, None)
-            if due:
-                # After it and apart: whoever is killed between keeping a checkpoint and logging what came
-                # with it would leave a gap; and all that comes with a checkpoint is kept with it, and
-                # written again with the next. A step that is reported again is not logged again.
-                check_replicas(objective)
-                _report_checkpoint(config, state, metrics, report, step=done, save=save)
-            window.await_batch()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return objective
+    return DistributedDataParallel(objective)
 
 
-def _report_checkpoint(
-    config: TrainingConfig,
-    state: TrainingState,
-    metrics: Metrics,
-    report: Report,
-    *,
-    step: int,
-    save: bool,
-) -> None:
-    """Report a step again, with its checkpoint's folder on the rank that saves."""
-    with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-        folder = Path(scratch) if save else None
-        if folder:
-            save_checkpoint(folder, state, step=step, config_json=config.model_dump_json(indent=1))
-        report(metrics, folder)
+def _after_step(objective: Any, state: TrainingState, step: int) -> None:
+    """Let the objective move what follows its weights, then average them if that is wanted."""
+    if hasattr(objective, "after_step"):
+        objective.after_step(step)
+    if state.averaged is not None:
+        state.averaged.update_parameters(objective)
 
 
-def _shows_preview(config: TrainingConfig, done: int) -> bool:
-    every = config.preview_every
-    return every is not None and (done % every == 0 or done == config.optim.num_steps)
+@dataclass(frozen=True)
+class _Reports:
+    """When something is reported, and what."""
 
+    config: TrainingConfig
+    state: TrainingState
+    report: Report
+    device: torch.device
+    saves: bool
+    pairs: Sequence[PreviewPair]
 
-def _preview(config: TrainingConfig, state: TrainingState, pairs: Sequence[Pair]) -> str:
-    model = state.model if state.averaged is None else state.averaged.module
-    fuser = current_fuser(fuser_config(config.objective), model.state_dict())
-    return base64.b64encode(draw_preview(fuser, pairs)).decode()
+    def is_due(self, done: int) -> bool:
+        """Whether a report is due after so many steps."""
+        due = self._every(done, self.config.optim.log_every)
+        return due or self._saves_after(done) or self._shows_after(done)
+
+    def send(self, window: Window, done: int) -> None:
+        """Report what the window saw; then again, with the checkpoint that is due."""
+        lr = self.state.optimizer.param_groups[0]["lr"] / self.state.rate_shares[0]
+        metrics = window.means() | {"step": float(done), "lr": lr} | peak_memory_mib(self.device)
+        preview = {}
+        if self.saves and self._shows_after(done):
+            preview = {PREVIEW: self._draw_preview()}
+        self.report(metrics | preview, None)
+        if self._saves_after(done):
+            # After it and apart: whoever is killed between keeping a checkpoint and logging what came
+            # with it would leave a gap; and all that comes with a checkpoint is kept with it, and
+            # written again with the next. A step that is reported again is not logged again.
+            check_replicas(self.state.model)
+            self._send_checkpoint(metrics, done)
+
+    def _every(self, done: int, every: int | None) -> bool:
+        return every is not None and (done % every == 0 or done == self.config.optim.num_steps)
+
+    def _saves_after(self, done: int) -> bool:
+        return self._every(done, self.config.optim.checkpoint_every)
+
+    def _shows_after(self, done: int) -> bool:
+        return bool(self.pairs) and self._every(done, self.config.preview_every)
+
+    def _send_checkpoint(self, metrics: Metrics, done: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+            folder = Path(scratch) if self.saves else None
+            if folder:
+                config_json = self.config.model_dump_json(indent=1)
+                save_checkpoint(folder, self.state, step=done, config_json=config_json)
+            self.report(metrics, folder)
+
+    def _draw_preview(self) -> str:
+        averaged = self.state.averaged
+        model = self.state.model if averaged is None else averaged.module
+        fuser = current_fuser(self.config.objective, model.state_dict())
+        names = system_of(self.config.objective).hint_names
+        return base64.b64encode(draw_preview(fuser, self.pairs, names)).decode()
 
 
 def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatches) -> None:
@@ -169,11 +187,5 @@ def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatche
         )
 
 
-def _distributed(objective: nn.Module) -> nn.Module:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return objective
-    return DistributedDataParallel(objective)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
+def _to(batch: dict[str, Tensor], device: str) -> Batch:
     return {field: value.to(device, non_blocking=True) for field, value in batch.items()}

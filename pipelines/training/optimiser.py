@@ -2,76 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.dspfusion.stage1 import Stage1
-from models.dspfusion.stage2 import Stage2
-from pipelines.batches.stream import Batch
+from models.system import Batch
+from pipelines.store.seeding import rng_at
 from pipelines.training.checkpoints import TrainingState
 from pipelines.training.config import OptimConfig
 
 
-def start_state(objective: Stage1 | Stage2, optim: OptimConfig) -> TrainingState:
+def start_state(objective: nn.Module, optim: OptimConfig) -> TrainingState:
     """The state before the first step; frozen parameters are not optimised."""
-    groups = [{"params": parameters} for _, parameters in objective.parameter_groups()]
-    optimizer = torch.optim.AdamW(
+    groups, shares = [], []
+    for share, parameters in objective.parameter_groups():  # type: ignore[operator]
+        groups.append({"params": [p for p in parameters if p.requires_grad]})
+        shares.append(share)
+    if not any(group["params"] for group in groups):
+        raise ValueError("every parameter is frozen; name fewer in freeze")
+    kind = torch.optim.AdamW if optim.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(
         groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
     )
     if optim.ema_decay is None:
-        return TrainingState(objective, optimizer, None)
+        return TrainingState(objective, optimizer, tuple(shares), None)
     average = get_ema_multi_avg_fn(optim.ema_decay)
-    return TrainingState(objective, optimizer, AveragedModel(objective, multi_avg_fn=average))
-
-
-def group_shares(objective: Stage1 | Stage2) -> list[float]:
-    """Each parameter group's share of the learning rate, in the optimiser's order."""
-    return [share for share, _ in objective.parameter_groups()]
+    averaged = AveragedModel(objective, multi_avg_fn=average)
+    return TrainingState(objective, optimizer, tuple(shares), averaged)
 
 
 def train_step(
     replica: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
     batches: Sequence[Batch],
-    rates: Sequence[float],
-    clip_norm: float,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    optim: OptimConfig,
+    *,
+    step: int,
+    rank: int = 0,
 ) -> dict[str, Tensor]:
-    """Forward and backward over all batches, clip, step at one of `rates` for each parameter group.
+    """Forward and backward over all batches, clip, step at the schedule's rate; average if one is kept.
 
-    Returns the mean of the detached loss terms and the gradient's norm before clipping.
+    `replica` is the state's model, or what wraps it. Returns the mean of the detached loss terms and the
+    gradient's norm before clipping.
     """
-    optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    for place, batch in enumerate(batches, start=1):
-        # Replicas meet once a step, in the last backward pass.
-        with nullcontext() if place == len(batches) else _alone(replica):
-            terms = _forward(replica, batch, precision)
-            (terms["loss"] / len(batches)).backward()
-        for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / len(batches)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    optimizer.step()
+    with seeded(optim.seed, step, rank):
+        for place, batch in enumerate(batches, start=1):
+            # Replicas meet once a step, in the last backward pass.
+            with nullcontext() if place == len(batches) else _unsynchronised(replica):
+                with torch.autocast(
+                    batch_device(batch), torch.bfloat16, enabled=optim.precision == "bf16"
+                ):
+                    terms: dict[str, Tensor] = replica(batch, step)
+                (terms["loss"] / len(batches)).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / len(batches)
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+    rate = optim.schedule.rate(step, num_steps=optim.num_steps, lr=optim.lr)
+    for group, share in zip(state.optimizer.param_groups, state.rate_shares, strict=True):
+        group["lr"] = rate * share
+    state.optimizer.step()
     return sums | {"grad_norm": norm}
 
 
-def _forward(replica: nn.Module, batch: Batch, precision: str) -> dict[str, Tensor]:
-    device = next(replica.parameters()).device.type
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        terms: dict[str, Tensor] = replica(batch)
-    return terms
+@contextmanager
+def seeded(seed: int, step: int, rank: int) -> Iterator[None]:
+    """Let torch's generators say the same at a step of a rank, whatever came before; restore them after.
+
+    Dropout draws from them: a resumed run then drops what the uninterrupted one does.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(rng_at(seed, "step", str(step), str(rank)).integers(2**62)))
+        yield
 
 
-def _alone(replica: nn.Module) -> AbstractContextManager[None]:
+def batch_device(batch: Batch) -> str:
+    """Type of the device that a batch lies on; "cpu" for one without tensors."""
+    return next((value.device.type for value in batch.values()), "cpu")
+
+
+def _unsynchronised(replica: nn.Module) -> AbstractContextManager[None]:
     return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()
 
 

@@ -5,23 +5,24 @@ Legend: H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from pydantic import BaseModel
+from torch import nn
 
 from degradations.catalogue import CLEAN
-from models import build_fuser
-from models.dspfusion.config import DSPFusionConfig
-from models.dspfusion.fuser import DSPFusionFuser
+from models import system_of
+from models.system import Weights
 from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.shards import open_shard
 from pipelines.datasets.versions import DatasetVersion
+from pipelines.evaluation.hints import Chain, hints_of
 from pipelines.evaluation.scenarios import Scenario, degrade
 from pipelines.sources.pictures import encode_png, to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, load_pair, read_file
@@ -37,19 +38,24 @@ _COLUMNS = ("VI", "IR", "fused", "VI reference", "IR reference")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A degraded pair and its references, uint8: VI H×W×3 RGB, IR H×W×1. `label` says what it is."""
+class PreviewPair:
+    """A degraded pair and its references, uint8: VI H×W×3 RGB, IR H×W×1. `label` says what it is.
+
+    The chains are what the two cameras suffer.
+    """
 
     label: str
     vi: np.ndarray
     ir: np.ndarray
     vi_gt: np.ndarray
     ir_gt: np.ndarray
+    vi_chain: Chain = ()
+    ir_chain: Chain = ()
 
 
 def pairs_of_scenes(
     scenes: Sequence[Scene], config: ShardConfig, *, read: Read = read_file
-) -> list[Pair]:
+) -> list[PreviewPair]:
     """Degrade a few of the scenes, spread over all, each by the dataset's next degradations.
 
     Strengths are drawn from the catalogue's intervals, the same for the same scene.
@@ -64,11 +70,12 @@ def pairs_of_scenes(
         )
         vi, ir = load_pair(scene, read)
         degraded = degrade(vi, ir, scenario, seed=config.seed, scene_key=scene.digest)
-        pairs.append(_cut(_label(scene.id, vi_name, ir_name), *degraded, vi, ir))
+        cut = _cut(_label(scene.id, vi_name, ir_name), degraded.vi, degraded.ir, vi, ir)
+        pairs.append(replace(cut, vi_chain=degraded.vi_chain, ir_chain=degraded.ir_chain))
     return pairs
 
 
-def pairs_of_shards(version: DatasetVersion, root: Folder) -> list[Pair]:
+def pairs_of_shards(version: DatasetVersion, root: Folder) -> list[PreviewPair]:
     """A few of a dataset's own scenes with the variants that are stored: for want of unseen ones."""
     pairs = []
     shards = list(_spread(version.shards, NUM_PAIRS))
@@ -80,31 +87,39 @@ def pairs_of_shards(version: DatasetVersion, root: Folder) -> list[Pair]:
             group = groups[place % len(groups)]
             members = (f"vi_{group.vi}", f"ir_{group.ir}", "vi_gt", "ir_gt")
             pictures = [reader.image(scene, member) for member in members]
+            chains = [reader.metas[scene].variants.get(member, ()) for member in members[:2]]
         label = _label(f"{scene} (trained on)", group.vi, group.ir)
-        pairs.append(_cut(label, *pictures))
+        pairs.append(replace(_cut(label, *pictures), vi_chain=chains[0], ir_chain=chains[1]))
     return pairs
 
 
-def current_fuser(config: DSPFusionConfig, weights: Mapping[str, Tensor]) -> DSPFusionFuser:
-    """The fuser of an objective's weights, on their device; no random number is taken from training."""
+def current_fuser(stage_config: BaseModel, state: Weights) -> nn.Module:
+    """The fuser of an objective's state, on its device; no random number is taken from training."""
+    system = system_of(stage_config)
+    config, weights = system.fuser_weights(stage_config, state)
     with torch.random.fork_rng(devices=[]):
-        fuser = build_fuser(config)
+        fuser = system.build_fuser(config)
     fuser.load_state_dict(weights)
     return fuser.to(next(iter(weights.values())).device).eval()
 
 
-def draw_preview(fuser: DSPFusionFuser, pairs: Sequence[Pair]) -> bytes:
-    """Fuse the pairs and draw them as one PNG, a row a pair."""
+def draw_preview(
+    fuser: nn.Module, pairs: Sequence[PreviewPair], hint_names: Sequence[str] = ()
+) -> bytes:
+    """Fuse the pairs, with the hints that the fuser takes, and draw them as one PNG, a row a pair."""
     device = next(fuser.parameters()).device
-    fused = []
+    pictures = []
     with torch.inference_mode():
         for pair in pairs:
             vi, ir = (to_tensor(image).to(device) for image in (pair.vi, pair.ir))
-            fused.append(to_uint8(fuser(vi, ir).to("cpu", torch.float32)))
-    return encode_png(preview_grid(pairs, fused))
+            known = hints_of(hint_names, vi=pair.vi_chain, ir=pair.ir_chain)
+            hints = {name: value.to(device) for name, value in known.items()}
+            fused = fuser(vi, ir, hints).fused
+            pictures.append(to_uint8(fused.to("cpu", torch.float32)))
+    return encode_png(preview_grid(pairs, pictures))
 
 
-def preview_grid(pairs: Sequence[Pair], fused: Sequence[np.ndarray]) -> np.ndarray:
+def preview_grid(pairs: Sequence[PreviewPair], fused: Sequence[np.ndarray]) -> np.ndarray:
     """Degraded, fused and reference pictures side by side, uint8 H×W×3 RGB, with captions."""
     rows = [_captions(_COLUMNS, max(pair.vi.shape[1] for pair in pairs))]
     for pair, picture in zip(pairs, fused, strict=True):
@@ -136,11 +151,14 @@ def _label(scene: str, vi_name: str, ir_name: str) -> str:
     return f"{scene}: {suffered}"
 
 
-def _cut(label: str, vi: np.ndarray, ir: np.ndarray, vi_gt: np.ndarray, ir_gt: np.ndarray) -> Pair:
+def _cut(
+    label: str, vi: np.ndarray, ir: np.ndarray, vi_gt: np.ndarray, ir_gt: np.ndarray
+) -> PreviewPair:
     height, width = vi.shape[:2]
     top, left = (max(side - _WINDOW_PX, 0) // 2 for side in (height, width))
     window = slice(top, top + _WINDOW_PX), slice(left, left + _WINDOW_PX)
-    return Pair(label, *(np.ascontiguousarray(x[window]) for x in (vi, ir, vi_gt, ir_gt)))
+    vi, ir, vi_gt, ir_gt = (np.ascontiguousarray(x[window]) for x in (vi, ir, vi_gt, ir_gt))
+    return PreviewPair(label, vi, ir, vi_gt, ir_gt)
 
 
 def _rgb(picture: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from jobs.evaluate import run as evaluate
 from jobs.generate import run as generate
 from jobs.train import run as train
 from models.dspfusion.config import tiny
-from pipelines.bundles.export import load_bundle
+from pipelines.bundles.export import read_bundle
 from pipelines.datasets.row_strips import encode_strips
 from pipelines.datasets.shards import ShardInfo, ShardReader, tar_of
 from pipelines.datasets.versions import DatasetVersion, read_version
@@ -381,10 +381,10 @@ def test_a_bundle_of_another_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model": tiny().model_dump(mode="json")}))
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="the weights are not this model's"):
-        load_bundle(tmp_path)
+        read_bundle(tmp_path).fuser()
     (tmp_path / "config.json").write_text('{"origin": {}}')
     with pytest.raises(ValueError, match="describes no model"):
-        load_bundle(tmp_path)
+        read_bundle(tmp_path).fuser()
 
 
 # --- what is typed

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from jobs.train.records import REQUIREMENTS
-from pipelines.bundles.export import load_bundle
+from pipelines.bundles.export import read_bundle
 from tests.settings import embedded_settings
 
 NAME = "served"
@@ -176,10 +176,10 @@ def test_it_loads_where_only_its_requirements_are(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    fused, module = np.load(tmp_path / "fused.npz"), load_bundle(tiny_bundle)
+    fused, module = np.load(tmp_path / "fused.npz"), read_bundle(tiny_bundle).fuser()
     for size, both in pairs.items():
         with torch.inference_mode():
-            ours = module(torch.from_numpy(both["vi"]), torch.from_numpy(both["ir"]))
+            ours = module(torch.from_numpy(both["vi"]), torch.from_numpy(both["ir"])).fused
         np.testing.assert_allclose(fused[str(size)], ours.numpy(), atol=1e-4)
 
 
@@ -233,7 +233,8 @@ def ask(url: str, inputs: dict[str, Any]) -> Any:
 def test_it_is_served(server: str, tiny_bundle: Path) -> None:
     both = pair((2, 21, 34))
     with torch.inference_mode():
-        ours = load_bundle(tiny_bundle)(torch.from_numpy(both["vi"]), torch.from_numpy(both["ir"]))
+        fuser = read_bundle(tiny_bundle).fuser()
+        ours = fuser(torch.from_numpy(both["vi"]), torch.from_numpy(both["ir"])).fused
     np.testing.assert_allclose(ask(server, both), ours.numpy(), atol=1e-4)
     with pytest.raises(HTTPError) as refused:
         ask(server, pair((1, 8, 20)))

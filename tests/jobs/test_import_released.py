@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipelines.parity.golden import Constants, Wave, image, noise
 
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
 from jobs import import_released
 from jobs.import_released import import_files
-from pipelines.bundles.export import load_bundle
-from pipelines.parity.golden import Constants, Wave, image, noise
+from pipelines.bundles.export import read_bundle
 from pipelines.store.files import sha256_of_file
 from tests.models.dspfusion.golden import filled_reference
 from tests.models.dspfusion.reference import Reference
@@ -68,12 +68,12 @@ def test_import_registers_what_the_authors_networks_compute(
     assert version.tags["origin"] == "released"
     assert version.tags["sha256_net_g"] == sha256_of_file(released / "net_g.pth")
     assert version.run_id == version.tags["run_id"]
-    fuser = load_bundle(registry.fetch_bundle(client, version, tmp_path / "fetched"))
+    fuser = read_bundle(registry.fetch_bundle(client, version, tmp_path / "fetched")).fuser()
     vi, ir = image("vi", (1, 3, 24, 32), CONSTANTS), image("ir", (1, 1, 24, 32), CONSTANTS)
     x_T = noise("noise", (1, 16, 256), CONSTANTS)
     with torch.no_grad():
         theirs = reference(ir.expand(-1, 3, -1, -1), vi, x_T)
-        torch.testing.assert_close(fuser(vi, ir, noise=x_T), theirs, atol=5e-5, rtol=0)
+        torch.testing.assert_close(fuser(vi, ir, noise=x_T).fused, theirs, atol=5e-5, rtol=0)
     assert import_files(released, settings, name="theirs") == uri  # Nothing is registered twice.
 
 

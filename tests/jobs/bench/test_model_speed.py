@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from jobs.bench import model_speed as bench_model
-from jobs.bench.model_speed import Part, describe_bf16, make_work, peak_mib
+from jobs.bench.model_speed import describe_bf16, peak_mib
+from models import find_system
 from tests.conftest import tiny_fuser
+from tests.models.dspfusion.bench_sides import make_work
+
+SYSTEM = find_system("dspfusion")
 
 
 @pytest.mark.parametrize("part", ["stage1", "stage2"])
-def test_both_sides_take_the_same_steps(part: Part) -> None:
+def test_both_sides_take_the_same_steps(part: str) -> None:
     ours, plain = (make_work(part, side, crop_px=16) for side in ("ours", "plain"))
     for _ in range(2):  # The second starts from the weights that the first left behind.
         torch.testing.assert_close(ours(), plain(), rtol=1e-4, atol=0)
@@ -22,9 +26,9 @@ def test_both_sides_take_the_same_steps(part: Part) -> None:
 @pytest.mark.slow
 def test_peak_is_the_measured_process_own() -> None:
     """A quarter of a gigabyte in this process does not show in the other's peak."""
-    before = peak_mib("stage2", "ours", crop_px=16)
+    before = peak_mib("dspfusion", "stage2", "ours", crop_px=16)
     here = torch.ones(64, 1024, 1024)
-    assert peak_mib("stage2", "ours", crop_px=16) < before + 128
+    assert peak_mib("dspfusion", "stage2", "ours", crop_px=16) < before + 128
     assert here.sum() > 0
     assert before > 50
 
@@ -35,7 +39,7 @@ def test_bf16_names_the_pairs_it_was_measured_on(tmp_path: Path) -> None:
         (tmp_path / modality).mkdir()
         for name in "abcd":
             assert cv2.imwrite(str(tmp_path / modality / f"{name}.png"), levels)
-    line = describe_bf16(tiny_fuser(), tmp_path)
+    line = describe_bf16(SYSTEM, tiny_fuser(), tmp_path)
     assert "real pairs" in line
     values = [entry.split() for entry in line.split(": ")[1].split(", ")]
     assert [name for name, _ in values] == ["a", "b", "c"]
@@ -45,9 +49,9 @@ def test_bf16_names_the_pairs_it_was_measured_on(tmp_path: Path) -> None:
 def test_bf16_without_pairs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_model, "HEIGHT_PX", 16)
     monkeypatch.setattr(bench_model, "WIDTH_PX", 16)
-    line = describe_bf16(tiny_fuser(), tmp_path / "none")
+    line = describe_bf16(SYSTEM, tiny_fuser(), tmp_path / "none")
     assert "a random picture, for want of" in line
     (tmp_path / "vi").mkdir()
     (tmp_path / "ir").mkdir()
     with pytest.raises(ValueError, match="no pictures"):
-        describe_bf16(tiny_fuser(), tmp_path)
+        describe_bf16(SYSTEM, tiny_fuser(), tmp_path)

@@ -13,7 +13,7 @@ from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training.config import OptimConfig
-from pipelines.training.optimiser import group_shares, start_state
+from pipelines.training.optimiser import start_state
 
 
 @pytest.mark.slow
@@ -39,6 +39,6 @@ def test_bare_steps_have_the_rates_of_the_loop(
     batches = ShardBatches(
         version, root, fields=Stage1.FIELDS, batch_size=1, crop_px=32, seed=optim.seed
     )
-    seconds = bare_seconds(bare, group_shares(objective), batches, optim, last_step=2)
+    seconds = bare_seconds(bare, batches, optim, last_step=2)
     assert seconds > 0
     assert [group["lr"] for group in bare.optimizer.param_groups] == [1e-3, 0.25e-3]

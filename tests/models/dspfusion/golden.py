@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.parity.golden import Constants, GoldenFolder, fill, open_folder
-from pipelines.parity.networks import Subject
+from models.dspfusion.parity.networks import FilledModel
+from models.golden import Constants, fill
+from pipelines.parity.folder import FolderOnDisk, open_folder
 from tests.models.dspfusion.reference import Reference
 
 FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "parity"
@@ -17,13 +18,13 @@ needs_golden = pytest.mark.skipif(
 
 
 @functools.cache
-def folder() -> GoldenFolder:
-    return open_folder(FOLDER)
+def folder() -> FolderOnDisk:
+    return open_folder(FOLDER, "dspfusion")
 
 
 @functools.cache
-def subject() -> Subject:
-    return Subject(folder().index.constants)
+def filled() -> FilledModel:
+    return FilledModel(folder().index.constants)
 
 
 def filled_reference(constants: Constants) -> Reference:

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models import build_fuser, build_objective
+from models.dspfusion import SYSTEM
 from models.dspfusion.config import (
     DSPFusionConfig,
     Stage1Config,
@@ -14,6 +14,7 @@ from models.dspfusion.config import (
     fuser_config,
     tiny,
 )
+from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.guidance import SemanticIntegration
 from tests.models.samples import training_batch
@@ -35,7 +36,7 @@ STAGES = [
 
 def objective_of(config: Stage1Config | Stage2Config) -> nn.Module:
     torch.manual_seed(0)
-    return build_objective(config)
+    return SYSTEM.build_objective(config)
 
 
 def fused_with(config: DSPFusionConfig, *, degradation: float, semantic: float) -> Tensor:
@@ -79,13 +80,13 @@ def test_the_rest_trains_and_makes_a_fuser(config):
     assert ("contrastive" in losses) == (
         config.stage == "stage1" and config.model.degradation_prior
     )
-    fuser = build_fuser(fuser_config(config))
+    fuser = DSPFusionFuser(fuser_config(config))
     fuser.load_state_dict(objective.state_dict(), strict=True)
-    fused = fuser(torch.rand(1, 3, 17, 24), torch.rand(1, 1, 17, 24))
+    fused = fuser(torch.rand(1, 3, 17, 24), torch.rand(1, 1, 17, 24)).fused
     assert fused.shape == (1, 3, 17, 24)
     vi, ir = torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96)
     with torch.inference_mode():
-        error = (fuser.fuse_tiled(vi, ir, tile_px=64) - fuser(vi, ir)).abs()
+        error = (fuser.fuse_tiled(vi, ir, tile_px=64).fused - fuser(vi, ir).fused).abs()
     assert error.mean() < 0.01
 
 
@@ -98,7 +99,7 @@ def test_what_is_cut_off_is_not_there():
     assert stage1[0].FIELDS == ("vi_lq", "vi_gt", "ir_lq", "ir_gt")
     assert not list(stage1[0].degradation.parameters())
     assert not any(isinstance(module, SemanticIntegration) for module in stage1[1].modules())
-    assert build_fuser(cut(**NO_SEMANTIC)).denoiser is None
+    assert DSPFusionFuser(cut(**NO_SEMANTIC)).denoiser is None
 
 
 def test_weights_of_the_full_size():
@@ -106,7 +107,7 @@ def test_weights_of_the_full_size():
 
     def count(config: DSPFusionConfig) -> int:
         with torch.device("meta"):
-            return sum(p.numel() for p in build_fuser(config).parameters())
+            return sum(p.numel() for p in DSPFusionFuser(config).parameters())
 
     # DPMM a level: token weights, norm, two maps without bias, a 3×3 convolution.
     levels = tuple(zip((32, 64, 128, 256), (16, 4, 4, 4), strict=True))

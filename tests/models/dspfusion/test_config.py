@@ -3,7 +3,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from models import build_fuser
 from models.dspfusion.config import (
     DSPFusionConfig,
     FusionWeights,
@@ -14,6 +13,7 @@ from models.dspfusion.config import (
     small,
     tiny,
 )
+from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.released import import_released, official_name
 
 PAPER = {
@@ -32,7 +32,7 @@ def count(module: nn.Module) -> int:
 def test_full_size_parameter_counts():
     """Spec 1, the table of networks."""
     with torch.device("meta"):
-        fuser = build_fuser(full())
+        fuser = DSPFusionFuser(full())
     assert count(fuser.fusion) == 8_415_099
     assert count(fuser.degradation) == 117_193
     assert count(fuser.semantic) == 614_008
@@ -42,7 +42,7 @@ def test_full_size_parameter_counts():
 def test_three_heads_parameter_count():
     """8,665,114 of the spec, less the three SPIMs of 41,664 that the official heads never use."""
     with torch.device("meta"):
-        fuser = build_fuser(DSPFusionConfig(three_heads=True))
+        fuser = DSPFusionFuser(DSPFusionConfig(three_heads=True))
     assert count(fuser.fusion) == 8_665_114 - 3 * 41_664
 
 
@@ -58,12 +58,12 @@ def test_three_heads_parameter_count():
 )
 def test_what_the_papers_variants_weigh(change, weights):
     with torch.device("meta"):
-        assert count(build_fuser(DSPFusionConfig(**change))) == 14_012_189 + weights
+        assert count(DSPFusionFuser(DSPFusionConfig(**change))) == 14_012_189 + weights
 
 
 def test_the_papers_level_1_halves_the_last_channels():
     with torch.device("meta"):
-        network = build_fuser(DSPFusionConfig(level1_reduction=True)).fusion
+        network = DSPFusionFuser(DSPFusionConfig(level1_reduction=True)).fusion
     assert network.reductions[0].weight.shape == (32, 64, 1, 1)
     assert network.head.output.weight.shape == (3, 32, 3, 3)
     ours, theirs = (network.decoders[i].blocks[0].parameters() for i in (0, 1))
@@ -73,7 +73,7 @@ def test_the_papers_level_1_halves_the_last_channels():
 def test_released_weights_do_not_fit_the_papers_variants():
     with torch.device("meta"):
         networks = {"net_g": "fusion", "net_dp": "degradation", "net_sp": "semantic"}
-        fuser = build_fuser(DSPFusionConfig(prior="low_quality"))
+        fuser = DSPFusionFuser(DSPFusionConfig(prior="low_quality"))
         files = {
             file: {official_name(name, k): x for k, x in getattr(fuser, name).state_dict().items()}
             for file, name in networks.items()
@@ -87,8 +87,8 @@ def test_released_weights_do_not_fit_the_papers_variants():
 
 
 def test_small_is_for_cpu_training():
-    assert 300_000 < count(build_fuser(small())) < 600_000
-    assert count(build_fuser(tiny())) < 100_000
+    assert 300_000 < count(DSPFusionFuser(small())) < 600_000
+    assert count(DSPFusionFuser(tiny())) < 100_000
 
 
 def test_every_size_is_configurable():
@@ -108,7 +108,7 @@ def test_every_size_is_configurable():
         num_denoiser_blocks=2,
         num_steps=2,
     )
-    fused = build_fuser(config)(torch.rand(1, 3, 16, 24), torch.rand(1, 1, 16, 24))
+    fused = DSPFusionFuser(config)(torch.rand(1, 3, 16, 24), torch.rand(1, 1, 16, 24)).fused
     assert fused.shape == (1, 3, 16, 24)
 
 

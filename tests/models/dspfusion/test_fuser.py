@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from models import build_fuser
 from models.dspfusion.config import DSPFusionConfig, tiny
 from models.dspfusion.denoiser import join_condition
 from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser, pad_to_multiple, stretch_extremes
@@ -10,7 +9,7 @@ from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser, pad_to_multiple,
 def fuser(**changes) -> DSPFusionFuser:
     torch.manual_seed(0)
     config = DSPFusionConfig(**{**tiny().model_dump(), **changes})
-    return build_fuser(config).eval().requires_grad_(False)
+    return DSPFusionFuser(config).eval().requires_grad_(False)
 
 
 def pair(size: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +24,7 @@ def pair(size: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("shape", [(1, 16, 16), (2, 17, 31), (1, 24, 43), (3, 32, 40)])
 def test_any_size(prior, shape):
     vi, ir = pair(*shape)
-    fused = fuser(prior=prior)(vi, ir)
+    fused = fuser(prior=prior)(vi, ir).fused
     assert fused.shape == vi.shape
     assert fused.dtype == torch.float32
     assert 0 <= fused.min() < fused.max() <= 1
@@ -36,7 +35,7 @@ def test_padding_is_cropped_reflection():
     model = fuser()
     padded = model.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), model.noise)
     assert padded.shape == (1, 3, 24, 32)
-    assert torch.equal(model(vi, ir), padded[..., :17, :30])
+    assert torch.equal(model(vi, ir).fused, padded[..., :17, :30])
     assert torch.equal(pad_to_multiple(vi)[..., 17, :30], vi[..., 15, :])
 
 
@@ -44,9 +43,9 @@ def test_deterministic_and_inputs_untouched():
     vi, ir = pair(2, 16, 24)
     before = vi.clone(), ir.clone()
     torch.manual_seed(1)
-    first = fuser()(vi, ir)
+    first = fuser()(vi, ir).fused
     torch.rand(7)  # The global generator has no say.
-    assert torch.equal(first, fuser()(vi, ir))
+    assert torch.equal(first, fuser()(vi, ir).fused)
     assert torch.equal(vi, before[0])
     assert torch.equal(ir, before[1])
 
@@ -54,15 +53,15 @@ def test_deterministic_and_inputs_untouched():
 def test_an_image_does_not_depend_on_its_batch():
     vi, ir = pair(3, 16, 16)
     model = fuser()
-    torch.testing.assert_close(model(vi, ir)[1:2], model(vi[1:2], ir[1:2]))
+    torch.testing.assert_close(model(vi, ir).fused[1:2], model(vi[1:2], ir[1:2]).fused)
 
 
 def test_noise():
     vi, ir = pair(2, 16, 16)
     model = fuser()
-    assert torch.equal(model(vi, ir), model(vi, ir, noise=model.noise))
+    assert torch.equal(model(vi, ir).fused, model(vi, ir, noise=model.noise).fused)
     other = torch.randn(model.noise.shape, generator=torch.Generator().manual_seed(9))
-    assert not torch.equal(model(vi, ir), model(vi, ir, noise=other))
+    assert not torch.equal(model(vi, ir).fused, model(vi, ir, noise=other).fused)
     assert not torch.equal(fuser(noise_seed=1).noise, model.noise)
     assert "noise" not in model.state_dict()
 
@@ -75,18 +74,18 @@ def test_noise_without_diffusion_is_refused():
 
 def test_stretch_is_of_the_cropped_result():
     vi, ir = pair(2, 17, 30)
-    plain, stretched = fuser()(vi, ir), fuser(stretch=True)(vi, ir)
+    plain, stretched = fuser()(vi, ir).fused, fuser(stretch=True)(vi, ir).fused
     assert torch.equal(stretched.amin((1, 2, 3)), torch.zeros(2))
     assert torch.equal(stretched.amax((1, 2, 3)), torch.ones(2))
     low, high = float(plain[0].min()), float(plain[0].max())
     torch.testing.assert_close(stretched[0], (plain[0] - low) / (high - low))
-    assert torch.equal(fuser(stretch=True).fuse_tiled(vi, ir, tile_px=64), stretched)
+    assert torch.equal(fuser(stretch=True).fuse_tiled(vi, ir, tile_px=64).fused, stretched)
 
 
 def test_the_exported_part_stretches():
     vi, ir = pair(1, 16, 24)
     model = fuser(stretch=True)
-    assert torch.equal(PaddedFuser(model)(vi, ir), model(vi, ir))
+    assert torch.equal(PaddedFuser(model)(vi, ir), model(vi, ir).fused)
 
 
 def test_stretch_known_values():
@@ -122,11 +121,11 @@ def test_another_number_of_steps():
     vi, ir = pair(1, 16, 16)
     for predicts in ("x0", "noise"):
         model = fuser(denoiser_predicts=predicts)
-        before = model(vi, ir)
+        before = model(vi, ir).fused
         model.set_num_steps(5)
-        assert not torch.equal(model(vi, ir), before)
+        assert not torch.equal(model(vi, ir).fused, before)
         model.set_num_steps(3)
-        assert torch.equal(model(vi, ir), before)
+        assert torch.equal(model(vi, ir).fused, before)
 
 
 def test_each_convolution_of_the_paper_changes_the_picture():
@@ -135,7 +134,7 @@ def test_each_convolution_of_the_paper_changes_the_picture():
     for change in ({"dpmm_convolution": False}, {"fusion_convolution": False}):
         changed = fuser(**change)
         changed.load_state_dict(plain.state_dict(), strict=False)
-        assert not torch.equal(changed(vi, ir), plain(vi, ir)), change
+        assert not torch.equal(changed(vi, ir).fused, plain(vi, ir)), change
     assert fuser(level1_reduction=True)(vi, ir).shape == vi.shape
 
 
@@ -156,7 +155,7 @@ def test_wrong_inputs_are_refused(vi_shape, ir_shape, message):
 def test_bf16_is_nearly_float32():
     """The priors are not touched; a fuser whose weights are bfloat16 would be 20 dB worse."""
     vi, ir = pair(2, 24, 43)
-    precise, rounded = fuser()(vi, ir), fuser().speed_up(precision="bf16")(vi, ir)
+    precise, rounded = fuser()(vi, ir).fused, fuser().speed_up(precision="bf16")(vi, ir)
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, precise)
     assert (rounded - precise).square().mean() < 1e-5
@@ -166,7 +165,7 @@ def test_bf16_is_nearly_float32():
 def test_bf16_tiles():
     vi, ir = pair(1, 50, 61)
     model = fuser().speed_up(precision="bf16")
-    assert torch.equal(model.fuse_tiled(vi, ir, tile_px=64), model(vi, ir))
+    assert torch.equal(model.fuse_tiled(vi, ir, tile_px=64).fused, model(vi, ir).fused)
 
 
 def test_compiled_means_compiled():

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from jobs import parity
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.parity.cases import check_folder
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
 from models.dspfusion.released import import_released, official_name
-from pipelines.parity.cases import check_folder
-from pipelines.parity.golden import Constants, GoldenFolder, Wave, open_folder
-from tests.models.dspfusion.golden import FOLDER, folder, needs_golden, subject
+from models.golden import Constants, Wave
+from pipelines.parity.folder import FolderOnDisk, open_folder
+from tests.models.dspfusion.golden import FOLDER, filled, folder, needs_golden
 from tests.models.dspfusion.second_folder import write_folder
 
 OTHER = Constants(
@@ -48,10 +49,10 @@ def test_published_folder() -> None:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> GoldenFolder:
+def other(tmp_path_factory: pytest.TempPathFactory) -> FolderOnDisk:
     path = tmp_path_factory.mktemp("golden")
     write_folder(path, OTHER, {"x": (3, 24, 40), "y": (1, 35, 21)}, step_px=16)
-    return open_folder(path)
+    return open_folder(path, "dspfusion")
 
 
 def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -62,7 +63,7 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_another_folder(
-    other: GoldenFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    other: FolderOnDisk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Other constants, sizes, batches and a folder without the official list."""
     assert run(other.path, monkeypatch) == 0
@@ -73,7 +74,7 @@ def test_another_folder(
 
 
 def test_an_error_above_tolerance_is_status_1(
-    other: GoldenFolder,
+    other: FolderOnDisk,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -88,7 +89,7 @@ def test_an_error_above_tolerance_is_status_1(
     assert " prior " in above
 
 
-def copy_index(source: GoldenFolder, target: Path, cases: dict[str, object]) -> None:
+def copy_index(source: FolderOnDisk, target: Path, cases: dict[str, object]) -> None:
     index = json.loads((source.path / "dspfusion_index.json").read_text())
     (target / "dspfusion_index.json").write_text(json.dumps(index | {"cases": cases}))
 
@@ -96,7 +97,7 @@ def copy_index(source: GoldenFolder, target: Path, cases: dict[str, object]) -> 
 @pytest.mark.parametrize("what", ["no index", "no case", "strange file", "strange array", "size"])
 def test_a_wrong_folder_is_one_line(
     what: str,
-    other: GoldenFolder,
+    other: FolderOnDisk,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -136,7 +137,7 @@ def test_a_missing_constant_is_named(tmp_path: Path) -> None:
     del index["constants"]["gain"]
     (tmp_path / "dspfusion_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"constants\.gain: Field required"):
-        open_folder(tmp_path)
+        open_folder(tmp_path, "dspfusion")
 
 
 @needs_golden
@@ -162,8 +163,8 @@ def test_three_heads_import_leaves_their_unused_spim_out() -> None:
 @needs_golden
 def test_noise_matters() -> None:
     """The tolerance separates: zero noise moves the picture by 0.054 on average (spec 5.5)."""
-    given = subject().pair((1, 3, 64, 64))
-    fuser = subject().fuser
+    given = filled().pair((1, 3, 64, 64))
+    fuser = filled().fuser
     ir, vi, noise = given.values()
     images = fuser.fuse_three_channel(vi, ir, noise)
     zero = fuser.fuse_three_channel(vi, ir, torch.zeros_like(noise))

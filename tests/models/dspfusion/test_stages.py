@@ -4,7 +4,7 @@ from torch import nn
 from torch.distributed import HashStore, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
-from models import build_fuser, build_objective
+from models.dspfusion import SYSTEM
 from models.dspfusion.config import (
     DSPFusionConfig,
     Stage1Config,
@@ -13,6 +13,7 @@ from models.dspfusion.config import (
     fuser_config,
     tiny,
 )
+from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.stage2 import seeded_noise
 from tests.models.samples import training_batch
 
@@ -24,7 +25,7 @@ FROZEN = ("fusion", "degradation", "semantic")
 
 def objective_of(config: Stage1Config | Stage2Config) -> nn.Module:
     torch.manual_seed(0)
-    return build_objective(config)
+    return SYSTEM.build_objective(config)
 
 
 def fields(objective: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -119,7 +120,7 @@ def test_the_papers_variants_train(stage):
     for name, parameter in objective.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
         assert moved == parameter.requires_grad, name
-    build_fuser(fuser_config(config)).load_state_dict(objective.state_dict(), strict=True)
+    DSPFusionFuser(fuser_config(config)).load_state_dict(objective.state_dict(), strict=True)
 
 
 def test_the_objectives_hand_their_switches_to_the_losses():
@@ -186,9 +187,9 @@ def test_stage2_refuses_other_weights():
 @pytest.mark.parametrize("config", STAGES)
 def test_state_dict_loads_strictly_into_the_fuser(config):
     objective = objective_of(config)
-    fuser = build_fuser(fuser_config(config))
+    fuser = DSPFusionFuser(fuser_config(config))
     fuser.load_state_dict(objective.state_dict(), strict=True)
-    assert fuser(torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+    assert fuser(torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)).fused.shape == (1, 3, 16, 16)
 
 
 def test_noise_belongs_to_the_sample():

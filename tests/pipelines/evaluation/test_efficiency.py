@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor, nn
 
+from models.system import Fused, Hints
 from pipelines.evaluation.efficiency import measure_efficiency
 
 
@@ -11,21 +12,21 @@ class Mix(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(4, 3, 1, bias=False)
 
-    def forward(self, vi: Tensor, ir: Tensor) -> Tensor:
-        return self.conv(torch.cat([vi, ir], dim=1))
+    def forward(self, vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
+        return Fused(self.conv(torch.cat([vi, ir], dim=1)))
 
 
 def test_costs_of_a_known_network() -> None:
-    found = measure_efficiency("mix", Mix(), torch.rand(1, 3, 10, 20), torch.rand(1, 1, 10, 20))
+    found = measure_efficiency("mix", Mix(), torch.rand(1, 3, 10, 20), torch.rand(1, 1, 10, 20), {})
     assert (found.parameters, found.macs) == (12, 12 * 10 * 20)
     assert (found.width, found.height) == (20, 10)
     assert 0 < found.seconds < 5
 
 
 def test_memory_is_what_fusing_adds() -> None:
-    def greedy(vi: Tensor, ir: Tensor) -> Tensor:
-        return torch.ones(64 * 2**20 // 4).sum() + vi
+    def greedy(vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
+        return Fused(torch.ones(64 * 2**20 // 4).sum() + vi)
 
-    found = measure_efficiency("greedy", greedy, torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
+    found = measure_efficiency("greedy", greedy, torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8), {})
     assert found.parameters is found.macs is None
     assert found.peak_mib is None or 50 < found.peak_mib < 90

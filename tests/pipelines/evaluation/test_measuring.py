@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
+from models.system import Fused, Hints
 from pipelines.evaluation.baselines import source_average
 from pipelines.evaluation.measuring import check_folder, choose_scenes, evaluate_scene, make_example
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, degrade, find_scenario
@@ -28,8 +29,8 @@ def scenes(tmp_path: Path) -> list[Scene]:
     return list(scan(tmp_path / "pairs", dataset="tiny", split="val").scenes)
 
 
-def take_vi(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
-    return vi
+def take_vi(vi: torch.Tensor, ir: torch.Tensor, hints: Hints | None = None) -> Fused:
+    return Fused(vi)
 
 
 METHODS = {"take_vi": take_vi, "source_average": source_average}
@@ -41,7 +42,7 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
 
 def test_source_average_is_the_mean_in_every_channel() -> None:
     vi, ir = torch.full((2, 3, 8, 8), 0.2), torch.full((2, 1, 8, 8), 0.6)
-    torch.testing.assert_close(source_average(vi, ir), torch.full((2, 3, 8, 8), 0.4))
+    torch.testing.assert_close(source_average(vi, ir).fused, torch.full((2, 3, 8, 8), 0.4))
 
 
 def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
@@ -61,16 +62,16 @@ def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
     scenario = find_scenario("low_light+stripe_noise")
     seen = []
 
-    def spy(vi: torch.Tensor, ir: torch.Tensor) -> torch.Tensor:
+    def spy(vi: torch.Tensor, ir: torch.Tensor, hints: Hints | None = None) -> Fused:
         seen.append((vi, ir))
         return source_average(vi, ir)
 
     (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3, metrics=MEASURED)
     vi, ir = load_pair(scenes[0])
-    vi_lq, ir_lq = degrade(vi, ir, scenario, seed=3, scene_key=scenes[0].digest)
+    vi_lq, ir_lq, *_ = degrade(vi, ir, scenario, seed=3, scene_key=scenes[0].digest)
     assert torch.equal(seen[0][0], as_tensor(vi_lq))
     assert torch.equal(seen[0][1], as_tensor(ir_lq))
-    expected = measure(source_average(*seen[0]), as_tensor(vi), as_tensor(ir), MEASURED)
+    expected = measure(source_average(*seen[0]).fused, as_tensor(vi), as_tensor(ir), MEASURED)
     assert {name: measured[name] for name in MEASURED} == {n: float(v) for n, v in expected.items()}
 
 
@@ -94,7 +95,7 @@ def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
         evaluate_scene(
             scenes[0],
             CLEAN_SCENARIO,
-            {"broken": lambda vi, ir: vi * float("nan")},
+            {"broken": lambda vi, ir, hints: Fused(vi * float("nan"))},
             seed=0,
             metrics=MEASURED,
         )

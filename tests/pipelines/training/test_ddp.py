@@ -37,7 +37,8 @@ def test_two_ranks_with_half_the_batch_are_one_with_the_whole(
 ) -> None:
     settings = {"num_steps": 3, "checkpoint_every": 3, "log_every": 1}
     whole = run(stage1_config(version_root, batch_size=4, **settings), tmp_path / "one")
-    two = run_two(stage1_config(version_root, batch_size=2, **settings), tmp_path / "two")
+    halves = stage1_config(version_root, batch_size=2, **settings)
+    two = run_two(halves.model_copy(update={"num_workers": 2}), tmp_path / "two")
     ranks = [json.loads((two / f"metrics-{rank}.json").read_text()) for rank in range(2)]
     # The first step is taken from the same weights: loss (contrastive too) and gradients agree.
     for name in ("loss", "contrastive", "fusion"):
@@ -52,6 +53,7 @@ def test_two_ranks_with_half_the_batch_are_one_with_the_whole(
 
 def test_two_ranks_resume_bit_for_bit(version_root: Published, tmp_path: Path) -> None:
     config = stage1_config(version_root, num_steps=4, checkpoint_every=2, batch_size=1)
+    config = config.model_copy(update={"num_workers": 2})
     whole = run_two(config, tmp_path / "whole")
     resumed = run_two(config, tmp_path / "resumed", resume=[whole / "2"])
     for name in ("model.safetensors", "optimizer.safetensors"):

@@ -1,33 +1,34 @@
 import base64
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from models import build_objective
 from models.dspfusion.config import Stage1Config, Stage2Config, small, tiny
+from models.dspfusion.stage1 import Stage1
 from pipelines.batches.stream import ShardBatches
 from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import read_state, read_weights, save_checkpoint
 from pipelines.training.config import (
+    CosineSchedule,
+    MultiStepSchedule,
     OptimConfig,
     TrainingConfig,
-    learning_rate,
     share_of_step,
 )
 from pipelines.training.loop import PREVIEW, Metrics, run_training
-from pipelines.training.objectives import make_objective, read_stage1
+from pipelines.training.objectives import make_objective, read_initial
 from pipelines.training.optimiser import start_state
-from pipelines.training.previews import Pair, draw_preview, pairs_of_shards
+from pipelines.training.previews import PreviewPair, draw_preview, pairs_of_shards
 
 Published = tuple[DatasetVersion, LocalFolder]
 
@@ -36,11 +37,19 @@ def stage1_config(published: Published, **optim: object) -> TrainingConfig:
     version, _ = published
     settings = {"num_steps": 6, "batch_size": 2, "crop_px": 32, "lr": 1e-3, "clip_norm": 1.0}
     settings |= {"log_every": 2, "checkpoint_every": 3}
+    if "constant_share" in optim:
+        settings["schedule"] = CosineSchedule(constant_share=optim.pop("constant_share"))
     return TrainingConfig(
         objective=Stage1Config(model=tiny()),
         optim=OptimConfig(**{**settings, **optim}),
         dataset=version.name,
     )
+
+
+def start_objective(config: TrainingConfig) -> Any:
+    """The objective with its first weights, read from the folder that `config` names."""
+    initial = read_initial(Path(config.init_from)) if config.init_from else None
+    return make_objective(config, initial)
 
 
 def run(
@@ -49,7 +58,7 @@ def run(
     *,
     resume: Sequence[Path] = (),
     stop_at: int | None = None,
-    pairs: Sequence[Pair] = (),
+    pairs: Sequence[PreviewPair] = (),
     slow_report_s: float = 0.0,
 ) -> list[Metrics]:
     """Run in this process; checkpoints go to `folder/<step>`. `stop_at` ends it like a kill."""
@@ -70,9 +79,11 @@ def run(
 
     folder.mkdir(exist_ok=True)
     payload = config.model_dump(mode="json")
+    initial = read_initial(Path(config.init_from)) if config.init_from else None
     try:
         run_training(
             payload,
+            initial=initial,
             datasets=LocalFolder(folder.parent),  # version_root lies there
             rank=0,
             world_size=1,
@@ -212,62 +223,54 @@ def test_stage2_starts_from_stage1_and_trains_the_denoiser(
     run(first, tmp_path / "stage1")
     stage1 = tmp_path / "stage1" / "2"
     second = first.model_copy(
-        update={"objective": Stage2Config(model=tiny()), "stage1": str(stage1)}
+        update={"objective": Stage2Config(model=tiny()), "init_from": str(stage1)}
     )
     run(second, tmp_path / "stage2")
     before, after = read_weights(stage1), read_weights(tmp_path / "stage2" / "2")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    started = make_objective(second).state_dict()
+    started = start_objective(second).state_dict()
     changed = {name for name in after if not torch.equal(after[name], started[name])}
     assert changed
     assert all(name.startswith("denoiser.") for name in changed)
 
 
-def test_stage2_takes_a_stage1_that_is_older_than_a_setting(
-    version_root: Published, tmp_path: Path
-) -> None:
-    """Its config.json knows nothing of it; and what is Stage II's alone may be another."""
+def test_stage2_takes_a_stage1_of_another_denoiser(version_root: Published, tmp_path: Path) -> None:
+    """What is Stage II's alone may be another; what both have may not."""
     first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
     run(first, tmp_path / "stage1")
     stage1 = tmp_path / "stage1" / "2"
-    config = json.loads((stage1 / "config.json").read_text())
-    for name in ("degradation_prior", "semantic_prior"):
-        del config["objective"]["model"][name]
-    for name in ("late_batch_size", "late_crop_px"):
-        del config["optim"][name]
-    del config["preview_every"]
-    (stage1 / "config.json").write_text(json.dumps(config))
     fuser_of_checkpoint(stage1)
     for changes in ({}, {"num_steps": 5, "denoiser_width": 8}):
         stage2 = Stage2Config(model=tiny().model_copy(update=changes))
-        make_objective(first.model_copy(update={"objective": stage2, "stage1": str(stage1)}))
+        start_objective(first.model_copy(update={"objective": stage2, "init_from": str(stage1)}))
     ablated = Stage2Config(model=tiny().model_copy(update={"degradation_prior": False}))
     with pytest.raises(ValueError, match="degradation_prior=True there, False here"):
-        make_objective(first.model_copy(update={"objective": ablated, "stage1": str(stage1)}))
+        start_objective(first.model_copy(update={"objective": ablated, "init_from": str(stage1)}))
 
 
 def test_stage2_takes_weights_that_are_handed_in(version_root: Published, tmp_path: Path) -> None:
     """A worker on another node does not see the folder that the driver read them from."""
     first = stage1_config(version_root, num_steps=1, checkpoint_every=1)
     run(first, tmp_path / "stage1")
+    folder = tmp_path / "stage1" / "1"
     second = first.model_copy(
-        update={"objective": Stage2Config(model=tiny()), "stage1": str(tmp_path / "stage1" / "1")}
+        update={"objective": Stage2Config(model=tiny()), "init_from": str(folder)}
     )
-    weights = read_stage1(second)
-    expected = make_objective(second).state_dict()
-    elsewhere = second.model_copy(update={"stage1": str(tmp_path / "not here")})
-    started = make_objective(elsewhere, weights).state_dict()
+    initial = read_initial(folder)
+    expected = start_objective(second).state_dict()
+    elsewhere = second.model_copy(update={"init_from": str(tmp_path / "not here")})
+    started = make_objective(elsewhere, initial).state_dict()
     assert all(torch.equal(expected[name], started[name]) for name in expected)
     with pytest.raises(ValueError, match=r"not here.*no config\.json"):
-        make_objective(elsewhere)
+        start_objective(elsewhere)
 
 
 def test_stage1_goes_on_from_a_stage1(version_root: Published, tmp_path: Path) -> None:
     first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
     run(first, tmp_path / "stage1")
     stage1 = tmp_path / "stage1" / "2"
-    again = first.model_copy(update={"stage1": str(stage1)})
-    before, started = read_weights(stage1), make_objective(again).state_dict()
+    again = first.model_copy(update={"init_from": str(stage1)})
+    before, started = read_weights(stage1), start_objective(again).state_dict()
     assert started.keys() == before.keys()
     assert all(torch.equal(before[name], started[name]) for name in before)
     run(again, tmp_path / "again")
@@ -275,7 +278,7 @@ def test_stage1_goes_on_from_a_stage1(version_root: Published, tmp_path: Path) -
     assert not all(torch.equal(before[name], after[name]) for name in before)
     wider = Stage1Config(model=tiny().model_copy(update={"width": 8}))
     with pytest.raises(ValueError, match="width=4 there, 8 here"):
-        make_objective(again.model_copy(update={"objective": wider}))
+        start_objective(again.model_copy(update={"objective": wider}))
 
 
 def test_stage2_goes_on_from_a_stage2(version_root: Published, tmp_path: Path) -> None:
@@ -283,30 +286,32 @@ def test_stage2_goes_on_from_a_stage2(version_root: Published, tmp_path: Path) -
     run(first, tmp_path / "stage1")
     alone = Stage2Config(model=tiny(), fusion_weights=None)
     stage1 = str(tmp_path / "stage1" / "1")
-    run(first.model_copy(update={"objective": alone, "stage1": stage1}), tmp_path / "alone")
+    run(first.model_copy(update={"objective": alone, "init_from": stage1}), tmp_path / "alone")
     stage2 = tmp_path / "alone" / "1"
     whole = Stage2Config(model=tiny())
-    again = first.model_copy(update={"objective": whole, "stage1": str(stage2)})
-    before, started = read_weights(stage2), make_objective(again).state_dict()
+    again = first.model_copy(update={"objective": whole, "init_from": str(stage2)})
+    before, started = read_weights(stage2), start_objective(again).state_dict()
     assert started.keys() == before.keys()
     assert all(torch.equal(before[name], started[name]) for name in before)
     other = Stage2Config(model=tiny().model_copy(update={"num_steps": 5}))
     with pytest.raises(ValueError, match="num_steps=3 there, 5 here"):
-        make_objective(again.model_copy(update={"objective": other}))
+        start_objective(again.model_copy(update={"objective": other}))
     with pytest.raises(ValueError, match="is a stage2 checkpoint, not stage1"):
-        make_objective(first.model_copy(update={"stage1": str(stage2)}))
+        start_objective(first.model_copy(update={"init_from": str(stage2)}))
 
 
 def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Path) -> None:
     first = stage1_config(version_root, num_steps=2, checkpoint_every=2)
     run(first, tmp_path / "stage1")
     stage2 = Stage2Config(model=tiny())
-    with pytest.raises(ValueError, match="set stage1"):
-        make_objective(first.model_copy(update={"objective": stage2}))
+    with pytest.raises(ValueError, match="set init_from"):
+        start_objective(first.model_copy(update={"objective": stage2}))
     wider = Stage2Config(model=tiny().model_copy(update={"width": 8}))
     with pytest.raises(ValueError, match="width=4 there, 8 here"):
-        make_objective(
-            first.model_copy(update={"objective": wider, "stage1": str(tmp_path / "stage1" / "2")})
+        start_objective(
+            first.model_copy(
+                update={"objective": wider, "init_from": str(tmp_path / "stage1" / "2")}
+            )
         )
 
 
@@ -415,7 +420,7 @@ def test_a_step_that_cannot_be_shared_evenly_is_refused() -> None:
 
 
 def test_a_full_disk_is_named(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
-    large = build_objective(Stage1Config(model=small()))  # 1.6 MB of weights
+    large = Stage1(Stage1Config(model=small()))  # 1.6 MB of weights
     state = start_state(large, OptimConfig(num_steps=1))
     with pytest.raises(OSError, match=rf"disk is full; make room.*{tmp_path}/disk/model"):
         save_checkpoint(small_disk(1), state, step=1, config_json="{}")
@@ -446,11 +451,45 @@ def test_compiled_is_near_plain(
 
 def test_schedule_has_the_published_values() -> None:
     published = OptimConfig(num_steps=500_000)
-    assert learning_rate(0, published) == learning_rate(300_000, published) == 2e-4
-    assert learning_rate(350_000, published) == pytest.approx(1.70857e-4, rel=1e-5)
-    assert learning_rate(400_000, published) == pytest.approx(1.005e-4, rel=1e-5)
-    assert learning_rate(450_000, published) == pytest.approx(3.01429e-5, rel=1e-5)
-    assert learning_rate(499_999, published) == pytest.approx(1.00000001e-6, rel=1e-8)
+
+    def rate(step: int) -> float:
+        return published.schedule.rate(step, num_steps=500_000, lr=published.lr)
+
+    assert rate(0) == rate(300_000) == 2e-4
+    assert rate(350_000) == pytest.approx(1.70857e-4, rel=1e-5)
+    assert rate(400_000) == pytest.approx(1.005e-4, rel=1e-5)
+    assert rate(450_000) == pytest.approx(3.01429e-5, rel=1e-5)
+    assert rate(499_999) == pytest.approx(1.00000001e-6, rel=1e-8)
+
+
+def test_a_multi_step_schedule_falls_at_its_milestones(
+    version_root: Published, tmp_path: Path
+) -> None:
+    schedule = MultiStepSchedule(milestones=(0.5, 0.8), factor=0.1)
+    rates = [schedule.rate(step, num_steps=10, lr=1.0) for step in range(10)]
+    assert rates == pytest.approx([1.0] * 5 + [0.1] * 3 + [0.01] * 2)
+    config = stage1_config(version_root, schedule=schedule, optimizer="adam", log_every=1)
+    reports = run(config, tmp_path / "run")
+    assert [report["lr"] for report in reports] == pytest.approx(
+        [1e-3] * 4 + [1e-4, 1e-4, 1e-5, 1e-5]
+    )
+    with pytest.raises(ValueError, match="rising order"):
+        MultiStepSchedule(milestones=(0.8, 0.5))
+
+
+def test_frozen_parameters_stay_as_they_were(version_root: Published, tmp_path: Path) -> None:
+    config = stage1_config(version_root).model_copy(update={"freeze": ("fusion.encoders.*",)})
+    before = {name: x.clone() for name, x in start_objective(config).state_dict().items()}
+    run(config, tmp_path / "run")
+    after = read_weights(tmp_path / "run" / "6")
+    frozen = {name for name in before if name.startswith("fusion.encoders.")}
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert any(not torch.equal(before[name], after[name]) for name in before.keys() - frozen)
+    with pytest.raises(
+        ValueError, match=r"freeze 'fusion.encoder.x' names no parameter; they begin"
+    ):
+        start_objective(config.model_copy(update={"freeze": ("fusion.encoder.x",)}))
 
 
 def test_the_degradation_encoder_may_learn_at_a_rate_of_its_own(
@@ -460,7 +499,7 @@ def test_the_degradation_encoder_may_learn_at_a_rate_of_its_own(
     config = stage1_config(version_root, weight_decay=0.0)
     slow = config.objective.model_copy(update={"degradation_rate": 1e-9})
     config = config.model_copy(update={"objective": slow})
-    before = {name: x.clone() for name, x in make_objective(config).state_dict().items()}
+    before = {name: x.clone() for name, x in start_objective(config).state_dict().items()}
     run(config, tmp_path / "run")
     after = read_weights(tmp_path / "run" / "6")
     moved = {name for name in before if (after[name] - before[name]).abs().max() > 1e-6}

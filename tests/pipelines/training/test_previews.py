@@ -13,7 +13,7 @@ from pipelines.store.files import sha256_of_file
 from pipelines.store.folders import LocalFolder
 from pipelines.training.previews import (
     NUM_PAIRS,
-    Pair,
+    PreviewPair,
     current_fuser,
     draw_preview,
     pairs_of_scenes,
@@ -28,13 +28,13 @@ CONFIG = ShardConfig(
 )
 
 
-def flat_pair(label: str, height: int, width: int) -> Pair:
+def flat_pair(label: str, height: int, width: int) -> PreviewPair:
     """Every picture of one grey, so that it can be found again in the grid."""
 
     def full(level: int, channels: int) -> np.ndarray:
         return np.full((height, width, channels), level, np.uint8)
 
-    return Pair(label, vi=full(10, 3), ir=full(20, 1), vi_gt=full(40, 3), ir_gt=full(50, 1))
+    return PreviewPair(label, vi=full(10, 3), ir=full(20, 1), vi_gt=full(40, 3), ir_gt=full(50, 1))
 
 
 def test_the_grid_shows_every_picture_at_its_place() -> None:

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from models.color import to_gray
 from models.dspfusion.config import FusionWeights, Stage1Config, Stage2Config
+from models.dspfusion.parity.networks import FilledModel
 from models.dspfusion.released import OFFICIAL_FILES, Network, official_name
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
-from models.losses import FusionLoss, Ssim, group_contrastive_loss
-from pipelines.parity.golden import (
+from models.golden import (
     TOLERANCE,
     Arrays,
     Comparison,
@@ -30,8 +30,8 @@ from pipelines.parity.golden import (
     noise,
     shape4,
 )
-from pipelines.parity.networks import Subject
-from pipelines.training.config import OptimConfig, learning_rate
+from models.losses import FusionLoss, Ssim, group_contrastive_loss
+from models.schedules import constant_then_cosine
 
 # Spec 5.6, relative.
 LOSS_TOLERANCE = 1e-4
@@ -40,7 +40,9 @@ NORM_TOLERANCE = 1e-3
 # gradients, whose sign is rounding, may differ by a part of that.
 STEP_TOLERANCE = 1e-5
 
-_PAPER_STEPS = 500_000
+# AdamW and its schedule in the authors' code (spec 2.3).
+_NUM_STEPS, _CONSTANT_STEPS, _RATE, _LEAST_RATE = 500_000, 300_000, 2e-4, 1e-6
+_BETAS, _EPS, _WEIGHT_DECAY, _CLIP_NORM = (0.9, 0.999), 1e-8, 1e-4, 0.01
 
 # Our names of the loss terms → the golden files'.
 _TERMS = {
@@ -55,26 +57,35 @@ _TERMS = {
 }
 
 
-def check_losses(subject: Subject, arrays: Arrays) -> Iterator[Comparison]:
+def _learning_rate(step: int) -> float:
+    return constant_then_cosine(
+        step,
+        num_steps=_NUM_STEPS,
+        constant_steps=_CONSTANT_STEPS,
+        rate=_RATE,
+        least=_LEAST_RATE,
+    )
+
+
+def check_losses(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
     """Every loss term and the learning rate; the batch's size is that of the golden gradient."""
     if "grad_wrt_fused" not in arrays:
         raise ValueError("losses: lacks the array 'grad_wrt_fused'")
     shape = shape4(arrays["grad_wrt_fused"])
-    fused = subject.image("fused", shape).requires_grad_()
-    vi, ir = subject.image("gt_vi", shape), subject.image("gt_ir", shape)
+    fused = filled.image("fused", shape).requires_grad_()
+    vi, ir = filled.image("gt_vi", shape), filled.image("gt_ir", shape)
     terms = FusionLoss(**dict(FusionWeights()))(fused, vi, ir)
     terms["fusion"] = torch.stack(list(terms.values())).sum()
     (gradient,) = torch.autograd.grad(terms["fusion"], fused)
     ssim = Ssim()
-    rates = OptimConfig(num_steps=_PAPER_STEPS)
     values: dict[str, Any] = {f"fusion/{_TERMS[k]}": float(v.detach()) for k, v in terms.items()}
     values |= {
         "raw/ssim_loss_rgb_w13": float(1 - ssim(vi, fused.detach())),
         "raw/ssim_loss_gray_w13": float(1 - ssim(to_gray(ir), to_gray(fused.detach()))),
-        "contrastive": _contrastive(subject, shape[0]),
-        "diff_l1_times10": float(10 * F.l1_loss(*_two_noises(subject, shape[0]))),
+        "contrastive": _contrastive(filled, shape[0]),
+        "diff_l1_times10": float(10 * F.l1_loss(*_two_noises(filled, shape[0]))),
         "lr_iters": arrays.get("lr_iters", np.array([], np.int64)),
-        "lr_values": [learning_rate(int(i), rates) for i in arrays.get("lr_iters", ())],
+        "lr_values": [_learning_rate(int(i)) for i in arrays.get("lr_iters", ())],
     }
     for key, expected in known_arrays("losses", arrays, {**values, "grad_wrt_fused": gradient}):
         if key == "grad_wrt_fused":
@@ -84,16 +95,16 @@ def check_losses(subject: Subject, arrays: Arrays) -> Iterator[Comparison]:
             yield compare_values("losses", key, values[key], expected, LOSS_TOLERANCE)
 
 
-def _two_noises(subject: Subject, size: int) -> tuple[Tensor, Tensor]:
-    return subject.noise("noise", size), subject.noise("noise2", size)
+def _two_noises(filled: FilledModel, size: int) -> tuple[Tensor, Tensor]:
+    return filled.noise("noise", size), filled.noise("noise2", size)
 
 
-def _contrastive(subject: Subject, size: int) -> float:
+def _contrastive(filled: FilledModel, size: int) -> float:
     """The contrastive loss of the embeddings that spec 5.4 names."""
-    width = subject.config.degradation_prior_width
+    width = filled.config.degradation_prior_width
 
     def embedding(name: str) -> Tensor:
-        return noise(f"emb:{name}", (size, width), subject.constants)
+        return noise(f"emb:{name}", (size, width), filled.constants)
 
     def group(name: str, count: int) -> Tensor:
         return torch.stack([embedding(f"{name}{k}") for k in range(count)], dim=1)  # B K D
@@ -103,29 +114,29 @@ def _contrastive(subject: Subject, size: int) -> float:
     return float(group_contrastive_loss(anchors, positives, group("neg", 6), temperature=0.1))
 
 
-def check_stage1(subject: Subject, arrays: Arrays) -> Iterator[Comparison]:
+def check_stage1(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
     """One Stage I step: losses, gradients, and the weights after it."""
     shape = _step_shape("stage1_step", arrays)
-    objective = Stage1(Stage1Config(model=subject.config))
-    weights = subject.fuser.state_dict()
+    objective = Stage1(Stage1Config(model=filled.config))
+    weights = filled.fuser.state_dict()
     objective.load_state_dict({k: v for k, v in weights.items() if not k.startswith("denoiser.")})
     groups = {
-        "ir_pos": _packed(subject, "pos_ir", 3, shape),
-        "vi_pos": _packed(subject, "pos_vi", 3, shape),
-        "neg": _packed(subject, "neg", 6, shape),
+        "ir_pos": _packed(filled, "pos_ir", 3, shape),
+        "vi_pos": _packed(filled, "pos_vi", 3, shape),
+        "neg": _packed(filled, "neg", 6, shape),
     }
-    batch = {**_step_images(subject, shape), **groups}
+    batch = {**_step_images(filled, shape), **groups}
     networks: tuple[Network, ...] = ("fusion", "degradation", "semantic")
     step = Step("stage1_step", arrays, objective, networks)
     return step.check(lambda: objective.losses(batch))
 
 
-def check_stage2(subject: Subject, arrays: Arrays) -> Iterator[Comparison]:
+def check_stage2(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
     """One Stage II step: only the denoiser has gradients."""
     shape = _step_shape("stage2_step", arrays)
-    objective = Stage2(Stage2Config(model=subject.config))
-    objective.load_state_dict(subject.fuser.state_dict())
-    batch, given = _step_images(subject, shape), subject.noise("noise", shape[0])
+    objective = Stage2(Stage2Config(model=filled.config))
+    objective.load_state_dict(filled.fuser.state_dict())
+    batch, given = _step_images(filled, shape), filled.noise("noise", shape[0])
     step = Step("stage2_step", arrays, objective, ("denoiser",))
     return step.check(lambda: objective.losses(batch, given))
 
@@ -138,16 +149,16 @@ def _step_shape(name: str, arrays: Arrays) -> tuple[int, int, int, int]:
     return size, channels, 2 * height, 2 * width
 
 
-def _step_images(subject: Subject, shape: tuple[int, int, int, int]) -> dict[str, Tensor]:
+def _step_images(filled: FilledModel, shape: tuple[int, int, int, int]) -> dict[str, Tensor]:
     """The degraded and clean pair of a step; infrared has three different channels there."""
     names = {"ir_lq": "ir", "vi_lq": "vi", "ir_gt": "gt_ir", "vi_gt": "gt_vi"}
-    return {ours: subject.image(theirs, shape) for ours, theirs in names.items()}
+    return {ours: filled.image(theirs, shape) for ours, theirs in names.items()}
 
 
-def _packed(subject: Subject, name: str, count: int, shape: tuple[int, int, int, int]) -> Tensor:
+def _packed(filled: FilledModel, name: str, count: int, shape: tuple[int, int, int, int]) -> Tensor:
     """A group of images, which the rule draws as channels: B×count×3×H×W."""
     size, _, height, width = shape
-    return subject.image(name, (size, 3 * count, height, width)).unflatten(1, (count, 3))
+    return filled.image(name, (size, 3 * count, height, width)).unflatten(1, (count, 3))
 
 
 @dataclass(frozen=True)
@@ -230,11 +241,10 @@ class Step:
 
 def _update(parameters: Mapping[str, nn.Parameter]) -> None:
     """One step of the training's own optimiser with its default settings."""
-    optim = OptimConfig(num_steps=_PAPER_STEPS)
     torch.optim.AdamW(
         parameters.values(),
-        lr=learning_rate(0, optim),
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
+        lr=_learning_rate(0),
+        betas=_BETAS,
+        eps=_EPS,
+        weight_decay=_WEIGHT_DECAY,
     ).step()

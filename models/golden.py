@@ -1,7 +1,7 @@
-"""A folder of golden vectors: its index, its fill rule, its inputs, and the comparison with it.
+"""Golden vectors as maths: the fill rule, its images and noises, and the comparison with them.
 
-The folder holds arrays of the published networks, all of whose weights and inputs come from a
-pseudo-random rule, so that nothing but the index's constants and sizes has to be known (spec 5).
+All weights and inputs of a folder of golden vectors come from a pseudo-random rule, so that nothing
+but the index's constants and sizes has to be known (DSPFusion spec 5).
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -9,23 +9,19 @@ Shapes: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import functools
-import json
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
-# Spec 5.6: for networks and images, absolute.
+# DSPFusion spec 5.6: for networks and images, absolute.
 TOLERANCE = 5e-5
 
-_PREFIX = "dspfusion_"
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -71,7 +67,7 @@ class Case(BaseModel):
 
 
 class Index(BaseModel):
-    """`dspfusion_index.json`."""
+    """A folder's `<system>_index.json`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -79,70 +75,25 @@ class Index(BaseModel):
     cases: dict[str, Case]
 
 
-@dataclass(frozen=True)
-class GoldenFolder:
-    """A folder that was read: its path and index. `names` are its arrays' files, short."""
+class GoldenFolder(Protocol):
+    """A folder of golden vectors that was read; `names` are its arrays' files, short."""
 
-    path: Path
-    index: Index
+    @property
+    def index(self) -> Index:
+        """Constants of the fill rule, and sizes of the cases."""
 
     @property
     def names(self) -> list[str]:
         """Files of arrays: "case_a_64x64", "losses", … in order."""
-        return sorted(file.stem.removeprefix(_PREFIX) for file in self.path.glob(f"{_PREFIX}*.npz"))
 
-    def load(self, name: str) -> dict[str, np.ndarray]:
+    def load(self, name: str) -> Arrays:
         """Read one file. Raises ValueError when it is absent or no archive."""
-        path = self.path / f"{_PREFIX}{name}.npz"
-        try:
-            with np.load(path) as arrays:
-                return dict(arrays)
-        except FileNotFoundError as error:
-            raise ValueError(f"{path}: no such file, but the index names it") from error
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
-            raise ValueError(f"{path}: not an .npz of arrays ({error})") from error
 
     def listing(self) -> dict[str, dict[str, tuple[int, ...]]] | None:
         """Keys and shapes of the official files, in their order; None when there is no list."""
-        path = self.path / f"{_PREFIX}official_state_dict.json"
-        if not path.is_file():
-            return None
-        files = json.loads(path.read_text())
-        return {
-            file: {key: tuple(entry["shape"]) for key, entry in content["state_dict"].items()}
-            for file, content in files.items()
-            if not file.startswith("_")
-        }
 
     def case_files(self) -> dict[str, Case | None]:
-        """Files of the cases with the index's sizes; None for one that the index does not hold.
-
-        Raises ValueError for a case of the index without its file.
-        """
-        files: dict[str, Case | None] = {n: None for n in self.names if n.startswith("case_")}
-        for name, case in self.index.cases.items():
-            found = [file for file in files if file == name or file.startswith(f"{name}_")]
-            if len(found) != 1:
-                raise ValueError(
-                    f"{self.path}: the index names the case {name!r}, which "
-                    f"{len(found) or 'no'} files {_PREFIX}{name}*.npz hold"
-                )
-            files[found[0]] = case
-        return files
-
-
-def open_folder(path: Path) -> GoldenFolder:
-    """Read a folder's index. Raises ValueError naming what is missing or unknown in it."""
-    file = path / f"{_PREFIX}index.json"
-    if not file.is_file():
-        raise ValueError(f"{path}: no {file.name} in it; give a folder laid out like shared/parity")
-    try:
-        index = Index.model_validate_json(file.read_text())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{file}: {where}: {first['msg']}") from error
-    return GoldenFolder(path, index)
+        """Files of the cases with the index's sizes; None for one that the index does not hold."""
 
 
 def uniform(key: str, count: int, *, seed: int) -> np.ndarray:

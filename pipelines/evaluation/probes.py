@@ -1,6 +1,6 @@
-"""Degradation priors as vectors: do pictures that suffer the same lie together?
+"""A system's probe on pictures: do the vectors of those that suffer the same lie together?
 
-Legend: B batch, N prior tokens, C width, P pictures.
+Legend: P pictures, D width of a vector.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
-from models.color import to_rgb
-from models.dspfusion.fuser import DSPFusionFuser, pad_to_multiple
-from models.dspfusion.priors import DegradationEncoder
+from degradations.catalogue import Modality
+from models.system import Probe
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.shards import open_shard
@@ -46,21 +46,16 @@ class Picture:
     """What one camera saw, uint8 H×W×C; `condition` is the camera and what it suffers."""
 
     scene: str
-    camera: str
+    camera: Modality
     condition: str
     image: np.ndarray
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """P pictures as vectors.
+    """P pictures as vectors, P×D by the probe's names; the first are what a map is drawn of."""
 
-    `priors` P×C are the degradation priors, their tokens' mean: what guides the fusion. `types` P×C
-    are the type vectors: what the contrastive loss compares (spec 1.2).
-    """
-
-    priors: np.ndarray
-    types: np.ndarray
+    vectors: Mapping[str, np.ndarray]
     scenes: tuple[str, ...]
     cameras: tuple[str, ...]
     conditions: tuple[str, ...]
@@ -84,8 +79,11 @@ def degraded_pictures(
     for scene in scenes:
         vi, ir = load_pair(scene, read)
         for scenario in scenarios:
-            vi_lq, ir_lq = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
-            for camera, names, image in (("ir", scenario.ir, ir_lq), ("vi", scenario.vi, vi_lq)):
+            pair = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
+            for camera, names, image in (
+                ("ir", scenario.ir, pair.ir),
+                ("vi", scenario.vi, pair.vi),
+            ):
                 if names or not (scenario.vi or scenario.ir):
                     condition = f"{camera}_{'+'.join(names) or 'clean'}"
                     yield Picture(scene.id, camera, condition, image)
@@ -96,55 +94,57 @@ def stored_pictures(version: DatasetVersion, root: Folder) -> Iterator[Picture]:
     with closing(open_shard(root, version.shards[0])) as reader:
         for scene in sorted(reader.metas)[:_SCENES_OF_A_SHARD]:
             for member in members_of(version.config.shard):
-                yield Picture(scene, member[:2], member, reader.image(scene, member))
+                camera: Modality = "vi" if member.startswith("vi") else "ir"
+                yield Picture(scene, camera, member, reader.image(scene, member))
 
 
-def embed(fuser: DSPFusionFuser, pictures: Iterable[Picture]) -> Embedded:
-    """Embed pictures one by one. Raises ValueError for a model without degradation prior."""
-    encoder = fuser.degradation
-    if not isinstance(encoder, DegradationEncoder):
-        raise ValueError("this model has no degradation prior to embed pictures by")
-    priors, types, seen = [], [], []
+def embed(probe: Probe, fuser: nn.Module, pictures: Iterable[Picture]) -> Embedded | None:
+    """Embed pictures one by one; None for a model that the probe finds nothing in."""
+    device = next(fuser.parameters()).device
+    rows, seen = [], []
     with torch.inference_mode():
         for picture in pictures:
-            image = pad_to_multiple(to_tensor(picture.image))  # 1 C H W, 3 or 1 channels
-            image = to_rgb(image) if picture.camera == "ir" else image
-            prior = encoder(image.to(next(encoder.parameters()).device))  # 1 N C
-            priors.append(prior.mean(dim=1)[0].cpu().numpy())
-            types.append(encoder.type_vector(prior)[0].cpu().numpy())
+            image = to_tensor(picture.image).to(device)  # 1 C H W, 3 or 1 channels
+            found = probe.embed(fuser, image, picture.camera)  # 1 D each
+            if found is None:
+                return None
+            rows.append({name: vector[0].cpu().numpy() for name, vector in found.items()})
             seen.append((picture.scene, picture.camera, picture.condition))
     if not seen:
         raise ValueError("no pictures to embed")
-    return Embedded(np.stack(priors), np.stack(types), *zip(*seen, strict=True))
+    vectors = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return Embedded(vectors, *zip(*seen, strict=True))
 
 
 def map_points(embedded: Embedded, *, seed: int) -> list[Point]:
-    """t-SNE of the priors; empty when there are fewer than MIN_PICTURES."""
-    if len(embedded.priors) < MIN_PICTURES:
+    """t-SNE of the first vectors; empty when there are fewer than MIN_PICTURES."""
+    first = next(iter(embedded.vectors.values()))
+    if len(first) < MIN_PICTURES:
         return []
     return [
         Point(x=float(x), y=float(y), camera=camera, condition=condition)
         for (x, y), camera, condition in zip(
-            _flatten(embedded.priors, seed), embedded.cameras, embedded.conditions, strict=True
+            _flatten(first, seed), embedded.cameras, embedded.conditions, strict=True
         )
     ]
 
 
 def tell_apart(embedded: Embedded) -> dict[str, float]:
     """How well the conditions are told apart, by `centroid_accuracy`, and what chance would give."""
-    return {
-        "prior_accuracy": centroid_accuracy(embedded.priors, embedded.conditions, embedded.scenes),
-        "type_accuracy": centroid_accuracy(embedded.types, embedded.conditions, embedded.scenes),
-        "accuracy_of_chance": 1 / embedded.num_conditions,
+    accuracies = {
+        f"{name}_accuracy": centroid_accuracy(vectors, embedded.conditions, embedded.scenes)
+        for name, vectors in embedded.vectors.items()
     }
+    return accuracies | {"accuracy_of_chance": 1 / embedded.num_conditions}
 
 
 def in_words(apart: Mapping[str, float]) -> dict[str, str]:
     """What `tell_apart` found, for a page; nothing where it found nothing."""
     if not apart:
         return {}
-    prior, by_type, chance = (f"{100 * value:.0f} %" for value in apart.values())
-    words = f"{prior} by prior, {by_type} by type vector; by chance {chance}"
+    *found, (_, chance) = apart.items()
+    shares = [f"{100 * value:.0f} % by {name.removesuffix('_accuracy')}" for name, value in found]
+    words = f"{', '.join(shares)}; by chance {100 * chance:.0f} %"
     return {"degradations told apart": words}
 
 

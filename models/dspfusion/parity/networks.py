@@ -20,8 +20,7 @@ from models.dspfusion.fuser import DSPFusionFuser, pad_to_multiple, stretch_extr
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import DegradationEncoder
 from models.dspfusion.released import OFFICIAL_FILES, Network, official_name
-from models.layers.blocks import split_pair
-from pipelines.parity.golden import (
+from models.golden import (
     TOLERANCE,
     Arrays,
     Case,
@@ -35,6 +34,7 @@ from pipelines.parity.golden import (
     noise,
     shape4,
 )
+from models.layers.blocks import split_pair
 
 # Spec 5.6. Absolute ones hold up to the magnitude that the published constants reach.
 INPUT_TOLERANCE = 1e-6
@@ -43,7 +43,7 @@ LARGEST_MAGNITUDE = 11.0
 CONSTANT_TOLERANCE = 1e-6
 
 
-class Subject:
+class FilledModel:
     """The full-size model under test, with every weight by the rule."""
 
     def __init__(self, constants: Constants) -> None:
@@ -78,12 +78,12 @@ def fill_network(network: Network, module: nn.Module, constants: Constants) -> N
     )
 
 
-def check_fill(subject: Subject, arrays: Arrays) -> Iterator[Comparison]:
+def check_fill(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
     """First and last value, sum and sum of squares of every weight, one line for each file."""
     ours = {
         f"{file}/{official_name(network, key)}": tensor.double().flatten()
         for network, file in OFFICIAL_FILES.items()
-        for key, tensor in getattr(subject.fuser, network).state_dict().items()
+        for key, tensor in getattr(filled.fuser, network).state_dict().items()
     }
     if ours.keys() != arrays.keys():
         odd = sorted(ours.keys() ^ arrays.keys())[0]
@@ -125,26 +125,26 @@ def check_diffusion_constants(arrays: Arrays) -> Iterator[Comparison]:
 
 
 def check_case(
-    subject: Subject, name: str, arrays: Arrays, case: Case | None
+    filled: FilledModel, name: str, arrays: Arrays, case: Case | None
 ) -> Iterator[Comparison]:
     """One forward case; what kind it is shows in what it holds."""
     if "in_ir" not in arrays:
         raise ValueError(f"{name}: lacks the array 'in_ir'")
     shape = (case.B, 3, case.H, case.W) if case else shape4(arrays["in_ir"])
     if "sfp_fusion" in arrays:
-        return check_three_heads(subject, name, arrays, shape)
+        return check_three_heads(filled, name, arrays, shape)
     if "raw_padded_fusion" in arrays:
-        return check_pipeline(subject, name, arrays, shape)
-    return check_networks(subject, name, arrays, shape)
+        return check_pipeline(filled, name, arrays, shape)
+    return check_networks(filled, name, arrays, shape)
 
 
 @torch.no_grad()
 def check_networks(
-    subject: Subject, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
+    filled: FilledModel, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
 ) -> Iterator[Comparison]:
     """The four networks, the chain and the fused image; intermediates if there are some."""
-    given = subject.pair(shape)
-    ours = given | _network_outputs(subject, given)
+    given = filled.pair(shape)
+    ours = given | _network_outputs(filled, given)
     recorded = {key: value for key, value in arrays.items() if key.startswith("mid/")}
     others = {key: value for key, value in arrays.items() if key not in recorded}
     known = ours | {f"{key}_f64": value for key, value in ours.items()}
@@ -152,13 +152,13 @@ def check_networks(
         base = INPUT_TOLERANCE if key in given else TOLERANCE
         yield compare_tensor(name, key, known[key], expected, _scaled(base, expected))
     if recorded:
-        yield from _check_intermediates(subject, name, arrays, given, recorded)
+        yield from _check_intermediates(filled, name, arrays, given, recorded)
 
 
-def _network_outputs(subject: Subject, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _network_outputs(filled: FilledModel, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our outputs under the names of the golden arrays."""
-    fuser, denoiser, (ir, vi, x_t) = subject.fuser, subject.fuser.denoiser, given.values()
-    assert denoiser is not None, "the subject has diffusion"
+    fuser, denoiser, (ir, vi, x_t) = filled.fuser, filled.fuser.denoiser, given.values()
+    assert denoiser is not None, "the filled has diffusion"
     assert isinstance(fuser.degradation, DegradationEncoder), "the published model has it"
     priors = fuser.degradation(torch.cat([ir, vi]))  # 2B N .
     semantic = fuser.semantic(torch.cat([ir, vi], dim=1))  # B N D
@@ -188,7 +188,7 @@ def _by_modality(name: str, stacked: Tensor) -> dict[str, Tensor]:
 
 
 def _check_intermediates(
-    subject: Subject,
+    filled: FilledModel,
     name: str,
     arrays: Arrays,
     given: Mapping[str, Tensor],
@@ -197,7 +197,7 @@ def _check_intermediates(
     """Every recorded map, from the golden priors: so only the fusion network's rounding counts."""
     dp_ir, dp_vi, prior = (torch.from_numpy(arrays[key]) for key in ("dp_ir", "dp_vi", "prior"))
     ir, vi = given["in_ir"], given["in_vi"]
-    network = subject.fuser.fusion
+    network = filled.fuser.fusion
     outputs, handles = _record_outputs(network)
     network(ir, vi, torch.cat([dp_ir, dp_vi]), prior)
     for handle in handles:
@@ -235,13 +235,13 @@ def _record_outputs(network: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
 
 @torch.no_grad()
 def check_pipeline(
-    subject: Subject, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
+    filled: FilledModel, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
 ) -> Iterator[Comparison]:
     """Any size: reflect padding, the fused image, and the authors' stretch and saving (spec 1.5)."""
-    given = subject.pair(shape)
+    given = filled.pair(shape)
     height, width = shape[2:]
     padded = {key: pad_to_multiple(given[f"in_{key}"]) for key in ("ir", "vi")}
-    fused = subject.fuser.fuse_three_channel(padded["vi"], padded["ir"], given["in_noise"])
+    fused = filled.fuser.fuse_three_channel(padded["vi"], padded["ir"], given["in_noise"])
     cropped = stretch_extremes(fused)[..., :height, :width]
     # The authors stretch the crop a second time; once is the same (`stretch_extremes`).
     stretched = stretch_extremes(fused[..., :height, :width])
@@ -264,16 +264,16 @@ def check_pipeline(
 
 @torch.no_grad()
 def check_three_heads(
-    subject: Subject, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
+    filled: FilledModel, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
 ) -> Iterator[Comparison]:
     """The optional three-head network, fed with the given priors."""
-    network = FusionNetwork(subject.config.model_copy(update={"three_heads": True})).eval()
-    fill_network("fusion", network, subject.constants)
-    given = subject.pair(shape)
+    network = FusionNetwork(filled.config.model_copy(update={"three_heads": True})).eval()
+    fill_network("fusion", network, filled.constants)
+    given = filled.pair(shape)
     priors = {key: torch.from_numpy(arrays[key]) for key in ("dp_ir", "dp_vi", "prior")}
     degradation = torch.cat([priors["dp_ir"], priors["dp_vi"]])
     restored = network.restore(given["in_ir"], given["in_vi"], degradation, priors["prior"])
-    ours = given | _by_modality("dp", subject.fuser.degradation(torch.cat(_images(given))))
+    ours = given | _by_modality("dp", filled.fuser.degradation(torch.cat(_images(given))))
     ours |= {"prior": given["in_noise"]}  # spec 5.4: the noise serves as the prior
     ours |= {"sfp_fusion": restored.fused, "sfp_ir": restored.ir, "sfp_vi": restored.vi}
     keys = {str(key) for key in arrays.get("sfp_keys", np.array([], str))}

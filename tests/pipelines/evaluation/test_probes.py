@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import build_fuser
 from models.dspfusion.config import tiny
+from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.embedding import (
+from pipelines.evaluation.probes import (
     centroid_accuracy,
     degraded_pictures,
     embed,
@@ -107,7 +107,7 @@ def test_an_encoder_that_sees_the_degradation_tells_it_apart(
     scenarios = [s for s in single_scenarios(version_root[0].config.shard) if "low" in s.name]
     pictures = list(degraded_pictures(scenes, scenarios, seed=0))
     torch.manual_seed(0)
-    fuser = build_fuser(tiny())
+    fuser = DSPFusionFuser(tiny())
     images = torch.stack(
         [torch.from_numpy(p.image[..., :1].copy()).expand(-1, -1, 3) for p in pictures]
     )
@@ -126,6 +126,6 @@ def test_an_encoder_that_sees_the_degradation_tells_it_apart(
 
 
 def test_a_model_without_degradation_prior_has_no_map() -> None:
-    fuser = build_fuser(tiny().model_copy(update={"degradation_prior": False}))
+    fuser = DSPFusionFuser(tiny().model_copy(update={"degradation_prior": False}))
     with pytest.raises(ValueError, match="no degradation prior"):
         embed(fuser, [])

@@ -11,34 +11,39 @@ import torch
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.parity.networks import (
+    FilledModel,
+    check_case,
+    check_diffusion_constants,
+    check_fill,
+)
+from models.dspfusion.parity.steps import check_losses, check_stage1, check_stage2
 from models.dspfusion.released import OFFICIAL_FILES, official_name
-from pipelines.parity.golden import Comparison, GoldenFolder
-from pipelines.parity.networks import Subject, check_case, check_diffusion_constants, check_fill
-from pipelines.parity.steps import check_losses, check_stage1, check_stage2
+from models.golden import Comparison, GoldenFolder
 
 
 def check_folder(folder: GoldenFolder) -> Iterator[Comparison]:
     """Compare everything that a folder holds. Raises ValueError on what it lacks or is unknown."""
     cases = folder.case_files()
     if not folder.names:
-        raise ValueError(f"{folder.path}: no dspfusion_*.npz in it")
-    subject = Subject(folder.index.constants)
+        raise ValueError("no dspfusion_*.npz in the folder")
+    filled = FilledModel(folder.index.constants)
     _check_listing(folder)
     for name in folder.names:
         arrays = folder.load(name)
         match name:
             case "fill_check":
-                yield from check_fill(subject, arrays)
+                yield from check_fill(filled, arrays)
             case "diffusion_constants":
                 yield from check_diffusion_constants(arrays)
             case "losses":
-                yield from check_losses(subject, arrays)
+                yield from check_losses(filled, arrays)
             case "stage1_step":
-                yield from check_stage1(subject, arrays)
+                yield from check_stage1(filled, arrays)
             case "stage2_step":
-                yield from check_stage2(subject, arrays)
+                yield from check_stage2(filled, arrays)
             case _ if name in cases:
-                yield from check_case(subject, name, arrays, cases[name])
+                yield from check_case(filled, name, arrays, cases[name])
             case _:
                 raise ValueError(f"dspfusion_{name}.npz: no check is known for this file")
 

@@ -1,0 +1,1 @@
+"""DSPFusion against golden vectors of the published networks."""

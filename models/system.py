@@ -1,0 +1,216 @@
+"""What the platform knows of a system, and nothing else: the contract of `models.<system>.SYSTEM`.
+
+Shapes: B batch, H W pixels, n numbers of a hint. Pictures are float32 in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.golden import Comparison, GoldenFolder
+
+Batch = Mapping[str, Tensor]
+Hints = Mapping[str, Tensor]
+Weights = Mapping[str, Tensor]
+HintKind = Literal["none", "operators", "prompts"]
+Sampler = Literal["groups", "pairs", "singles"]
+Precision = Literal["float32", "bf16"]
+
+# What a fuser is told of the degradation of each picture, by the kind of hint that it takes:
+# `operators` are float32 B×3 (noise sigma, blur sigma in px, block side of low resolution),
+# `prompts` int64 B (what the picture suffers, by its place in the catalogue). Both come from a
+# degradation record, by `degradations.operators`.
+HINT_NAMES: Mapping[HintKind, tuple[str, ...]] = {
+    "none": (),
+    "operators": ("vi_op", "ir_op"),
+    "prompts": ("vi_task", "ir_task"),
+}
+NUM_OPERATOR_NUMBERS = 3
+
+
+class Fused(NamedTuple):
+    """A fused picture B×3×H×W, and the restored sources where the system makes them."""
+
+    fused: Tensor
+    vi: Tensor | None = None
+    ir: Tensor | None = None
+
+
+class Fuser(Protocol):
+    """`vi` B×3×H×W and `ir` B×1×H×W to a `Fused`; padding is its own business."""
+
+    def __call__(self, vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
+        """Fuse a batch of pairs of one size."""
+
+
+class FuseOptions(BaseModel):
+    """How pictures are fused. A system refuses what it does not offer (`System.prepare`).
+
+    `tile_px` None takes whole pictures; `tile_passes` None is the system's own number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: Precision = "float32"
+    compiled: bool = False
+    tile_px: int | None = Field(default=None, gt=0)
+    tile_passes: int | None = Field(default=None, ge=1)
+    stretch: bool = False
+
+
+class StageConfig(Protocol):
+    """A pydantic model with these two fields; what else it holds is the system's own."""
+
+    @property
+    def system(self) -> str:
+        """Name of the system."""
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+
+
+class Objective(Protocol):
+    """A training objective: an `nn.Module` that also has this.
+
+    `FIELDS` are the batch's fields that it needs. Where it has a method `after_step(step)`, the loop
+    calls it after each step of the optimiser (EMA teachers, running statistics; what it keeps must be
+    in `state_dict`). Random numbers inside come from torch's generator, which the loop seeds by
+    (seed, step, rank), so that a resumed run continues exactly.
+    """
+
+    FIELDS: tuple[str, ...]
+
+    def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return "loss" with its graph, and every term detached."""
+
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """What is trained, and at which share of the learning rate."""
+
+
+class Initial(NamedTuple):
+    """Initial weights (`init_from`): the stage that they are of, and an objective's state."""
+
+    config: Any
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    `needs_init` says in words what it starts from, for a stage that cannot start from random weights.
+    """
+
+    config: type[BaseModel]
+    sampler: Sampler
+    needs_init: str | None = None
+    # Whether the probe of the system is worth a picture after this stage.
+    is_probed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The value of the config's field `stage`."""
+        return str(self.config.model_fields["stage"].default)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Vectors that a fuser makes of one picture, to see whether what suffers the same lies together.
+
+    `embed(fuser, picture 1×C×H×W, camera)` returns vectors of one picture by name, 1×D each; the
+    first is the one that is drawn as a map. None for a model without them.
+    """
+
+    title: str
+    embed: Callable[[Any, Tensor, Literal["vi", "ir"]], dict[str, Tensor] | None]
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """How the authors' published files become a fuser.
+
+    `files` are their names; `convert` takes their state dicts, by name without suffix, and returns
+    config and fuser. It raises ValueError naming a key that is missing, unknown or of another shape.
+    """
+
+    files: tuple[str, ...]
+    convert: Callable[[Mapping[str, Weights]], tuple[Any, nn.Module]]
+
+
+def trainable(objective: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
+    """All parameters that are not frozen, at the whole learning rate: the usual `parameter_groups`."""
+    return [(1.0, [p for p in objective.parameters() if p.requires_grad])]
+
+
+def refuse_options(options: FuseOptions, offered: Sequence[str] = ()) -> None:
+    """Raise ValueError for an option that is set and not among those that a system offers."""
+    for name, value in options:
+        if value != FuseOptions.model_fields[name].default and name not in offered:
+            raise ValueError(f"{name}={value}: this system does not offer it; leave it out")
+
+
+def prepare_plain(fuser: Any, options: FuseOptions) -> Fuser:
+    """Make a fuser ready that offers nothing but to be compiled: what most systems do."""
+    refuse_options(options, offered=("compiled",))
+    if options.compiled:
+        fuser.compile()
+    ready: Fuser = fuser
+    return ready
+
+
+@dataclass(frozen=True)
+class System:
+    """A system: its configs, its networks, what its fuser takes, and what else it can show."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    fuser_config: type[BaseModel]
+    # The objective of a stage's config, freshly initialised.
+    build_objective: Callable[[Any], nn.Module]
+    # The fuser of a fuser config, freshly initialised.
+    build_fuser: Callable[[Any], nn.Module]
+    # Config and weights of the fuser that an objective's state makes.
+    fuser_weights: Callable[[Any, Weights], tuple[Any, Weights]]
+    # Loads initial weights into an objective of a config; raises ValueError where they do not fit.
+    load_initial: Callable[[nn.Module, Any, Initial], None]
+    # The module to export: `(vi, ir, *hints) -> fused` or `-> (fused, vi, ir)`, whose sizes are
+    # multiples of `multiple_px`. What is random in it is fixed.
+    program: Callable[[Any], nn.Module]
+    # The stage's config with networks of tiny sizes, for `--smoke` and tests.
+    shrink: Callable[[Any], Any]
+    # The least fuser config with every part.
+    tiny: Callable[[], Any]
+    multiple_px: int = 1
+    least_px: int = 16
+    hints: HintKind = "none"
+    restores_sources: bool = False
+    # Only scenarios whose degradations are linear operators.
+    only_linear: bool = False
+    # A fuser made ready by options; raises ValueError for those that the system does not offer.
+    prepare: Callable[[Any, FuseOptions], Fuser] = prepare_plain
+    # Sampling steps of a fuser config (None: it does not sample), and a setter for a fuser.
+    num_steps: Callable[[Any], int | None] = lambda config: None
+    set_num_steps: Callable[[Any, int], None] | None = None
+    probe: Probe | None = None
+    released: ReleasedWeights | None = None
+    # Compares the system with a folder of golden vectors (`pipelines.parity`).
+    golden_checks: Callable[[GoldenFolder], Iterator[Comparison]] | None = None
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises ValueError that lists the others."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        known = ", ".join(stage.name for stage in self.stages)
+        raise ValueError(f"{self.name} has no stage {name!r}; there are: {known}")
+
+    @property
+    def hint_names(self) -> tuple[str, ...]:
+        """Names of the hints that the fuser takes, in the program's order."""
+        return HINT_NAMES[self.hints]
