@@ -306,7 +306,7 @@ def state_of(width: int) -> TrainingState:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, width)).sum().backward()
     optimizer.step()
-    return TrainingState(model, optimizer, averaged=None)
+    return TrainingState(model, optimizer, (1.0,), averaged=None)
 
 
 def forge(folder: Path, name: str, data: bytes) -> None:

@@ -2,7 +2,6 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.config import (
-    TrainRecipe,
     find_recipe,
     override,
     shrink_evaluation,
@@ -13,7 +12,7 @@ from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.evaluation.scenarios import find_scenario
-from pipelines.training.config import learning_rate
+from pipelines.training.config import OptimConfig, TrainingConfig
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}
 
@@ -56,7 +55,7 @@ def test_set_changes_one_value_of_its_type() -> None:
     recipe = TRAINING["dspfusion_stage1_small"]()
     assignments = ["optim.num_steps=7", "dataset=roads", "objective.model.num_blocks=[1,2,1,1]"]
     changed = override(recipe, assignments)
-    assert isinstance(changed, TrainRecipe)
+    assert isinstance(changed, TrainingConfig)
     assert changed.optim.num_steps == 7
     assert changed.dataset == "roads"
     assert changed.objective.model.num_blocks == (1, 2, 1, 1)
@@ -97,6 +96,10 @@ def test_defaults_of_the_published_optimiser() -> None:
     assert (optim.betas, optim.weight_decay) == ((0.9, 0.999), 1e-4)
 
 
+def rate(step: int, optim: OptimConfig) -> float:
+    return optim.schedule.rate(step, num_steps=optim.num_steps, lr=optim.lr)
+
+
 @pytest.mark.parametrize("num_gpus", [1, 8])
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_what_paper_and_code_say(stage: str, num_gpus: int) -> None:
@@ -107,11 +110,13 @@ def test_what_paper_and_code_say(stage: str, num_gpus: int) -> None:
         assert (recipe.num_workers, recipe.use_gpu) == (num_gpus, True)
         # 4 samples, or one a GPU where there are more GPUs than samples.
         assert recipe.optim.batch_size * num_gpus == max(4, num_gpus)
-        assert (recipe.optim.lr, recipe.optim.lr_min, recipe.optim.crop_px) == (2e-4, 1e-6, 224)
+        assert (recipe.optim.lr, recipe.optim.schedule.lr_min, recipe.optim.crop_px) == (
+            2e-4, 1e-6, 224
+        )  # fmt: skip
         assert recipe.register_as == (None if stage == "stage1" else "dspfusion")
     assert (code.optim.num_steps, paper.optim.num_steps) == (500_000, 50_000)
-    assert learning_rate(350_000, code.optim) == pytest.approx(1.70857e-4, rel=1e-5)
-    assert learning_rate(25_000, paper.optim) == pytest.approx(1.005e-4, rel=1e-5)
+    assert rate(350_000, code.optim) == pytest.approx(1.70857e-4, rel=1e-5)
+    assert rate(25_000, paper.optim) == pytest.approx(1.005e-4, rel=1e-5)
     assert (code.optim.betas, paper.optim.betas) == ((0.9, 0.999), (0.9, 0.99))
     assert code.optim.late is not None
     assert code.optim.late.from_step == 300_000
@@ -134,24 +139,27 @@ def test_what_paper_and_code_say(stage: str, num_gpus: int) -> None:
     assert paper.objective.model.denoiser_predicts == "noise"
 
 
-def test_two_runs_of_before_keep_their_digest() -> None:
-    """What is younger than they are counts only where it is set; previews decide no weights."""
+def test_what_decides_no_weights_is_not_in_the_identity() -> None:
     recipe = TRAINING["dspfusion_stage1_demo"]()
-    address = recipe.address()
-    assert "preview_every" not in address
-    assert {"degradation_prior", "semantic_prior"}.isdisjoint(address["objective"]["model"])
-    assert {"degradation_start", "degradation_rate"}.isdisjoint(address["objective"])
-    assert {"late_batch_size", "late_crop_px"}.isdisjoint(address["optim"])
-    assert override(recipe, ["preview_every=7"]).address() == address
+    identity = recipe.identity()
+    for change in ("preview_every=7", "use_gpu=true", "optim.log_every=3", "dataset=other"):
+        assert override(recipe, [change]).identity() == identity
     for change in (
         "objective.model.semantic_prior=false",
         "objective.degradation_start=contrast",
         "objective.degradation_rate=0.5",
         "optim.late_crop_px=72",
+        'freeze=["fusion.*"]',
+        "num_workers=4",
     ):
-        assert override(recipe, [change]).address() != address
-    ablated = TRAINING["dspfusion_stage1_small_no_semantic"]().address()
-    assert ablated["objective"]["model"]["semantic_prior"] is False
+        assert override(recipe, [change]).identity() != identity
+
+
+def test_crops_are_what_the_networks_take() -> None:
+    recipe = TRAINING["dspfusion_stage1_demo"]()
+    for change in ("optim.crop_px=60", "optim.late_crop_px=100"):
+        with pytest.raises(ValidationError, match="dspfusion takes multiples of 8 px, 16 at least"):
+            override(recipe, [change])
 
 
 def test_a_config_cannot_be_changed() -> None:

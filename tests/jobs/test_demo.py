@@ -26,7 +26,7 @@ def test_demo_twice(first_demo: FirstDemo, capsys: pytest.CaptureFixture[str]) -
     assert str(version.version) == "1"
     # From the version back to its runs, its data and its code.
     stage2 = client.get_run(version.run_id)
-    stage1 = client.get_run(version.tags["stage1"].removeprefix("runs:/"))
+    stage1 = client.get_run(version.tags["init_from"].removeprefix("runs:/"))
     for run in (stage1, stage2):
         assert run.info.status == "FINISHED"
         assert run.data.tags["dataset_version"] == version.tags["dataset_version"]

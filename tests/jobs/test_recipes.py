@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from infra.settings import Settings
-from jobs.config import TrainRecipe, shrink_training
+from jobs.config import shrink_training
 from jobs.recipes import TRAINING
 from jobs.train.local import train_local
 from jobs.train.run import recipe_after
@@ -16,6 +16,7 @@ from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
+from pipelines.training.config import TrainingConfig
 from tests.conftest import make_version
 
 STAGE1 = [name for name in TRAINING if "_stage1_" in name]
@@ -37,9 +38,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, scenes: list[Scene]) -> Path:
 @pytest.mark.parametrize("name", TRAINING)
 def test_the_full_size_is_built(name: str) -> None:
     with torch.device("meta"):
-        objective = system_of(TRAINING[name]().objective).build_objective(
-            TRAINING[name]().objective
-        )
+        config = TRAINING[name]().objective
+        objective = system_of(config).build_objective(config)
     assert any(parameter.requires_grad for parameter in objective.parameters())
 
 
@@ -65,7 +65,7 @@ def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
     settings = Settings(work=work, tracking_uri="unused", artifact_root=None, ray_address=None)
     checkpoints: list[Path] = []
     for each in all_from(name):
-        changes = {"stage1": str(checkpoints[-1])} if checkpoints else {}
+        changes = {"init_from": str(checkpoints[-1])} if checkpoints else {}
         checkpoints.append(_smoke(each, settings, **changes))
     for checkpoint in checkpoints:
         _, fuser = fuser_of_checkpoint(checkpoint)
@@ -75,6 +75,6 @@ def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
 
 
 def _smoke(name: str, settings: Settings, **changes: str) -> Path:
-    recipe: TrainRecipe = shrink_training(TRAINING[name]())
+    recipe: TrainingConfig = shrink_training(TRAINING[name]())
     recipe = recipe.model_copy(update={"dataset": "rendered", **changes})
     return train_local(recipe, settings, name=name)

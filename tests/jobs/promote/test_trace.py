@@ -102,7 +102,7 @@ def test_the_data(settings: Settings) -> None:
 
 def test_the_runs(settings: Settings, tags: dict[str, str]) -> None:
     client = tracking.connect(settings)
-    stage1 = tags["stage1"].removeprefix("runs:/")
+    stage1 = tags["init_from"].removeprefix("runs:/")
     with changed(artifacts(settings, stage1) / "checkpoint" / "model.safetensors"):
         (problem,) = problems(settings)
     assert f"training run {stage1} > checkpoint: model.safetensors is " in problem

@@ -87,7 +87,7 @@ def test_neither_ray_nor_mlflow_is_needed(
         recipe = shrink_training(TRAINING["dspfusion_stage1_small"]())
         recipe = override(recipe, [f"dataset={version.name}"])
         stage1 = train_local(recipe, settings_in(tmp_path / "work"), name="first")
-        command += ["--set", f"stage1={stage1}"]
+        command += ["--set", f"init_from={stage1}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.rpartition("checkpoint: ")[2].strip()).parent

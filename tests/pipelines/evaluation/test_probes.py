@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from models.dspfusion import SYSTEM
 from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.evaluation.probes import (
+    Picture,
     centroid_accuracy,
     degraded_pictures,
     embed,
@@ -20,6 +22,8 @@ from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 from tests.conftest import tiny_fuser
 
+PROBE = SYSTEM.probe
+assert PROBE is not None
 Published = tuple[DatasetVersion, LocalFolder]
 CONDITIONS = {
     "ir_clean", "ir_low_contrast", "ir_random_noise", "ir_stripe_noise",
@@ -80,9 +84,10 @@ def test_embeddings_become_a_map_and_an_accuracy(
 ) -> None:
     scenarios = single_scenarios(version_root[0].config.shard)
     fuser = tiny_fuser()
-    embedded = embed(fuser, degraded_pictures(scenes[:4], scenarios, seed=0))
+    embedded = embed(PROBE, fuser, degraded_pictures(scenes[:4], scenarios, seed=0))
     width = tiny().degradation_prior_width
-    assert embedded.priors.shape == embedded.types.shape == (4 * len(CONDITIONS), width)
+    shapes = {name: vectors.shape for name, vectors in embedded.vectors.items()}
+    assert shapes == dict.fromkeys(("prior", "type"), (4 * len(CONDITIONS), width))
     assert embedded.num_conditions == len(CONDITIONS)
     points = map_points(embedded, seed=0)
     assert {(point.camera, point.condition) for point in points} == {
@@ -92,11 +97,9 @@ def test_embeddings_become_a_map_and_an_accuracy(
     assert found["accuracy_of_chance"] == 1 / 8
     assert all(0 <= value <= 1 for value in found.values())
     words = in_words({"prior_accuracy": 0.5, "type_accuracy": 0.62, "accuracy_of_chance": 0.125})
-    assert words == {
-        "degradations told apart": "50 % by prior, 62 % by type vector; by chance 12 %"
-    }
+    assert words == {"degradations told apart": "50 % by prior, 62 % by type; by chance 12 %"}
     assert in_words({}) == {}
-    few = embed(fuser, degraded_pictures(scenes[:1], scenarios[:2], seed=0))
+    few = embed(PROBE, fuser, degraded_pictures(scenes[:1], scenarios[:2], seed=0))
     assert map_points(few, seed=0) == []
 
 
@@ -122,10 +125,12 @@ def test_an_encoder_that_sees_the_degradation_tells_it_apart(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert tell_apart(embed(fuser.eval(), pictures))["prior_accuracy"] > 0.9
+    assert tell_apart(embed(PROBE, fuser.eval(), pictures))["prior_accuracy"] > 0.9
 
 
 def test_a_model_without_degradation_prior_has_no_map() -> None:
     fuser = DSPFusionFuser(tiny().model_copy(update={"degradation_prior": False}))
-    with pytest.raises(ValueError, match="no degradation prior"):
-        embed(fuser, [])
+    picture = Picture("a", "vi", "vi_clean", np.zeros((16, 16, 3), np.uint8))
+    assert embed(PROBE, fuser, [picture]) is None
+    with pytest.raises(ValueError, match="no pictures"):
+        embed(PROBE, tiny_fuser(), [])

@@ -8,11 +8,12 @@ from pipelines.promotion.evidence import bundle_evidence, missing_evidence
 from pipelines.store.files import sha256_of_file
 
 TAGS = {
+    "system": "dspfusion",
     "stage": "stage2",
     "dataset_version": "d-1",
     "dataset_digest": "d",
     "git_commit": "c",
-    "stage1": "runs:/x",
+    "init_from": "runs:/x",
     "model_sha256": "w",
     "program_sha256": "p",
     "parity_max_abs": "1.2e-07",
@@ -29,7 +30,11 @@ def missing(
 
 def test_everything_there() -> None:
     assert missing(TAGS) == ()
-    released = {key: TAGS[key] for key in TAGS if not key.startswith(("stage", "dataset", "git"))}
+    released = {
+        key: TAGS[key]
+        for key in TAGS
+        if not key.startswith(("system", "stage", "init", "dataset", "git"))
+    }
     assert missing(released | RELEASED) == ()
     assert "released files" in missing(released | {"origin": "released"})[0]
 

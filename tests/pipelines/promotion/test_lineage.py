@@ -134,7 +134,7 @@ def checkpoint(tmp_path: Path) -> Path:
     model = torch.nn.Linear(2, 2)
     averaged = AveragedModel(model)
     torch.nn.init.zeros_(averaged.module.weight)
-    state = TrainingState(model, torch.optim.AdamW(model.parameters()), averaged)
+    state = TrainingState(model, torch.optim.AdamW(model.parameters()), (1.0,), averaged)
     save_checkpoint(folder, state, step=3, config_json="{}")
     return folder
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.dspfusion.config import tiny
+from models.dspfusion.config import Stage2Config, tiny
 from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.sources.scenes import Scene, load_pair
@@ -107,7 +107,7 @@ def test_a_preview_is_a_png_of_what_the_weights_make(scenes: list[Scene]) -> Non
     pairs = pairs_of_scenes(scenes, CONFIG)
     fuser = tiny_fuser()
     state = torch.get_rng_state()
-    current = current_fuser(tiny(), fuser.state_dict())
+    current = current_fuser(Stage2Config(model=tiny()), fuser.state_dict())
     assert torch.equal(torch.get_rng_state(), state), "training's random numbers are its own"
     drawn = draw_preview(current, pairs)
     assert drawn == draw_preview(fuser, pairs)
@@ -118,4 +118,6 @@ def test_a_preview_is_a_png_of_what_the_weights_make(scenes: list[Scene]) -> Non
             parameter.add_(1)
     assert draw_preview(fuser, pairs) != drawn
     with pytest.raises(RuntimeError, match="Missing key"):
-        current_fuser(tiny(), {"fusion.patch_embed.weight": torch.zeros(4, 3, 3, 3)})
+        current_fuser(
+            Stage2Config(model=tiny()), {"fusion.patch_embed.weight": torch.zeros(4, 3, 3, 3)}
+        )
