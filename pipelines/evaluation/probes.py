@@ -80,10 +80,11 @@ def degraded_pictures(
         vi, ir = load_pair(scene, read)
         for scenario in scenarios:
             pair = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
-            for camera, names, image in (
+            seen: tuple[tuple[Modality, tuple[str, ...], np.ndarray], ...] = (
                 ("ir", scenario.ir, pair.ir),
                 ("vi", scenario.vi, pair.vi),
-            ):
+            )
+            for camera, names, image in seen:
                 if names or not (scenario.vi or scenario.ir):
                     condition = f"{camera}_{'+'.join(names) or 'clean'}"
                     yield Picture(scene.id, camera, condition, image)
