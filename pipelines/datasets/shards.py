@@ -75,6 +75,15 @@ class SampleMeta(BaseModel):
             raise ValueError(f"{self.width}x{self.height}: {MOST_PIXELS} pixels are the most")
         return self
 
+    def chain(self, member: str) -> tuple[Applied, ...]:
+        """What was done to a picture ("vi_blur"), nothing to a clean one.
+
+        Raises ValueError for a native file: what was done to it was not recorded.
+        """
+        if member in self.natives:
+            raise ValueError(f"{member} is a native file; no record says what was done to it")
+        return () if member.endswith(f"_{CLEAN}") else self.variants[member]
+
 
 class ShardInfo(BaseModel):
     """What a marker says of its shard."""

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from models.dspfusion.config import fuser_config
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
-from pipelines.batches.stream import Batch, ShardBatches, prefetch
+from pipelines.batches.prefetch import prefetch
+from pipelines.batches.stream import Batch, ShardBatches
 from pipelines.datasets.versions import read_version
 from pipelines.store.folders import Folder
 from pipelines.training.checkpoints import TrainingState, resume_newest, save_checkpoint
