@@ -22,7 +22,8 @@ from pipelines.bundles.export import write_bundle
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
-from pipelines.sources.scenes import Scene, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene
 from pipelines.store.folders import Folder, LocalFolder
 from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway

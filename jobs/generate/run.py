@@ -43,7 +43,8 @@ from pipelines.datasets.versions import (
     split_reuse,
 )
 from pipelines.reports.dataset_gallery import write_gallery
-from pipelines.sources.scenes import SceneTable, check_refused_share
+from pipelines.sources.scan import check_refused_share
+from pipelines.sources.scenes import SceneTable
 from pipelines.store.folders import Folder
 
 _SMOKE_SCENES = 8

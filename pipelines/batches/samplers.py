@@ -69,7 +69,7 @@ def samples_of(reader: ShardReader, sampler: SamplerName) -> Iterator[Sample]:
             yield from (GroupSample(reader, scene, group) for group in meta.groups)
             continue
         members = [*meta.variants, *sorted(meta.natives)]
-        for camera in CAMERAS:
+        for camera in (camera for camera in CAMERAS if camera in meta.cameras):
             names = [name for name in members if name.startswith(f"{camera}_")]
             variants = [name.removeprefix(f"{camera}_") for name in names]
             for variant in dict.fromkeys([CLEAN, *variants]):

@@ -105,7 +105,9 @@ def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -
     with TemporaryDirectory(prefix="calibrate-") as folder:
         root = LocalFolder(Path(folder))
         made = [write_measured(spec, root, waiting) for spec in specs]
-    remote = any("://" in scene.vi_uri for spec in specs for scene in spec.scenes)
+    remote = any(
+        "://" in scene.source(scene.cameras[0])[0] for spec in specs for scene in spec.scenes
+    )
     megapixels = sum(shard.pixels for shard in made) / 1e6
     num_scenes = sum(shard.info.num_scenes for shard in made)
     return SceneCost(

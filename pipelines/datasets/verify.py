@@ -51,7 +51,7 @@ def _count_problems(reader: ShardReader, info: ShardInfo) -> Iterator[str]:
         "scenes": (len(metas), info.num_scenes),
         "groups": (sum(len(meta.groups) for meta in metas), info.num_groups),
         "pictures": (
-            sum(2 + len(meta.variants) + len(meta.natives) for meta in metas),
+            sum(meta.num_images for meta in metas),
             info.num_images,
         ),
     }
@@ -62,7 +62,8 @@ def _count_problems(reader: ShardReader, info: ShardInfo) -> Iterator[str]:
 
 def _picture_problems(reader: ShardReader, scene: str, config: ShardConfig) -> Iterator[str]:
     meta = reader.metas[scene]
-    for member in ("vi_gt", "ir_gt", *members_of(config)):
+    targets = (f"{camera}_gt" for camera in meta.cameras)
+    for member in (*targets, *members_of(config, meta.cameras)):
         expected = (meta.height, meta.width, 3 if member.startswith("vi") else 1)
         try:
             shape = reader.image(scene, member).shape

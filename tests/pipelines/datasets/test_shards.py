@@ -12,7 +12,8 @@ import webdataset as wds
 from degradations.chain import apply_chain
 from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
 from pipelines.datasets.shards import ShardReader, find_shard, open_shard, write_shard
-from pipelines.sources.scenes import Scene, load_native, load_pair, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene, load_native, load_pair
 from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 

@@ -10,7 +10,8 @@ from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
 from pipelines.evaluation.baselines import source_average
 from pipelines.evaluation.measuring import check_folder, choose_scenes, evaluate_scene, make_example
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, degrade, find_scenario
-from pipelines.sources.scenes import Scene, load_pair, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene, load_pair
 
 HEIGHT, WIDTH = 48, 56
 MEASURED = measurable(HEIGHT, WIDTH, DEFAULT)
