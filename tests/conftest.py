@@ -76,7 +76,7 @@ def config() -> DatasetConfig:
 
 def make_version(root: Folder, config: DatasetConfig, scenes: list[Scene]) -> DatasetVersion:
     """Plan, write and publish, in this process."""
-    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
     return publish_version(
         root, config, scenes, shards, refused=[], commit="0" * 40, created="2026-01-01"
     )

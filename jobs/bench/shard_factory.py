@@ -337,7 +337,7 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
 
 
 def describe_shard(spec: ShardSpec) -> ShardInfo:
-    """What `write_shard` would return, without the shard."""
+    """The marker that `write_shard` would write, without the shard."""
     counts = {"num_bytes": 2**20, "num_scenes": len(spec.scenes), "num_groups": 0, "num_images": 0}
     return ShardInfo(name=spec.name, sha256=spec.name, **counts)
 
@@ -359,7 +359,7 @@ def made_up_scene(index: int) -> Scene:
 
 
 def _publish(config: DatasetConfig, scenes: Sequence[Scene], root: Folder) -> None:
-    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
     publish_version(root, config, scenes, shards, refused=[], commit="bench", created="")
 
 

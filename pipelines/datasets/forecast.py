@@ -16,24 +16,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.datasets.plan import ShardConfig, ShardPlan, ShardSpec
-from pipelines.datasets.shards import ShardInfo, make_sample, write_shard
+from pipelines.datasets.shards import WrittenShard, make_sample, write_shard
 from pipelines.sources.scenes import Read, read_file
 from pipelines.store.files import write_whole
-from pipelines.store.folders import Folder, LocalFolder
+from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 
 _COSTS = "costs"
-
-
-class Measured(BaseModel):
-    """What one shard took: seconds of the clock and of the CPU, for so many pixels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    info: ShardInfo
-    pixels: int
-    clock_s: float
-    cpu_s: float
 
 
 class SceneCost(BaseModel):
@@ -79,18 +68,6 @@ class Forecast(BaseModel):
     num_bytes: float
 
 
-def write_measured(spec: ShardSpec, root: Folder, read: Read = read_file) -> Measured:
-    """`write_shard`, and what it took."""
-    clock_s, cpu_s = time.perf_counter(), time.process_time()
-    info = write_shard(spec, root, read)
-    return Measured(
-        info=info,
-        pixels=sum(scene.width * scene.height for scene in spec.scenes),
-        clock_s=time.perf_counter() - clock_s,
-        cpu_s=time.process_time() - cpu_s,
-    )
-
-
 def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -> SceneCost:
     """Make a few scenes of some of the plan's shards here, in this process, and drop them.
 
@@ -104,7 +81,7 @@ def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -
     waiting = _Waiting(read)
     with TemporaryDirectory(prefix="calibrate-") as folder:
         root = LocalFolder(Path(folder))
-        made = [write_measured(spec, root, waiting) for spec in specs]
+        made = [write_shard(spec, root, waiting) for spec in specs]
     remote = any(
         "://" in scene.source(scene.cameras[0])[0] for spec in specs for scene in spec.scenes
     )
@@ -136,7 +113,7 @@ class _Waiting:
         return data
 
 
-def cost_of_run(shards: Sequence[Measured], *, when: str, num_cores: int) -> SceneCost:
+def cost_of_run(shards: Sequence[WrittenShard], *, when: str, num_cores: int) -> SceneCost:
     """What a run shows: the clock of its tasks, with all that they waited for."""
     megapixels = sum(shard.pixels for shard in shards) / 1e6
     num_scenes = sum(shard.info.num_scenes for shard in shards)
