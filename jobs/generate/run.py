@@ -27,8 +27,8 @@ from pipelines.datasets.forecast import (
     calibrate,
     cost_of_run,
     forecast,
-    keep_cost,
-    kept_cost,
+    read_cost,
+    write_cost,
 )
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards import WrittenShard, write_shard
@@ -129,7 +129,7 @@ def _counting(
         if keep_figures:
             when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
             cost = cost_of_run(shards, when=when, num_cores=num_cpus())
-            keep_cost(settings.work, specs[0].config, root.uri, cost)
+            write_cost(settings.work, specs[0].config, root.uri, cost)
 
 
 def _holds(version: DatasetVersion) -> str:
@@ -169,7 +169,7 @@ def dry_run(
         "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
     }
     if to_build:
-        kept = None if fresh else kept_cost(settings.work, config.shard, root.uri)
+        kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
     facts(rows)

@@ -1,7 +1,8 @@
-"""How long shards take and how much they are: from figures that were measured, for any number of cores.
+"""Forecast the time and the bytes of shards for any number of cores, from measured costs.
 
-Time and bytes of a scene go with its pixels, so figures are kept per megapixel of a pair. A figure
-belongs to what decides the bytes of a shard (`ShardConfig`), and to nothing else.
+Time and bytes of a scene are proportional to its pixels, so costs are per megapixel of a pair (scenes
+with one camera cost less than forecast). A cost belongs to what decides the bytes of a shard
+(`ShardConfig`), and to nothing else.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Forecast(BaseModel):
 
 
 def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -> SceneCost:
-    """Make a few scenes of some of the plan's shards here, in this process, and drop them.
+    """Measure the cost on a few scenes of some shards, written in this process and dropped.
 
     The CPU's seconds count, which neighbours on the cores do not change, and with them the waiting for
     sources that are not on this disk. Writing to a store is not in them.
@@ -114,7 +115,7 @@ class _Waiting:
 
 
 def cost_of_run(shards: Sequence[WrittenShard], *, when: str, num_cores: int) -> SceneCost:
-    """What a run shows: the clock of its tasks, with all that they waited for."""
+    """The cost of a run: the wall clock of its tasks, waiting included."""
     megapixels = sum(shard.pixels for shard in shards) / 1e6
     num_scenes = sum(shard.info.num_scenes for shard in shards)
     return SceneCost(
@@ -138,13 +139,13 @@ def forecast(plan: ShardPlan, cost: SceneCost, num_cores: int) -> Forecast:
     )
 
 
-def keep_cost(work: Path, config: ShardConfig, root_uri: str, cost: SceneCost) -> None:
-    """Remember what a run showed, for the next forecast of the same recipe and place."""
+def write_cost(work: Path, config: ShardConfig, root_uri: str, cost: SceneCost) -> None:
+    """Store the cost of a run for the next forecast of the same recipe and place."""
     write_whole(_cost_file(work, config, root_uri), cost.model_dump_json(indent=1).encode())
 
 
-def kept_cost(work: Path, config: ShardConfig, root_uri: str) -> SceneCost | None:
-    """What a former run showed, None when there was none."""
+def read_cost(work: Path, config: ShardConfig, root_uri: str) -> SceneCost | None:
+    """The cost that a former run stored; None when there was none."""
     path = _cost_file(work, config, root_uri)
     return SceneCost.model_validate_json(path.read_text()) if path.exists() else None
 

@@ -103,7 +103,7 @@ def _address(config: dict[str, object], digests: Sequence[str]) -> str:
 
 
 class ShardPlan(Sequence[ShardSpec]):
-    """The shards of a dataset, each made when it is asked for: a plan holds places of scenes only."""
+    """The shards of a dataset; a spec is built when it is indexed: a plan holds places of scenes only."""
 
     def __init__(
         self, config: ShardConfig, scenes: SceneTable, leaves: Sequence[np.ndarray]

@@ -104,7 +104,7 @@ class SampleMeta(BaseModel):
 
 
 class ShardInfo(BaseModel):
-    """What a marker says of its shard."""
+    """The marker of a shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -169,7 +169,7 @@ def _describe(name: str, stream: BufferedRandom, metas: Sequence[SampleMeta]) ->
 
 
 def _check_address(root: Folder, info: ShardInfo) -> None:
-    """Before the tar takes its name: a marker that lost its tar must speak of these bytes."""
+    """Before the tar takes its name: a marker that lost its tar must describe these bytes."""
     marker = marker_of(info.name)
     if root.size_of(marker) is not None and _read_marker(root, info.name) != info:
         raise ValueError(
@@ -214,7 +214,7 @@ def _read_marker(root: Folder, name: str) -> ShardInfo:
 
 
 def open_shard(root: Folder, info: ShardInfo) -> ShardReader:
-    """Open a shard whose bytes are the ones its marker speaks of, else raise ValueError.
+    """Open a shard. Raises ValueError when its bytes are not those of its marker.
 
     A remote one is read through `root`'s cache, or a temporary file where it has none.
     """
@@ -422,7 +422,7 @@ class ShardReader:
         return None
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._file)
 
     def _meta(self, scene: str) -> SampleMeta:

@@ -68,7 +68,7 @@ def check_refused_share(result: ScanResult, *, max_share: float, setting: str) -
     if len(bad) > max_share * total:
         raise ValueError(
             f"{len(bad)} of {total} pairs refused, more than {max_share:.1%}: "
-            f"{describe_refused(bad)}; mend the files or raise {setting}"
+            f"{describe_refused(bad)}; fix the files or raise {setting}"
         )
 
 

@@ -118,7 +118,7 @@ def _digest(
 
 
 class SceneTable(Sequence[Scene]):
-    """Scenes as rows of an Arrow table, made one by one when they are asked for.
+    """Scenes as rows of an Arrow table; a `Scene` is built when it is indexed.
 
     A row takes 0.4 KB where a `Scene` takes four times that: an index may hold millions.
     """

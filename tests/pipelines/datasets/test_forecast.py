@@ -12,8 +12,8 @@ from pipelines.datasets.forecast import (
     calibrate,
     cost_of_run,
     forecast,
-    keep_cost,
-    kept_cost,
+    read_cost,
+    write_cost,
 )
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards import write_shard
@@ -126,12 +126,12 @@ def test_what_a_run_shows_is_kept_for_its_recipe_and_place(
     cost = cost_of_run(shards, when="2026-01-01 12:00", num_cores=2)
     assert cost.num_scenes == 16
     assert cost.source == "the run of 2026-01-01 12:00: 16 scenes on 2 cores"
-    assert kept_cost(tmp_path, config.shard, "/anywhere") is None
-    keep_cost(tmp_path, config.shard, "/anywhere", cost)
-    assert kept_cost(tmp_path, config.shard, "/elsewhere") == cost
-    assert kept_cost(tmp_path, config.shard, "s3://bucket/datasets") is None
+    assert read_cost(tmp_path, config.shard, "/anywhere") is None
+    write_cost(tmp_path, config.shard, "/anywhere", cost)
+    assert read_cost(tmp_path, config.shard, "/elsewhere") == cost
+    assert read_cost(tmp_path, config.shard, "s3://bucket/datasets") is None
     other = config.shard.model_copy(update={"image_codec": "png"})
-    assert kept_cost(tmp_path, other, "/anywhere") is None
+    assert read_cost(tmp_path, other, "/anywhere") is None
 
 
 def test_a_cluster_is_nodes_times_cores() -> None:
