@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
     low, high = interval
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"interval {interval!r} is not low <= high; swap or mend its two ends")
+        raise ValueError(f"interval {interval!r} is not low <= high; swap or correct its two ends")
     return interval
 
 

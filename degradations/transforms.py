@@ -62,5 +62,7 @@ class Degrade(A.ImageOnlyTransform):
             return super().apply_with_params(params, **kwargs)
         if self.only not in kwargs:
             given = ", ".join(kwargs)
-            raise ValueError(f"only={self.only!r} names no target of this call; there is: {given}")
+            raise ValueError(
+                f"only={self.only!r} names no target of this call; its targets: {given}"
+            )
         return {**kwargs, **super().apply_with_params(params, **{self.only: kwargs[self.only]})}

@@ -14,15 +14,9 @@ from pathlib import Path
 from infra.settings import Settings, read_settings
 from jobs.console import facts, progress, run_command, say
 from jobs.locations import open_sources, source_reader
+from pipelines.sources.index import read_index, write_index
 from pipelines.sources.leaks import Leak, find_leaks
-from pipelines.sources.scenes import (
-    ScanResult,
-    check_refused_share,
-    describe_refused,
-    read_scenes,
-    scan,
-    write_scenes,
-)
+from pipelines.sources.scan import ScanResult, check_refused_share, describe_refused, scan
 from pipelines.store.files import write_whole
 from pipelines.store.names import check_name, nearest
 
@@ -53,7 +47,7 @@ def scan_folder(
     report = path.with_suffix(".report.json")
     write_whole(report, _report(result, leaks))
     check_refused_share(result, max_share=max_refused_share, setting="--max-refused-share")
-    write_scenes(result, path)
+    write_index(result, path)
     shown = _describe_counts(result.scenes.counts())
     if result.refused:
         shown["refused"] = describe_refused(result.refused)
@@ -105,7 +99,7 @@ def load_index(settings: Settings, name: str) -> ScanResult:
     if there and not path.is_file():
         hint = nearest(path.stem, there)
         raise ValueError(f"{path}: no such scene index{hint}; there are: {', '.join(there)}")
-    return read_scenes(path)
+    return read_index(path)
 
 
 def _main(arguments: argparse.Namespace) -> None:

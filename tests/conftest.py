@@ -21,7 +21,8 @@ from pipelines.bundles.export import write_bundle
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
-from pipelines.sources.scenes import Scene, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene
 from pipelines.store.folders import Folder, LocalFolder
 from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway
@@ -74,7 +75,7 @@ def config() -> DatasetConfig:
 
 def make_version(root: Folder, config: DatasetConfig, scenes: list[Scene]) -> DatasetVersion:
     """Plan, write and publish, in this process."""
-    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
     return publish_version(
         root, config, scenes, shards, refused=[], commit="0" * 40, created="2026-01-01"
     )

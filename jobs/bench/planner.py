@@ -30,9 +30,9 @@ from jobs.console import facts, say, section
 from jobs.locations import source_reader
 from jobs.recipes import DATASETS
 from jobs.scan import load_index
-from pipelines.datasets.forecast import SceneCost, calibrate, forecast, write_measured
+from pipelines.datasets.forecast import SceneCost, calibrate, forecast
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
-from pipelines.datasets.shards import ShardInfo, marker_of, tar_of
+from pipelines.datasets.shards import ShardInfo, marker_of, tar_of, write_shard
 from pipelines.datasets.versions import manifest_of, publish_version, split_reuse
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import write_whole
@@ -116,7 +116,7 @@ def check_forecasts(plan: ShardPlan, settings: Settings, *, rounds: int) -> list
     runs: list[Run] = []
     with cluster.connected(settings), TemporaryDirectory(prefix="bench-plan-") as folder:
         warm = LocalFolder(Path(folder) / "warm")
-        list(cluster.map_tasks(write_measured, plan[: max(_NUM_CORES)], warm, read))
+        list(cluster.map_tasks(write_shard, plan[: max(_NUM_CORES)], warm, read))
         for index in range(rounds):
             for num_cores in _NUM_CORES:
                 cost = calibrate(plan, read)
@@ -132,9 +132,7 @@ def _run(
     started_s = time.perf_counter()
     # As many tasks at a time as cores: the others of this machine stay out of it.
     shards = list(
-        cluster.map_tasks(
-            write_measured, plan, root, source_reader(settings), max_in_flight=num_cores
-        )
+        cluster.map_tasks(write_shard, plan, root, source_reader(settings), max_in_flight=num_cores)
     )
     core_s = sum(shard.cpu_s for shard in shards)
     return Run(

@@ -37,11 +37,13 @@ from pipelines.datasets.groups import Group
 from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
 from pipelines.datasets.shards import ShardInfo, ShardReader, make_sample, open_shard, write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.sources.index import write_index
 from pipelines.sources.pictures import encode_png
-from pipelines.sources.scenes import ScanResult, Scene, SceneTable, scan, write_scenes
+from pipelines.sources.scan import ScanResult, scan
+from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import write_whole
 from pipelines.store.folders import Folder, LocalFolder
-from pipelines.synthetic.pairs import write_scenes as render_scenes
+from pipelines.synthetic.pairs import write_scenes
 from pipelines.training.process_memory import own_peak_mib
 
 FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg")
@@ -141,7 +143,7 @@ def tell(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
 def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
     """Scenes of a set called `name`, rendered into `folder` unless they are there."""
     if len(list(folder.glob("train/ir/*.png"))) != count:
-        render_scenes(folder, split_counts={"train": count}, seed=0, height=height, width=width)
+        write_scenes(folder, split_counts={"train": count}, seed=0, height=height, width=width)
     return list(scan(folder, dataset=name).scenes.of_split("train"))
 
 
@@ -182,7 +184,7 @@ def _second_run(
 ) -> tuple[Line, DatasetVersion]:
     """The whole command twice, over one index, in a cluster that is up."""
     name = f"bench-{run}"
-    write_scenes(ScanResult(scenes=SceneTable.of(scenes), refused=()), index_path(settings, name))
+    write_index(ScanResult(scenes=SceneTable.of(scenes), refused=()), index_path(settings, name))
     # A seed of its own: the first run finds no shard of an earlier bench.
     shard = config.shard.model_copy(update={"seed": int(run, 16) % 2**31})
     config = config.model_copy(update={"name": name, "shard": shard})
@@ -335,7 +337,7 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
 
 
 def describe_shard(spec: ShardSpec) -> ShardInfo:
-    """What `write_shard` would return, without the shard."""
+    """The marker that `write_shard` would write, without the shard."""
     counts = {"num_bytes": 2**20, "num_scenes": len(spec.scenes), "num_groups": 0, "num_images": 0}
     return ShardInfo(name=spec.name, sha256=spec.name, **counts)
 
@@ -357,7 +359,7 @@ def made_up_scene(index: int) -> Scene:
 
 
 def _publish(config: DatasetConfig, scenes: Sequence[Scene], root: Folder) -> None:
-    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
     publish_version(root, config, scenes, shards, refused=[], commit="bench", created="")
 
 

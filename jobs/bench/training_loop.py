@@ -90,7 +90,7 @@ def _dataset(work: Path, sizes: Sizes) -> tuple[LocalFolder, DatasetVersion]:
     scenes = rendered_scenes(work / "sources", "bench", sizes.num_scenes, sizes.height, sizes.width)
     root = LocalFolder(work / "datasets")
     config = find_recipe(DATASETS, "small").model_copy(update={"name": "bench"})
-    shards = [write_shard(spec, root) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
     when = {"commit": "0" * 40, "created": "2026-01-01"}
     return root, publish_version(root, config, scenes, shards, refused=[], **when)
 

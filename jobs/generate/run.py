@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,17 +23,15 @@ from jobs.recipes import DATASETS
 from jobs.scan import load_index
 from pipelines.datasets.forecast import (
     ClusterSize,
-    Measured,
     SceneCost,
     calibrate,
     cost_of_run,
     forecast,
-    keep_cost,
-    kept_cost,
-    write_measured,
+    read_cost,
+    write_cost,
 )
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
-from pipelines.datasets.shards import ShardInfo
+from pipelines.datasets.shards import WrittenShard, write_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
@@ -43,7 +43,8 @@ from pipelines.datasets.versions import (
     split_reuse,
 )
 from pipelines.reports.dataset_gallery import write_gallery
-from pipelines.sources.scenes import SceneTable, check_refused_share
+from pipelines.sources.scan import check_refused_share
+from pipelines.sources.scenes import SceneTable
 from pipelines.store.folders import Folder
 
 _SMOKE_SCENES = 8
@@ -69,12 +70,20 @@ def generate(
     facts(
         {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
     )
-    built = _build(to_build, root, settings, keep_figures=not smoke) if to_build else []
+    shards = list(reused)
+    if to_build:
+        # Ray is only needed where there is something to do.
+        from infra.cluster.cluster import map_tasks
+
+        with _counting(to_build, root, settings, keep_figures=not smoke) as count:
+            for written in map_tasks(write_shard, to_build, root, source_reader(settings)):
+                count(written)
+                shards.append(written.info)
     version = publish_version(
         root,
         config,
         chosen,
-        [*reused, *built],
+        shards,
         refused=index.refused,
         commit=code_commit(),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -89,37 +98,38 @@ def generate(
     return version
 
 
-def _build(
+@contextmanager
+def _counting(
     specs: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
-) -> list[ShardInfo]:
-    """Make the shards as Ray tasks, a bounded number at a time.
+) -> Iterator[Callable[[WrittenShard], None]]:
+    """Connect to the cluster and give a function that counts each written shard, for people and meters.
 
     With `keep_figures` what they took is the next forecast's; a try-out is too short to tell.
     """
-    # Ray is only needed where there is something to do.
-    from infra.cluster.cluster import connected, map_tasks, num_cpus
+    from infra.cluster.cluster import connected, num_cpus
     from infra.prometheus import count_shard
 
-    built: list[ShardInfo] = []
-    costs: list[Measured] = []
+    shards: list[WrittenShard] = []
     images = num_bytes = 0
     with connected(settings), progress("shards", len(specs)) as advance:
         started = time.monotonic()
-        for measured in map_tasks(write_measured, specs, root, source_reader(settings)):
-            costs.append(measured)
-            info = measured.info
-            built.append(info)
+
+        def count(written: WrittenShard) -> None:
+            nonlocal images, num_bytes
+            info = written.info
+            shards.append(written)
             images += info.num_images
             num_bytes += info.num_bytes
             count_shard(num_images=info.num_images, num_bytes=info.num_bytes)
             spent_s = time.monotonic() - started
-            rates = f"{len(built) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
-            advance(len(built), f"{rates}  {num_bytes / 2**20:.1f} MiB")
+            rates = f"{len(shards) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
+            advance(len(shards), f"{rates}  {num_bytes / 2**20:.1f} MiB")
+
+        yield count
         if keep_figures:
             when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-            cost = cost_of_run(costs, when=when, num_cores=num_cpus())
-            keep_cost(settings.work, specs[0].config, root.uri, cost)
-    return built
+            cost = cost_of_run(shards, when=when, num_cores=num_cpus())
+            write_cost(settings.work, specs[0].config, root.uri, cost)
 
 
 def _holds(version: DatasetVersion) -> str:
@@ -159,7 +169,7 @@ def dry_run(
         "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
     }
     if to_build:
-        kept = None if fresh else kept_cost(settings.work, config.shard, root.uri)
+        kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
     facts(rows)

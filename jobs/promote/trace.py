@@ -22,7 +22,8 @@ from pipelines.promotion.lineage import (
     inputs_problems,
     read_inputs,
 )
-from pipelines.sources.scenes import SceneTable, read_scenes
+from pipelines.sources.index import read_index
+from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import sha256_of_file
 from pipelines.training.checkpoints import weights_file
 
@@ -167,7 +168,7 @@ class _Walk:
 
 def _scenes_in(folder: Path) -> SceneTable | None:
     path = folder / SCENES
-    return read_scenes(path).scenes if path.exists() else None
+    return read_index(path).scenes if path.exists() else None
 
 
 def _evaluation_link(walk: _Walk, version: Any) -> Link:

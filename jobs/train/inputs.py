@@ -12,7 +12,8 @@ from models import system_of
 from models.system import Initial
 from pipelines.datasets.versions import DatasetVersion, find_version
 from pipelines.promotion.lineage import run_inputs, scenes_of_version
-from pipelines.sources.scenes import SceneTable, read_scenes
+from pipelines.sources.index import read_index
+from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import sha256_of_file, whole_folder
 from pipelines.store.folders import Folder
 from pipelines.store.names import check_name
@@ -87,7 +88,7 @@ def find_sources(version: DatasetVersion, settings: Settings) -> Sources:
     """Look in the work folder for the index a version was made of; its name begins the version's."""
     for path in sorted((settings.work / "scenes").glob("*.parquet")):
         if version.config.name.startswith(f"{path.stem}-"):
-            index = read_scenes(path).scenes
+            index = read_index(path).scenes
             trained = scenes_of_version(version, index)
             if trained is not None:
                 return Sources(trained, _unseen(index, version.config.split))

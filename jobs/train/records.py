@@ -17,7 +17,9 @@ from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
 from pipelines.datasets.versions import manifest_of
 from pipelines.promotion.evidence import bundle_evidence
 from pipelines.promotion.lineage import CHECKPOINT, FOLDER, INPUTS, SCENES
-from pipelines.sources.scenes import ScanResult, SceneTable, write_scenes
+from pipelines.sources.index import write_index
+from pipelines.sources.scan import ScanResult
+from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import sha256_of_file
 
 # What the registered model needs where it is served.
@@ -55,7 +57,7 @@ def log_lineage(
         say("  jobs.promote trace will not find the way back to its source files")
         return
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
-        write_scenes(ScanResult(scenes=sources.trained, refused=()), Path(scratch) / SCENES)
+        write_index(ScanResult(scenes=sources.trained, refused=()), Path(scratch) / SCENES)
         tracking.log_folder(client, run_id, Path(scratch), FOLDER)
 
 

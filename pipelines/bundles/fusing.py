@@ -19,7 +19,8 @@ from pipelines.bundles.export import Bundle
 from pipelines.evaluation.hints import hints_of
 from pipelines.sources.layouts import pair_by_stem
 from pipelines.sources.pictures import encode_png, to_levels, to_tensor
-from pipelines.sources.scenes import Read, describe_refused, read_file, read_pair
+from pipelines.sources.scan import describe_refused
+from pipelines.sources.scenes import Read, read_file, read_pair
 from pipelines.sources.source_paths import SourcePath
 from pipelines.store.folders import Folder
 

@@ -1,7 +1,8 @@
-"""How long shards take and how much they are: from figures that were measured, for any number of cores.
+"""Forecast the time and the bytes of shards for any number of cores, from measured costs.
 
-Time and bytes of a scene go with its pixels, so figures are kept per megapixel of a pair. A figure
-belongs to what decides the bytes of a shard (`ShardConfig`), and to nothing else.
+Time and bytes of a scene are proportional to its pixels, so costs are per megapixel of a pair (scenes
+with one camera cost less than forecast). A cost belongs to what decides the bytes of a shard
+(`ShardConfig`), and to nothing else.
 """
 
 from __future__ import annotations
@@ -16,24 +17,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.datasets.plan import ShardConfig, ShardPlan, ShardSpec
-from pipelines.datasets.shards import ShardInfo, make_sample, write_shard
+from pipelines.datasets.shards import WrittenShard, make_sample, write_shard
 from pipelines.sources.scenes import Read, read_file
 from pipelines.store.files import write_whole
-from pipelines.store.folders import Folder, LocalFolder
+from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 
 _COSTS = "costs"
-
-
-class Measured(BaseModel):
-    """What one shard took: seconds of the clock and of the CPU, for so many pixels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    info: ShardInfo
-    pixels: int
-    clock_s: float
-    cpu_s: float
 
 
 class SceneCost(BaseModel):
@@ -79,20 +69,8 @@ class Forecast(BaseModel):
     num_bytes: float
 
 
-def write_measured(spec: ShardSpec, root: Folder, read: Read = read_file) -> Measured:
-    """`write_shard`, and what it took."""
-    clock_s, cpu_s = time.perf_counter(), time.process_time()
-    info = write_shard(spec, root, read)
-    return Measured(
-        info=info,
-        pixels=sum(scene.width * scene.height for scene in spec.scenes),
-        clock_s=time.perf_counter() - clock_s,
-        cpu_s=time.process_time() - cpu_s,
-    )
-
-
 def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -> SceneCost:
-    """Make a few scenes of some of the plan's shards here, in this process, and drop them.
+    """Measure the cost on a few scenes of some shards, written in this process and dropped.
 
     The CPU's seconds count, which neighbours on the cores do not change, and with them the waiting for
     sources that are not on this disk. Writing to a store is not in them.
@@ -104,8 +82,10 @@ def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -
     waiting = _Waiting(read)
     with TemporaryDirectory(prefix="calibrate-") as folder:
         root = LocalFolder(Path(folder))
-        made = [write_measured(spec, root, waiting) for spec in specs]
-    remote = any("://" in scene.vi_uri for spec in specs for scene in spec.scenes)
+        made = [write_shard(spec, root, waiting) for spec in specs]
+    remote = any(
+        "://" in scene.source(scene.cameras[0])[0] for spec in specs for scene in spec.scenes
+    )
     megapixels = sum(shard.pixels for shard in made) / 1e6
     num_scenes = sum(shard.info.num_scenes for shard in made)
     return SceneCost(
@@ -134,8 +114,8 @@ class _Waiting:
         return data
 
 
-def cost_of_run(shards: Sequence[Measured], *, when: str, num_cores: int) -> SceneCost:
-    """What a run shows: the clock of its tasks, with all that they waited for."""
+def cost_of_run(shards: Sequence[WrittenShard], *, when: str, num_cores: int) -> SceneCost:
+    """The cost of a run: the wall clock of its tasks, waiting included."""
     megapixels = sum(shard.pixels for shard in shards) / 1e6
     num_scenes = sum(shard.info.num_scenes for shard in shards)
     return SceneCost(
@@ -159,13 +139,13 @@ def forecast(plan: ShardPlan, cost: SceneCost, num_cores: int) -> Forecast:
     )
 
 
-def keep_cost(work: Path, config: ShardConfig, root_uri: str, cost: SceneCost) -> None:
-    """Remember what a run showed, for the next forecast of the same recipe and place."""
+def write_cost(work: Path, config: ShardConfig, root_uri: str, cost: SceneCost) -> None:
+    """Store the cost of a run for the next forecast of the same recipe and place."""
     write_whole(_cost_file(work, config, root_uri), cost.model_dump_json(indent=1).encode())
 
 
-def kept_cost(work: Path, config: ShardConfig, root_uri: str) -> SceneCost | None:
-    """What a former run showed, None when there was none."""
+def read_cost(work: Path, config: ShardConfig, root_uri: str) -> SceneCost | None:
+    """The cost that a former run stored; None when there was none."""
     path = _cost_file(work, config, root_uri)
     return SceneCost.model_validate_json(path.read_text()) if path.exists() else None
 

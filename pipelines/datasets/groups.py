@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from degradations.catalogue import CLEAN
+from degradations.catalogue import CLEAN, Modality
 from pipelines.datasets.plan import ShardConfig
 from pipelines.sources.scenes import Scene
 from pipelines.store.seeding import rng_at
@@ -33,20 +33,24 @@ class Group(BaseModel):
     negatives: tuple[str, ...]
 
 
-def members_of(config: ShardConfig) -> tuple[str, ...]:
-    """Every picture that a scene has: "vi_clean", "vi_blur", …, "ir_clean", …"""
-    return tuple(f"vi_{name}" for name in (CLEAN, *config.vi)) + tuple(
-        f"ir_{name}" for name in (CLEAN, *config.ir)
-    )
+def members_of(config: ShardConfig, cameras: Sequence[Modality] = ("vi", "ir")) -> tuple[str, ...]:
+    """Every picture that a scene with these cameras has: "vi_clean", "vi_blur", …, "ir_clean", …"""
+    names = {"vi": config.vi, "ir": config.ir}
+    return tuple(f"{camera}_{name}" for camera in cameras for name in (CLEAN, *names[camera]))
 
 
 def draw_groups(scene: Scene, shard_scenes: Sequence[Scene], config: ShardConfig) -> list[Group]:
     """Draw the groups that `scene` anchors: one per VI degradation, each with a drawn IR one.
 
+    A scene with one camera anchors none and is nobody's positive.
     Negatives are drawn from all other variants of the scene, not the first six in a fixed order,
     which would make low light and haze almost never a negative (spec 7.2).
     """
-    others = [other.id for other in shard_scenes if other.id != scene.id]
+    if len(scene.cameras) < 2:
+        return []
+    others = [
+        other.id for other in shard_scenes if other.id != scene.id and len(other.cameras) == 2
+    ]
     rng = rng_at(config.seed, scene.digest, "groups")
     members = members_of(config)
     groups = []

@@ -2,7 +2,8 @@
 
 Scenes go to shards by a hash of their id, along a binary trie that is split only where both halves
 stay large enough. So adding or changing one scene touches one shard (two when it makes that one
-split), and no shard is too small to hold a contrastive group.
+split), and no shard is too small to hold a contrastive group. Scenes with one camera, which are in no
+group, have shards of their own.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _address(config: dict[str, object], digests: Sequence[str]) -> str:
 
 
 class ShardPlan(Sequence[ShardSpec]):
-    """The shards of a dataset, each made when it is asked for: a plan holds places of scenes only."""
+    """The shards of a dataset; a spec is built when it is indexed: a plan holds places of scenes only."""
 
     def __init__(
         self, config: ShardConfig, scenes: SceneTable, leaves: Sequence[np.ndarray]
@@ -147,17 +148,21 @@ class ShardPlan(Sequence[ShardSpec]):
 
 
 def plan_shards(config: DatasetConfig, scenes: Sequence[Scene]) -> ShardPlan:
-    """Assign every scene to a shard. Raises ValueError when there are too few for one group."""
-    fewest = config.shard.num_positives + 1
-    if len(scenes) < fewest:
+    """Assign every scene to a shard. Raises ValueError when there are too few pairs for one group."""
+    table = SceneTable.of(scenes)
+    paired, most = table.are_pairs(), config.scenes_per_shard
+    num_pairs, fewest = int(paired.sum()), config.shard.num_positives + 1
+    if num_pairs < fewest and (num_pairs or not len(table)):
         raise ValueError(
-            f"{len(scenes)} scenes, but a group with {config.shard.num_positives} positives needs "
+            f"{num_pairs} scenes, but a group with {config.shard.num_positives} positives needs "
             f"at least {fewest}; scan more pairs or lower shard.num_positives"
         )
-    table = SceneTable.of(scenes)
     bits = np.fromiter(map(_hash_bits, table.ids()), np.uint64, len(table))
     places = np.argsort(bits, kind="stable").astype(np.uint32)
-    leaves = _split(bits[places], places, depth=0, most=config.scenes_per_shard, fewest=fewest)
+    leaves = []
+    for chosen, least in ((places[paired[places]], fewest), (places[~paired[places]], 1)):
+        if len(chosen):
+            leaves += _split(bits[chosen], chosen, depth=0, most=most, fewest=least)
     return ShardPlan(config.shard, table, leaves)
 
 

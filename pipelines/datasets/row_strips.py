@@ -38,7 +38,7 @@ def encode_strips(image: np.ndarray) -> bytes:
 
 
 def _check_index(index: bytes, shape: tuple[int, int, int]) -> int:
-    """Rows of a strip. Raises ValueError when the index speaks of another picture than `shape`."""
+    """Rows of a strip. Raises ValueError when the index is of another picture than `shape`."""
     if len(index) < _SHAPE.size:
         raise ValueError("its index of strips is cut short")
     strip_rows, *claimed = _SHAPE.unpack_from(index)

@@ -7,6 +7,8 @@ A scene is the sample `<id>`:
     <id>.vi_clean.npy.zst  <id>.ir_clean.npy.zst        a native undegraded input, unlike its target
     <id>.json              SampleMeta: sizes, degradation records, contrastive groups
 
+A scene with one camera has that camera's fields only, and no groups.
+
 Beside `<name>.tar` stands its marker `<name>.json`, written last: its presence means the shard is
 whole. The same spec gives the same bytes, so doing it twice is harmless.
 """
@@ -19,8 +21,10 @@ import os
 import re
 import struct
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedRandom
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +39,7 @@ from pipelines.datasets.groups import Group, draw_groups, members_of
 from pipelines.datasets.plan import SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.datasets.row_strips import decode_rows, encode_strips
 from pipelines.sources.pictures import MOST_PIXELS, decode_ir, decode_vi, encode_png
-from pipelines.sources.scenes import Read, Scene, load_native, load_pair, read_file
+from pipelines.sources.scenes import Native, Read, Scene, load_native, load_picture, read_file
 from pipelines.store.folders import Folder
 from pipelines.store.seeding import rng_at
 
@@ -51,6 +55,7 @@ _NOT_A_PICTURE = (ValueError, OSError, EOFError, IndexError, struct.error, Synta
 class SampleMeta(BaseModel):
     """The `<id>.json` of a sample. `variants` maps a member ("vi_blur") to its record.
 
+    A scene with one camera has None for the digest of the other, and members of its own camera only.
     `natives` maps the members that were files already to their sha256; without any it is left out,
     so that the samples of other sources keep their bytes.
     """
@@ -63,8 +68,8 @@ class SampleMeta(BaseModel):
     split: str
     width: int = Field(gt=0)
     height: int = Field(gt=0)
-    vi_sha256: str
-    ir_sha256: str
+    vi_sha256: str | None
+    ir_sha256: str | None
     variants: dict[str, tuple[Applied, ...]]
     groups: tuple[Group, ...]
     natives: dict[str, str] = {}
@@ -73,11 +78,33 @@ class SampleMeta(BaseModel):
     def _has_a_size_that_fits(self) -> Self:
         if self.width * self.height > MOST_PIXELS:
             raise ValueError(f"{self.width}x{self.height}: {MOST_PIXELS} pixels are the most")
+        if not self.cameras:
+            raise ValueError(f"{self.id}: it has neither a visible nor an infrared picture")
         return self
+
+    @property
+    def cameras(self) -> tuple[Modality, ...]:
+        """The cameras that it has pictures of, "vi" first."""
+        vi: tuple[Modality, ...] = () if self.vi_sha256 is None else ("vi",)
+        return vi if self.ir_sha256 is None else (*vi, "ir")
+
+    @property
+    def num_images(self) -> int:
+        """Pictures that the shard stores of it."""
+        return len(self.cameras) + len(self.variants) + len(self.natives)
+
+    def chain(self, member: str) -> tuple[Applied, ...]:
+        """What was done to a picture ("vi_blur"), nothing to a clean one.
+
+        Raises ValueError for a native file: what was done to it was not recorded.
+        """
+        if member in self.natives:
+            raise ValueError(f"{member} is a native file; no record says what was done to it")
+        return () if _is_clean(member) else self.variants[member]
 
 
 class ShardInfo(BaseModel):
-    """What a marker says of its shard."""
+    """The marker of a shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,40 +117,59 @@ class ShardInfo(BaseModel):
     num_images: int
 
 
-def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> ShardInfo:
-    """Make the shard of `spec` below `root`, or return its marker when it is whole already.
+class WrittenShard(BaseModel):
+    """A shard's marker, and what writing it took: seconds of the clock and the CPU, for so many pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    info: ShardInfo
+    pixels: int
+    clock_s: float
+    cpu_s: float
+
+
+def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> WrittenShard:
+    """Write the shard of `spec` below `root`, or find its marker when it is whole already.
 
     Retry-safe: the tar appears whole or not at all, the marker last. `read` fetches sources by URI.
     Raises ValueError when a source is bad, or when the address is taken by a shard of other bytes.
     """
-    done = find_shard(root, spec.name)
-    if done:
-        return done
-    num_groups = num_images = 0
-    with root.create(tar_of(spec.name)) as stream:
-        with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
-            for scene in spec.scenes:
-                sample, meta = make_sample(scene, spec, read)
-                tar.write(sample)
-                num_groups += len(meta.groups)
-                num_images += 2 + len(meta.variants) + len(meta.natives)
-        num_bytes = stream.tell()
-        stream.seek(0)
-        info = ShardInfo(
-            name=spec.name,
-            sha256=hashlib.file_digest(stream, "sha256").hexdigest(),
-            num_bytes=num_bytes,
-            num_scenes=len(spec.scenes),
-            num_groups=num_groups,
-            num_images=num_images,
-        )
-        _check_address(root, info)
-    root.write_once(marker_of(spec.name), info.model_dump_json().encode())
-    return info
+    clock_s, cpu_s = time.perf_counter(), time.process_time()
+    info = find_shard(root, spec.name)
+    if info is None:
+        with root.create(tar_of(spec.name)) as stream:
+            metas = []
+            with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
+                for scene in spec.scenes:
+                    sample, meta = make_sample(scene, spec, read)
+                    tar.write(sample)
+                    metas.append(meta)
+            info = _describe(spec.name, stream, metas)
+            _check_address(root, info)
+        root.write_once(marker_of(spec.name), info.model_dump_json().encode())
+    return WrittenShard(
+        info=info,
+        pixels=sum(scene.width * scene.height for scene in spec.scenes),
+        clock_s=time.perf_counter() - clock_s,
+        cpu_s=time.process_time() - cpu_s,
+    )
+
+
+def _describe(name: str, stream: BufferedRandom, metas: Sequence[SampleMeta]) -> ShardInfo:
+    num_bytes = stream.tell()
+    stream.seek(0)
+    return ShardInfo(
+        name=name,
+        sha256=hashlib.file_digest(stream, "sha256").hexdigest(),
+        num_bytes=num_bytes,
+        num_scenes=len(metas),
+        num_groups=sum(len(meta.groups) for meta in metas),
+        num_images=sum(meta.num_images for meta in metas),
+    )
 
 
 def _check_address(root: Folder, info: ShardInfo) -> None:
-    """Before the tar takes its name: a marker that lost its tar must speak of these bytes."""
+    """Before the tar takes its name: a marker that lost its tar must describe these bytes."""
     marker = marker_of(info.name)
     if root.size_of(marker) is not None and _read_marker(root, info.name) != info:
         raise ValueError(
@@ -168,7 +214,7 @@ def _read_marker(root: Folder, name: str) -> ShardInfo:
 
 
 def open_shard(root: Folder, info: ShardInfo) -> ShardReader:
-    """Open a shard whose bytes are the ones its marker speaks of, else raise ValueError.
+    """Open a shard. Raises ValueError when its bytes are not those of its marker.
 
     A remote one is read through `root`'s cache, or a temporary file where it has none.
     """
@@ -180,51 +226,63 @@ def make_sample(
     scene: Scene, spec: ShardSpec, read: Read = read_file
 ) -> tuple[dict[str, str | bytes], SampleMeta]:
     """Degrade one scene in every way its spec names; return the WebDataset sample and its meta."""
-    config = spec.config
-    vi, ir = load_pair(scene, read)
-    suffix, encode = _CODECS[config.image_codec]
-    sample: dict[str, str | bytes] = {
-        f"vi_gt.{suffix}": encode(vi),
-        f"ir_gt.{suffix}": encode(ir),
-    }
-    variants: dict[str, tuple[Applied, ...]] = {}
-    natives = {native.member: native.sha256 for native in scene.natives}
-    taken: dict[str, str] = {}
-    for member in members_of(config):
-        clean = vi if member.startswith("vi") else ir
+    suffix, encode = _CODECS[spec.config.image_codec]
+    targets = {camera: load_picture(scene, camera, read) for camera in scene.cameras}
+    pictures = {f"{camera}_gt": encode(target) for camera, target in targets.items()}
+    natives = {}
+    for native, picture in _load_natives(scene, spec.config, targets, read):
+        natives[native.member] = native.sha256
+        pictures[native.member] = encode(picture)
+    variants = _draw_variants(scene, spec.config)
+    for member, chain in variants.items():
+        camera = _camera_of(member)
+        degraded = apply_chain(_to_float(targets[camera]), camera, chain)
+        pictures[member] = encode(_to_uint8(degraded))
+    meta = SampleMeta(
+        **scene.model_dump(
+            include={"id", "dataset", "split", "width", "height", "vi_sha256", "ir_sha256"}
+        ),
+        variants=variants,
+        groups=tuple(draw_groups(scene, spec.scenes, spec.config)),
+        natives=natives,
+    )
+    text = meta.model_dump_json(exclude=None if natives else {"natives"})
+    # WebDataset appends fields in sorted order; `__key__` is the prefix of every member.
+    fields = {f"{member}.{suffix}": data for member, data in pictures.items()}
+    return {"__key__": scene.id, **fields, "json": text.encode()}, meta
+
+
+def _load_natives(
+    scene: Scene, config: ShardConfig, targets: Mapping[Modality, np.ndarray], read: Read
+) -> Iterator[tuple[Native, np.ndarray]]:
+    """Each native variant that its spec names, but a clean input that is the stored target itself."""
+    natives = {native.member: native for native in scene.natives}
+    for member in members_of(config, scene.cameras):
         if member in natives:
             picture = load_native(scene, member, read)
-            # A "clean" input is mostly the target itself, which is stored.
-            if member.endswith(f"_{CLEAN}") and np.array_equal(picture, clean):
-                continue
-            taken[member] = natives[member]
-        elif member.endswith(f"_{CLEAN}"):
-            continue
-        else:
-            picture, variants[member] = _degrade(scene, member, clean, config)
-        sample[f"{member}.{suffix}"] = encode(picture)
-    meta = SampleMeta(
-        **scene.model_dump(include={"id", "dataset", "split", "width", "height"}),
-        vi_sha256=scene.vi_sha256,
-        ir_sha256=scene.ir_sha256,
-        variants=variants,
-        groups=tuple(draw_groups(scene, spec.scenes, config)),
-        natives=taken,
-    )
-    text = meta.model_dump_json(exclude=None if taken else {"natives"})
-    # WebDataset appends fields in sorted order; `__key__` is the prefix of every member.
-    return {"__key__": scene.id, **sample, "json": text.encode()}, meta
+            if not (_is_clean(member) and np.array_equal(picture, targets[_camera_of(member)])):
+                yield natives[member], picture
 
 
-def _degrade(
-    scene: Scene, member: str, clean: np.ndarray, config: ShardConfig
-) -> tuple[np.ndarray, tuple[Applied, ...]]:
-    modality: Modality = "vi" if member.startswith("vi") else "ir"
-    name = member.removeprefix(f"{modality}_")
-    ranges = config.vi_ranges if modality == "vi" else config.ir_ranges
-    rng = rng_at(config.seed, scene.digest, member)
-    chain = draw_chain(modality, [name], rng, ranges=ranges)
-    return _to_uint8(apply_chain(_to_float(clean), modality, chain)), chain
+def _draw_variants(scene: Scene, config: ShardConfig) -> dict[str, tuple[Applied, ...]]:
+    """The record of each variant that is not clean and no native file."""
+    variants = {}
+    natives = [native.member for native in scene.natives]
+    for member in members_of(config, scene.cameras):
+        if member not in natives and not _is_clean(member):
+            camera, _, name = member.partition("_")
+            ranges = config.vi_ranges if camera == "vi" else config.ir_ranges
+            rng = rng_at(config.seed, scene.digest, member)
+            variants[member] = draw_chain(_camera_of(member), [name], rng, ranges=ranges)
+    return variants
+
+
+def _camera_of(member: str) -> Modality:
+    return "vi" if member.startswith("vi") else "ir"
+
+
+def _is_clean(member: str) -> bool:
+    return member.endswith(f"_{CLEAN}")
 
 
 def _to_float(image: np.ndarray) -> np.ndarray:
@@ -364,7 +422,7 @@ class ShardReader:
         return None
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._file)
 
     def _meta(self, scene: str) -> SampleMeta:

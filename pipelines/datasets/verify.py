@@ -1,4 +1,4 @@
-"""Is a dataset version whole? Digests, decodability, groups that resolve, counts."""
+"""Verify a dataset version: digests, decodable pictures, groups that resolve, counts."""
 
 from __future__ import annotations
 
@@ -51,22 +51,23 @@ def _count_problems(reader: ShardReader, info: ShardInfo) -> Iterator[str]:
         "scenes": (len(metas), info.num_scenes),
         "groups": (sum(len(meta.groups) for meta in metas), info.num_groups),
         "pictures": (
-            sum(2 + len(meta.variants) + len(meta.natives) for meta in metas),
+            sum(meta.num_images for meta in metas),
             info.num_images,
         ),
     }
-    for what, (found, said) in counted.items():
-        if found != said:
-            yield f"holds {found} {what}, the manifest says {said}"
+    for what, (found, listed) in counted.items():
+        if found != listed:
+            yield f"holds {found} {what}, the manifest says {listed}"
 
 
 def _picture_problems(reader: ShardReader, scene: str, config: ShardConfig) -> Iterator[str]:
     meta = reader.metas[scene]
-    for member in ("vi_gt", "ir_gt", *members_of(config)):
+    targets = (f"{camera}_gt" for camera in meta.cameras)
+    for member in (*targets, *members_of(config, meta.cameras)):
         expected = (meta.height, meta.width, 3 if member.startswith("vi") else 1)
         try:
             shape = reader.image(scene, member).shape
-        # OSError and EOFError: what zstd and NumPy say of bytes that are not theirs.
+        # zstd and NumPy raise OSError and EOFError on bytes that they did not write.
         except (ValueError, OSError, EOFError) as error:
             yield f"{member} cannot be read ({error})"
             continue

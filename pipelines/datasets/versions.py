@@ -24,7 +24,7 @@ VERSIONS = "versions/"
 
 
 class DatasetVersion(BaseModel):
-    """A manifest. `digest` covers what the data is; commit and time say only how it came to be."""
+    """A manifest. `digest` covers the data; commit and time record only who made it and when."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class DatasetVersion(BaseModel):
 
 
 def split_reuse(specs: ShardPlan, root: Folder) -> tuple[list[ShardInfo], ShardPlan]:
-    """Say which shards exist whole (reuse) and which are to be made (build)."""
+    """Split a plan into shards that exist whole (reused) and those to be written."""
     names = specs.names()
     whole = find_shards(root, names)
     missing = [place for place, name in enumerate(names) if name not in whole]
@@ -77,7 +77,7 @@ def publish_version(
 ) -> DatasetVersion:
     """Write the manifest, last and whole. An equal version that exists already is returned as it is.
 
-    Raises ValueError when a shard is no longer there: a manifest speaks of whole shards only.
+    Raises ValueError when a shard is missing: a manifest lists whole shards only.
     """
     whole = find_shards(root, [shard.name for shard in shards])
     gone = [shard.name for shard in shards if whole.get(shard.name) != shard]

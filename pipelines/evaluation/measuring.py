@@ -205,7 +205,7 @@ def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
 
 def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
     # Sources of two data sets may have one name, scenes have not.
-    names = (scene.id, Path(scene.vi_uri).stem.lower())
+    names = (scene.id, Path(scene.source("vi")[0]).stem.lower())
     return next((name for name in names if name in files), None)
 
 

@@ -35,6 +35,8 @@ FOLDER, INPUTS, SCENES = "lineage", "inputs.json", "scenes.parquet"
 CHECKPOINT = "checkpoint_sha256"
 
 _PARALLEL_READS = 8
+# (id, vi digest, ir digest); None for a camera that the scene does not have.
+StoredScene = tuple[str, str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,9 @@ def _recipe_link(version: DatasetVersion) -> Link:
     return Link("recipe", f"vi {', '.join(shard.vi)}; ir {', '.join(shard.ir)}; {groups}")
 
 
-def _shards_link(version: DatasetVersion, root: Folder) -> tuple[set[tuple[str, ...]], Link]:
+def _shards_link(version: DatasetVersion, root: Folder) -> tuple[set[StoredScene], Link]:
     """The shards with every byte read, and (id, vi digest, ir digest) of the scenes in them."""
-    stored: set[tuple[str, ...]] = set()
+    stored: set[StoredScene] = set()
     problems = []
     for info in version.shards:
         try:
@@ -188,7 +190,7 @@ def _shards_link(version: DatasetVersion, root: Folder) -> tuple[set[tuple[str, 
 
 def _scenes_link(
     version: DatasetVersion,
-    stored: set[tuple[str, ...]],
+    stored: set[StoredScene],
     scenes: Sequence[Scene],
     read: Callable[[str], bytes],
     each_scene: bool,
@@ -221,13 +223,15 @@ def _scene_link(scene: Scene, read: Callable[[str], bytes]) -> Link:
             continue
         if found != sha256:
             problems.append(f"{uri}: is {_short(found)}, was {_short(sha256)}")
-    digests = f"vi {_short(scene.vi_sha256)} ir {_short(scene.ir_sha256)}"
-    return Link(f"scene {scene.id}", f"{digests}  {scene.vi_uri}  {scene.ir_uri}", tuple(problems))
+    sources = {camera: scene.source(camera) for camera in scene.cameras}
+    digests = " ".join(f"{camera} {_short(sha256)}" for camera, (_, sha256) in sources.items())
+    uris = "  ".join(uri for uri, _ in sources.values())
+    return Link(f"scene {scene.id}", f"{digests}  {uris}", tuple(problems))
 
 
 def _files_of(scene: Scene) -> list[tuple[str, str]]:
     natives = [(native.uri, native.sha256) for native in scene.natives]
-    return [(scene.vi_uri, scene.vi_sha256), (scene.ir_uri, scene.ir_sha256), *natives]
+    return [*map(scene.source, scene.cameras), *natives]
 
 
 def _index_digest(scenes: Sequence[Scene]) -> str:

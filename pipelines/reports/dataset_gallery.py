@@ -86,7 +86,7 @@ def _scenes_part(version: DatasetVersion, readers: Sequence[ShardReader]) -> str
 def _scene_article(reader: ShardReader, scene: str, members: Sequence[str]) -> str:
     meta = reader.metas[scene]
     strips = []
-    for modality in ("vi", "ir"):
+    for modality in meta.cameras:
         figures = [figure(reader.image(scene, f"{modality}_gt"), f"{modality.upper()} reference")]
         figures += [
             figure(reader.image(scene, member), _spoken(member), below=_drawn(meta, member))
@@ -99,6 +99,10 @@ def _scene_article(reader: ShardReader, scene: str, members: Sequence[str]) -> s
 
 
 def _groups_part(version: DatasetVersion, readers: Sequence[ShardReader]) -> str:
+    # Shards of scenes with one camera hold no group.
+    readers = [reader for reader in readers if any(meta.groups for meta in reader.metas.values())]
+    if not readers:
+        return ""
     articles = []
     for index, (reader, scene) in enumerate(_spread(readers, _NUM_GROUPS)):
         groups = reader.metas[scene].groups

@@ -27,7 +27,7 @@ VI_FOLDERS = ("vi", "vis", "visible", "crop_hr_visible")
 IR_FOLDERS = ("ir", "inf", "infrared", "cropinfrared")
 TARGETS = ("vi_enhanced", "ir_enhanced")
 NOT_A_PICTURE = "not an image file (by its extension)"
-# In a root of data sets, a data set without splits cannot be told from a split if it has such a name.
+# In a root of data sets, a data set without splits and with such a name looks like a split.
 _SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 # The suffixes of the authors' files (DSPFusion spec 3.1), and what they are called here.
@@ -121,7 +121,7 @@ def _datasets(root: SourcePath, split: str) -> Found | None:
         if found is None and _holds_pictures(folder):
             raise ValueError(
                 f"{folder}: holds pictures in none of the layouts of pipelines/sources/layouts.py, beside "
-                "data sets that are in one; mend it or move it away"
+                "data sets that are in one; fix it or move it away"
             )
         first = names.setdefault(normalise(folder.name), folder)
         if first != folder:

@@ -97,6 +97,15 @@ def _claimed_pixels(data: bytes) -> int:
     return 0
 
 
+def check_sizes(vi: np.ndarray, ir: np.ndarray, vi_uri: str) -> None:
+    """Raise ValueError, naming the visible file, when the pictures of a pair differ in size."""
+    if vi.shape[:2] != ir.shape[:2]:
+        raise ValueError(
+            f"{vi_uri}: VI is {vi.shape[1]}x{vi.shape[0]} but IR is {ir.shape[1]}x{ir.shape[0]}; "
+            "register the pair to one size first"
+        )
+
+
 def perceptual_hash(image: np.ndarray) -> str:
     """Hash a picture (as `decode` returns it) so that near copies differ in few of 64 bits."""
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)

@@ -45,7 +45,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
         full = isinstance(error, SafetensorError) and f"(os error {errno.ENOSPC})" in str(error)
         if not full and getattr(error, "errno", None) != errno.ENOSPC:
             raise
-        message = "the disk is full; make room and say the same command again"
+        message = "the disk is full; make room and run the same command again"
         raise OSError(errno.ENOSPC, message, str(path)) from error
 
 

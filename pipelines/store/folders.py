@@ -49,7 +49,7 @@ class Folder(Protocol):
         """Files whose name starts with `prefix`, in order of name."""
 
     def unfinished(self, prefix: str) -> Iterator[Entry]:
-        """What writers that died left behind: temporary files, uploads that were not completed."""
+        """Files that dead writers left: temporary files, uploads that were not completed."""
 
     def create(self, name: str) -> AbstractContextManager[BufferedRandom]:
         """Open a stream (to write and to read back) that becomes the file when the block ends well."""
@@ -61,7 +61,7 @@ class Folder(Protocol):
         """Write a small file, over what has the name."""
 
     def delete(self, entry: Entry) -> None:
-        """Delete what `entries` or `unfinished` told of; that it is gone already is no error."""
+        """Delete what `entries` or `unfinished` listed; a file that is gone already is no error."""
 
     def checked(self, name: str, sha256: str) -> AbstractContextManager[Path]:
         """Give a local path of the file, its bytes checked. Raises ValueError when they are others.

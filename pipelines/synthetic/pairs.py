@@ -34,13 +34,8 @@ def render_scene(
         raise ValueError(f"a scene of {height}×{width} pixels shows nothing; ask for 16 or more")
     layout = draw_layout(seed)
     rng = np.random.default_rng([seed, 1])
-    canvas = _paint_layout(layout, height, width, rng)
+    canvas = paint_layout(layout, height, width, rng)
     return _visible(canvas, layout, rng), _infrared(canvas, rng)
-
-
-def render_labels(seed: int, *, height: int = 240, width: int = 320) -> np.ndarray:
-    """The `Label` of every pixel of the same scene, uint8 H×W."""
-    return _paint_layout(draw_layout(seed), height, width, np.random.default_rng([seed, 1])).labels
 
 
 def write_scenes(
@@ -77,7 +72,8 @@ def _write_png(path: Path, image: np.ndarray) -> None:
         write_whole(path, content)
 
 
-def _paint_layout(layout: Layout, height: int, width: int, rng: np.random.Generator) -> Canvas:
+def paint_layout(layout: Layout, height: int, width: int, rng: np.random.Generator) -> Canvas:
+    """Paint every object of a layout into all layers and the labels of one canvas."""
     canvas = new_canvas(layout, height, width, rng)
     paint_sky(canvas, layout.climate)
     paint_skyline(canvas, layout.climate)

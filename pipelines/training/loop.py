@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import system_of
 from models.system import Batch, Initial
-from pipelines.batches.stream import ShardBatches, prefetch
+from pipelines.batches.prefetch import prefetch
+from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.versions import read_version
 from pipelines.store.folders import Folder
 from pipelines.training.checkpoints import TrainingState, resume_newest, save_checkpoint
@@ -99,6 +100,7 @@ def _open_batches(
         batch_size=optim.batch_size,
         crop_px=optim.crop_px,
         seed=optim.seed,
+        sampler=config.stage.sampler,
         rank=rank,
         world_size=world_size,
         late=optim.late,

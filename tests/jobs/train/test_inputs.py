@@ -7,7 +7,9 @@ import pytest
 from jobs.train import inputs as train_inputs
 from jobs.train.inputs import Sources, find_sources
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.sources.scenes import ScanResult, Scene, scan, write_scenes
+from pipelines.sources.index import write_index
+from pipelines.sources.scan import ScanResult, scan
+from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version
 from tests.settings import embedded_settings
@@ -26,14 +28,14 @@ def test_the_index_that_a_version_was_made_of_is_read_once(
     assert find_sources(version, settings) == Sources()
     index = scan(scene_folder, dataset="rendered")
     # One that is no part of the version's name, and one of the name that has other scenes by now.
-    write_scenes(index, settings.work / "scenes" / "other.parquet")
+    write_index(index, settings.work / "scenes" / "other.parquet")
     changed = ScanResult(scenes=index.scenes[1:], refused=())
-    write_scenes(changed, settings.work / "scenes" / "rendered.parquet")
+    write_index(changed, settings.work / "scenes" / "rendered.parquet")
     assert find_sources(version, settings) == Sources()
-    write_scenes(index, settings.work / "scenes" / "rendered.parquet")
+    write_index(index, settings.work / "scenes" / "rendered.parquet")
     reads = []
-    read = train_inputs.read_scenes
-    monkeypatch.setattr(train_inputs, "read_scenes", lambda path: reads.append(path) or read(path))
+    read = train_inputs.read_index
+    monkeypatch.setattr(train_inputs, "read_index", lambda path: reads.append(path) or read(path))
     sources = find_sources(version, settings)
     assert len(reads) == 1
     assert sources.trained is not None

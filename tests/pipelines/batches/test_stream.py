@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from pipelines.batches.stream import ShardBatches, prefetch
+from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 
@@ -113,20 +113,3 @@ def test_a_damaged_shard_is_refused(version_root: Published) -> None:
     tar.write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
         open_batches(version_root)
-
-
-def test_prefetch_keeps_order_and_passes_errors_on() -> None:
-    assert list(prefetch(lambda step: step * step, range(10), depth=3)) == [
-        n * n for n in range(10)
-    ]
-
-    def fail(step: int) -> int:
-        if step == 2:
-            raise ValueError("step 2 is bad")
-        return step
-
-    stream = prefetch(fail, range(5), depth=2)
-    assert next(stream) == 0
-    assert next(stream) == 1
-    with pytest.raises(ValueError, match="step 2 is bad"):
-        next(stream)

@@ -12,11 +12,11 @@ from pipelines.datasets.forecast import (
     calibrate,
     cost_of_run,
     forecast,
-    keep_cost,
-    kept_cost,
-    write_measured,
+    read_cost,
+    write_cost,
 )
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardPlan, plan_shards
+from pipelines.datasets.shards import write_shard
 from pipelines.sources.scenes import Native, Scene, SceneTable, read_file
 from pipelines.store.folders import LocalFolder
 
@@ -89,7 +89,7 @@ def test_figures_are_those_of_the_shards(
 ) -> None:
     plan = plan_shards(config, scenes)
     cost = calibrate(plan)
-    whole = [write_measured(spec, LocalFolder(tmp_path)) for spec in plan]
+    whole = [write_shard(spec, LocalFolder(tmp_path)) for spec in plan]
     megapixels = sum(shard.pixels for shard in whole) / 1e6
     real = sum(shard.info.num_bytes for shard in whole) / megapixels
     assert cost.num_bytes == pytest.approx(real, rel=0.1)
@@ -122,16 +122,16 @@ def test_waiting_counts_where_sources_are_remote(
 def test_what_a_run_shows_is_kept_for_its_recipe_and_place(
     config: DatasetConfig, scenes: list[Scene], tmp_path: Path
 ) -> None:
-    shards = [write_measured(spec, LocalFolder(tmp_path)) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, LocalFolder(tmp_path)) for spec in plan_shards(config, scenes)]
     cost = cost_of_run(shards, when="2026-01-01 12:00", num_cores=2)
     assert cost.num_scenes == 16
     assert cost.source == "the run of 2026-01-01 12:00: 16 scenes on 2 cores"
-    assert kept_cost(tmp_path, config.shard, "/anywhere") is None
-    keep_cost(tmp_path, config.shard, "/anywhere", cost)
-    assert kept_cost(tmp_path, config.shard, "/elsewhere") == cost
-    assert kept_cost(tmp_path, config.shard, "s3://bucket/datasets") is None
+    assert read_cost(tmp_path, config.shard, "/anywhere") is None
+    write_cost(tmp_path, config.shard, "/anywhere", cost)
+    assert read_cost(tmp_path, config.shard, "/elsewhere") == cost
+    assert read_cost(tmp_path, config.shard, "s3://bucket/datasets") is None
     other = config.shard.model_copy(update={"image_codec": "png"})
-    assert kept_cost(tmp_path, other, "/anywhere") is None
+    assert read_cost(tmp_path, other, "/anywhere") is None
 
 
 def test_a_cluster_is_nodes_times_cores() -> None:

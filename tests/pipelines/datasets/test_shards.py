@@ -12,7 +12,8 @@ import webdataset as wds
 from degradations.chain import apply_chain
 from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
 from pipelines.datasets.shards import ShardReader, find_shard, open_shard, write_shard
-from pipelines.sources.scenes import Scene, load_native, load_pair, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene, load_native, load_pair
 from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 
@@ -23,8 +24,8 @@ def spec(config: DatasetConfig, scenes: list[Scene]) -> ShardSpec:
 
 
 def test_same_spec_same_bytes(spec: ShardSpec, tmp_path: Path) -> None:
-    first = write_shard(spec, LocalFolder(tmp_path / "a"))
-    second = write_shard(spec, LocalFolder(tmp_path / "b"))
+    first = write_shard(spec, LocalFolder(tmp_path / "a")).info
+    second = write_shard(spec, LocalFolder(tmp_path / "b")).info
     assert first == second
     digests = [
         hashlib.sha256((tmp_path / folder / "shards" / f"{spec.name}.tar").read_bytes()).hexdigest()
@@ -34,9 +35,9 @@ def test_same_spec_same_bytes(spec: ShardSpec, tmp_path: Path) -> None:
 
 
 def test_second_call_writes_nothing(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, LocalFolder(tmp_path))
+    info = write_shard(spec, LocalFolder(tmp_path)).info
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
-    assert write_shard(spec, LocalFolder(tmp_path)) == info
+    assert write_shard(spec, LocalFolder(tmp_path)).info == info
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == stamps
 
 
@@ -94,7 +95,7 @@ def test_groups_hold_together(spec: ShardSpec, tmp_path: Path) -> None:
 
 
 def test_a_scene_is_stored_once(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, LocalFolder(tmp_path))
+    info = write_shard(spec, LocalFolder(tmp_path)).info
     variants = len(spec.config.vi) + len(spec.config.ir)
     assert info.num_images == len(spec.scenes) * (2 + variants)
 
@@ -132,7 +133,7 @@ def test_a_plain_webdataset_reader_can_read_it(spec: ShardSpec, tmp_path: Path) 
 
 
 def test_half_a_shard_is_never_whole(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, LocalFolder(tmp_path))
+    info = write_shard(spec, LocalFolder(tmp_path)).info
     tar = tmp_path / "shards" / f"{spec.name}.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[: len(whole) // 2])

@@ -84,7 +84,7 @@ def test_garbage_is_what_no_version_needs(
 ) -> None:
     version, root = version_root
     folder = root.path / "shards"
-    orphan = write_shard(plan_shards(config, scenes[:5])[0], root)
+    orphan = write_shard(plan_shards(config, scenes[:5])[0], root).info
     assert orphan.name not in {shard.name for shard in version.shards}
     for stale in (folder / ".tmp-x.tar-123", root.path / "versions" / ".tmp-v.json-9"):
         stale.write_bytes(b"half")
@@ -129,7 +129,7 @@ def test_two_that_publish_one_version_at_once_agree(
     tmp_path: Path, config: DatasetConfig, scenes: list[Scene]
 ) -> None:
     """The other one's manifest comes between the question whether there is one and the answer."""
-    shards = [write_shard(spec, LocalFolder(tmp_path)) for spec in plan_shards(config, scenes)]
+    shards = [write_shard(spec, LocalFolder(tmp_path)).info for spec in plan_shards(config, scenes)]
 
     class Overtaken(LocalFolder):
         def write_once(self, name: str, data: bytes) -> None:

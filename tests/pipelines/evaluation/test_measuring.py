@@ -11,7 +11,8 @@ from models.system import Fused, Hints
 from pipelines.evaluation.baselines import source_average
 from pipelines.evaluation.measuring import check_folder, choose_scenes, evaluate_scene, make_example
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, degrade, find_scenario
-from pipelines.sources.scenes import Scene, load_pair, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene, load_pair
 
 HEIGHT, WIDTH = 48, 56
 MEASURED = measurable(HEIGHT, WIDTH, DEFAULT)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipelines.sources.layouts import find_pairs
-from pipelines.sources.scenes import Scene, load_native, load_pair, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene, load_native, load_pair
 from tests.conftest import SHARED_DATA, needs_data
 
 IVIF = SHARED_DATA / "ivif"

@@ -9,7 +9,8 @@ from infra.settings import read_settings
 from jobs.scan import scan_folder
 from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.pictures import decode, perceptual_hash
-from pipelines.sources.scenes import Scene, scan
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene
 from tests.conftest import SHARED_DATA, needs_data
 
 

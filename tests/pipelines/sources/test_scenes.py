@@ -1,142 +1,79 @@
+"""Scenes: their pictures as they were scanned, and scenes with one camera."""
+
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from pipelines.sources.scenes import (
-    check_refused_share,
-    load_pair,
-    read_scenes,
-    scan,
-    write_scenes,
-)
-from tests.conftest import SHARED_DATA, needs_data
-
-
-def write(path: Path, image: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
-    return path
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Native, Scene, fetched, load_pair, load_picture, read_file
+from pipelines.store.seeding import digest_of
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    """Four good pairs without split folders."""
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        write(tmp_path / "vi" / f"{index}.png", rng.integers(0, 256, (20, 24, 3), np.uint8))
-        write(tmp_path / "ir" / f"{index}.png", rng.integers(0, 256, (20, 24), np.uint8))
+def folder(tmp_path: Path) -> Path:
+    """One pair of constant pictures; the visible one is red (BGR in the file)."""
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[:, :, 2] = 200
+    for camera, picture in (("vi", red), ("ir", np.full((16, 16), 7, np.uint8))):
+        (tmp_path / camera).mkdir()
+        assert cv2.imwrite(str(tmp_path / camera / "a.png"), picture)
     return tmp_path
 
 
-def test_finds_splits_and_reads_pictures(scene_folder: Path) -> None:
-    result = scan(scene_folder, dataset="rendered")
-    assert not result.refused
-    assert {scene.split for scene in result.scenes} == {"train", "val"}
-    scene = result.scenes.of_split("val")[0]
-    vi, ir = load_pair(scene)
-    assert vi.shape == (64, 80, 3)
-    assert ir.shape == (64, 80, 1)
-    assert vi.dtype == ir.dtype == np.uint8
+def alone(scene: Scene) -> Scene:
+    """The infrared camera of a scene alone."""
+    kept = scene.model_dump(exclude={"vi_uri", "vi_sha256", "vi_phash"})
+    return Scene.model_validate(kept)
 
 
-def test_channel_order_is_rgb(tmp_path: Path) -> None:
-    red_in_bgr = np.zeros((16, 16, 3), np.uint8)
-    red_in_bgr[:, :, 2] = 200
-    write(tmp_path / "vi" / "a.png", red_in_bgr)
-    write(tmp_path / "ir" / "a.png", np.full((16, 16), 7, np.uint8))
-    vi, ir = load_pair(scan(tmp_path).scenes[0])
+def test_channel_order_is_rgb(folder: Path) -> None:
+    vi, ir = load_pair(scan(folder).scenes[0])
     assert vi[0, 0].tolist() == [200, 0, 0]
     assert ir[0, 0].tolist() == [7]
 
 
-def test_index_round_trip(scene_folder: Path, tmp_path: Path) -> None:
-    result = scan(scene_folder, dataset="rendered")
-    write_scenes(result, tmp_path / "index.parquet")
-    read = read_scenes(tmp_path / "index.parquet")
-    assert set(read.scenes) == set(result.scenes)
-    assert read.refused == result.refused
-
-
-def test_bad_files_are_named_with_reasons(pairs: Path) -> None:
-    (pairs / "vi" / "text.png").write_text("this is not a picture")
-    write(pairs / "ir" / "text.png", np.zeros((20, 24), np.uint8))
-    write(pairs / "vi" / "alone.png", np.zeros((20, 24, 3), np.uint8))
-    write(pairs / "vi" / "wide.png", np.zeros((20, 25, 3), np.uint8))
-    write(pairs / "ir" / "wide.png", np.zeros((20, 24), np.uint8))
-    write(pairs / "vi" / "deep.png", np.zeros((20, 24, 3), np.uint8))
-    write(pairs / "ir" / "deep.png", np.zeros((20, 24), np.uint16))
-    false_color = np.zeros((20, 24, 3), np.uint8)
-    false_color[:, :, 2] = 255
-    write(pairs / "vi" / "lava.png", np.zeros((20, 24, 3), np.uint8))
-    write(pairs / "ir" / "lava.png", false_color)
-    (pairs / "ir" / "notes.txt").write_text("not mine")
-    result = scan(pairs)
-    reasons = {Path(item.path).name: item.reason for item in result.refused}
-    assert len(result.scenes) == 4
-    assert set(reasons) == {
-        "text.png",
-        "alone.png",
-        "wide.png",
-        "deep.png",
-        "lava.png",
-        "notes.txt",
-    }
-    assert "decoded" in reasons["text.png"]
-    assert "no IR picture" in reasons["alone.png"]
-    assert "25x20" in reasons["wide.png"]
-    assert "24x20" in reasons["wide.png"]
-    assert "uint16" in reasons["deep.png"]
-    assert "colour" in reasons["lava.png"]
-    with pytest.raises(ValueError, match=r"5 of 9 pairs refused.*alone\.png"):
-        check_refused_share(result, max_share=0.01, setting="--x")
-    check_refused_share(result, max_share=0.6, setting="--x")
-
-
-def test_same_id_twice_is_refused(pairs: Path) -> None:
-    for name in ("a b", "a.b"):
-        write(pairs / "vi" / f"{name}.png", np.zeros((20, 24, 3), np.uint8))
-        write(pairs / "ir" / f"{name}.png", np.zeros((20, 24), np.uint8))
-    result = scan(pairs)
-    assert len(result.scenes) == 5
-    assert "is taken by" in result.refused[0].reason
-
-
-def test_missing_folders_say_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
-        scan(tmp_path / "absent")
-    with pytest.raises(ValueError, match="holds neither"):
-        scan(tmp_path)
-    (tmp_path / "vi").mkdir()
-    with pytest.raises(ValueError, match="partner"):
-        scan(tmp_path)
-    with pytest.raises(ValueError, match=r"jobs\.scan"):
-        read_scenes(tmp_path / "absent.parquet")
-    (tmp_path / "index.parquet").write_text("not parquet")
-    with pytest.raises(ValueError, match="not a scene index"):
-        read_scenes(tmp_path / "index.parquet")
-
-
-def test_a_source_that_changed_is_not_used(pairs: Path) -> None:
-    scene = scan(pairs).scenes[0]
-    write(Path(scene.vi_uri), np.zeros((20, 24, 3), np.uint8))
+def test_a_source_that_changed_is_not_used(folder: Path) -> None:
+    scene = scan(folder).scenes[0]
+    cv2.imwrite(scene.source("vi")[0], np.zeros((20, 24, 3), np.uint8))
     with pytest.raises(ValueError, match="changed since"):
         load_pair(scene)
 
 
-@needs_data
-def test_real_roadscene_pairs() -> None:
-    result = scan(SHARED_DATA / "ivif" / "roadscene", dataset="roadscene")
-    assert not result.refused
-    counts = {split: len(result.scenes.of_split(split)) for split in ("train", "val", "test")}
-    assert counts == {"train": 87, "val": 20, "test": 50}
-    assert any(scene.width % 2 and scene.height % 2 for scene in result.scenes)
+def test_a_scene_with_one_camera_has_that_picture_only(folder: Path) -> None:
+    pair = scan(folder).scenes[0]
+    scene = alone(pair)
+    assert (pair.cameras, scene.cameras) == (("vi", "ir"), ("ir",))
+    assert np.array_equal(load_picture(scene, "ir"), load_pair(pair)[1])
+    with pytest.raises(ValueError, match=rf"scene '{scene.id}' has no vi picture"):
+        load_pair(scene)
+    assert scene.digest == digest_of([scene.id, None, pair.ir_sha256])
 
 
-@needs_data
-def test_real_infrared_with_equal_channels() -> None:
-    result = scan(SHARED_DATA / "ivif" / "tno" / "test", dataset="tno", split="test")
-    assert len(result.scenes) == 25
-    assert not result.refused
-    assert load_pair(result.scenes[0])[1].shape[2] == 1
+def test_a_scene_with_one_camera_is_fetched(folder: Path) -> None:
+    scene = alone(scan(folder).scenes[0])
+    remote = scene.model_copy(update={"ir_uri": f"s3://{scene.ir_uri}"})
+    with fetched([remote], lambda uri: read_file(uri.removeprefix("s3://"))) as [local]:
+        assert local.vi_uri is None
+        assert load_picture(local, "ir").shape == (16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ir_uri": None, "ir_sha256": None}, "a visible or an infrared picture"),
+        ({"ir_uri": None}, "ir_uri and ir_sha256 go together"),
+        (
+            {"natives": (Native(member="vi_rain", uri="a", sha256="b"),)},
+            "native vi_rain of a camera",
+        ),
+    ],
+)
+def test_a_scene_without_a_whole_picture_is_refused(
+    folder: Path, changed: dict[str, object], message: str
+) -> None:
+    scene = alone(scan(folder).scenes[0])
+    with pytest.raises(ValidationError, match=message):
+        Scene.model_validate(scene.model_dump() | changed)
