@@ -32,18 +32,11 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Return x with what it found in `other`."""
         if cpu_strips.use_strips(x, other):
-            norm, query = (
-                (self.norm.weight, self.norm.bias),
-                (self.query.weight, self.query_context.weight),
-            )
+            norm, project_out = (self.norm.weight, self.norm.bias), self.project_out.weight
+            query = self.query.weight, self.query_context.weight
             key_value = self.key_value.weight, self.key_value_context.weight
             return cpu_strips.channel_attention(
-                [x, other],
-                norm,
-                [query, key_value],
-                self.temperature,
-                self.project_out.weight,
-                self.sums,
+                [x, other], norm, [query, key_value], self.temperature, project_out, self.sums
             )
         q = self.query_context(pointwise(self.norm(x), self.query.weight))
         kv = self.key_value_context(pointwise(self.norm(other), self.key_value.weight))

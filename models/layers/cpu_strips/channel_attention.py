@@ -129,7 +129,7 @@ class _ChannelAttention(torch.autograd.Function):
         maps, weights = maps_and_weights[:num_maps], maps_and_weights[num_maps:]
         norm, *branches = pair_up(weights)
         inputs = [pixels_last(x) for x in maps]  # B H W C each
-        kept = [torch.empty_like(inputs[0]) for _ in "qkv"]
+        kept = [torch.empty_like(inputs[0]) for _ in range(3)]  # q, k, v
         learns = any((*ctx.needs_input_grad[:2], *ctx.needs_input_grad[2 + num_maps :]))
         projected = bordered(inputs[0], branches) if learns else []
         read = _read(inputs, norm, branches, len(temperature), kept, projected)
@@ -161,8 +161,9 @@ class _ChannelAttention(torch.autograd.Function):
             first = 0
             for j, (out, x, branch) in enumerate(zip(outs, inputs, branches, strict=True)):
                 own = partial(fill, range(first, first := first + len(branch[1]) // len(norm[0])))
-                keep, total = [whole[i] for whole in projected[j : j + 1]], sums[2 + 2 * j :][:2]
-                add_gradient(out[i], x[i], norm, [branch], own, keep, [*sums[:2], *total])
+                whole = [maps[i] for maps in projected[j : j + 1]]
+                of_map = [*sums[:2], *sums[2 + 2 * j : 4 + 2 * j]]  # the norm's, the branch's
+                add_gradient(out[i], x[i], norm, [branch], own, whole, of_map)
         of_maps = map(pixels_first, outs)
         if not projected:
             return None, None, *of_maps, *(None for _ in weights)
