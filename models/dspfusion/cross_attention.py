@@ -1,23 +1,14 @@
 """Channel attention between two maps of a level (spec 1.3).
 
-Shapes: B batch, C channels, H W pixels, n pixels of a strip.
+Shapes: B batch, C channels, H W pixels.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.layers.attention import ChannelGram, attend, channel_weights, project_values
+from models.layers import cpu_strips
+from models.layers.attention import attend, channel_weights
 from models.layers.blocks import ChannelNorm, depthwise3x3, pointwise
-from models.layers.cpu_strips import gradients as strip_gradients
-from models.layers.cpu_strips.rows import (
-    Branch,
-    can_use_strips,
-    context_strips,
-    last_channels,
-    pixels_first,
-    strip_images,
-    strip_rows,
-)
 from models.layers.pixel_sums import PixelSums
 
 
@@ -40,47 +31,15 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Return x with what it found in `other`."""
-        if strip_gradients.can_differentiate(self, x, other):
-            norm = strip_gradients.Norm(self.norm.weight, self.norm.bias)
-            branches, project_out = self._branches(), self.project_out.weight
-            return strip_gradients.attend([x, other], norm, branches, self.temperature, project_out)
-        if can_use_strips(x, other):
-            pairs = zip(strip_images(x), strip_images(other), strict=True)
-            return pixels_first(torch.stack([self._in_strips(*pair) for pair in pairs]))
+        if cpu_strips.use_strips(x, other):
+            norm, project_out = (self.norm.weight, self.norm.bias), self.project_out.weight
+            query = self.query.weight, self.query_context.weight
+            key_value = self.key_value.weight, self.key_value_context.weight
+            return cpu_strips.channel_attention(
+                [x, other], norm, [query, key_value], self.temperature, project_out, self.sums
+            )
         q = self.query_context(pointwise(self.norm(x), self.query.weight))
         kv = self.key_value_context(pointwise(self.norm(other), self.key_value.weight))
         k, v = kv.chunk(2, dim=1)
         weights = channel_weights(q, k, self.temperature, self.sums)
         return x + attend(v, weights, self.project_out.weight)
-
-    def _branches(self) -> tuple[Branch, Branch]:
-        """Of the map that asks, and of the other."""
-        query = self.query.weight, self.query_context.weight
-        return query, (self.key_value.weight, self.key_value_context.weight)
-
-    def _in_strips(self, image: Tensor, other: Tensor) -> Tensor:
-        """Attend from one image to another, H×W×C both."""
-        query, key_value = self._branches()
-        if known := self.sums.known():
-            gram = ChannelGram(*known)
-            values = last_channels(other, self.norm.last_axis, key_value)
-        else:
-            gram, values = self._sum_up(image, other, query, key_value)
-        weights = gram.weights(self.temperature)
-        return project_values(values, weights, self.project_out.weight).add_(image)
-
-    def _sum_up(
-        self, image: Tensor, other: Tensor, query: Branch, key_value: Branch
-    ) -> tuple[ChannelGram, Tensor]:
-        """Return the sums over the pixels, the picture's where this is a tile of it, and v H×W×C."""
-        channels = image.shape[-1]
-        gram = ChannelGram.zeros(channels, len(self.temperature), like=image)
-        values = torch.empty_like(image)
-        rows_px = strip_rows(image, 3 * channels)
-        queries = context_strips(image, self.norm.last_axis, [query], rows_px)
-        others = context_strips(other, self.norm.last_axis, [key_value], rows_px)
-        for (rows, (q,)), (_, (kv,)) in zip(queries, others, strict=True):
-            k, v = kv.chunk(2, dim=1)  # n C each
-            gram.add(q, k)
-            values[rows] = v.view_as(values[rows])
-        return gram.over_picture(self.sums), values

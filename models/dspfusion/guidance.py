@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
+from models.layers import cpu_strips
+from models.layers.attention import softmax_by_head
 from models.layers.blocks import ChannelNorm, split_pair
-from models.layers.cpu_strips.rows import can_use_strips, pixels_first, row_strips, strip_images
 from models.layers.pixel_sums import PixelSums
 
 
@@ -30,17 +31,16 @@ class SemanticIntegration(nn.Module):
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         """Return the features with the scene's content added."""
-        keys, contents = self._fold(prior)  # B hN C, B hN C
-        if can_use_strips(x):
-            images = strip_images(x)
-            # Under autocast they come rounded to bfloat16; the few products with them are not.
-            folded = (table.to(images.dtype) for table in (keys, contents))
-            each = zip(images, *folded, strict=True)
-            return pixels_first(torch.stack([self._in_strips(*image) for image in each]))
-        pixels = self.pixel_norm.last_axis(x.permute(0, 2, 3, 1)).flatten(1, 2)  # B HW C
-        weights = self._softmax(keys @ pixels.transpose(1, 2))  # B hN HW
-        content = weights.transpose(1, 2) @ contents + self.project_out.bias  # B HW C
-        return x + pixels_first(content.unflatten(1, x.shape[-2:]))  # B C H W
+        keys, contents = self._fold(prior)  # B hN C each
+        norm, bias = self.pixel_norm, self.project_out.bias
+        if cpu_strips.use_strips(x, has_gradient=False):
+            affine = norm.weight, norm.bias
+            return cpu_strips.token_attention(
+                x, affine, keys, contents, bias, num_heads=self.num_heads
+            )
+        weights = softmax_by_head(keys @ norm(x).flatten(2), self.num_heads)  # B hN HW
+        content = weights.transpose(1, 2) @ contents + bias  # B HW C
+        return x + content.transpose(1, 2).unflatten(2, x.shape[-2:])  # B C H W
 
     def _fold(self, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Carry the tokens' keys and values to the pixels' side of both projections.
@@ -58,21 +58,6 @@ class SemanticIntegration(nn.Module):
             for x, weight in ((key, query), (value, project))
         )
         return keys * (key.shape[-1] // self.num_heads) ** -0.5, contents
-
-    def _softmax(self, scores: Tensor) -> Tensor:
-        """Softmax over each head's tokens of …×hN×n."""
-        return scores.unflatten(-2, (self.num_heads, -1)).softmax(dim=-2).flatten(-3, -2)
-
-    @torch.autocast("cpu", enabled=False)
-    def _in_strips(self, image: Tensor, keys: Tensor, contents: Tensor) -> Tensor:
-        """Add the content to one image H×W×C, for keys and contents hN×C."""
-        out = torch.empty_like(image)
-        for rows in row_strips(image, image.shape[-1]):
-            pixels = self.pixel_norm.last_axis(image[rows]).flatten(0, 1)  # n C
-            weights = self._softmax(keys @ pixels.t())  # hN n
-            content = torch.addmm(self.project_out.bias, weights.t(), contents)  # n C
-            torch.add(image[rows], content.view_as(image[rows]), out=out[rows])
-        return out
 
 
 class DegradationModulation(nn.Module):

@@ -7,17 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers.attention import ChannelGram, attend, channel_weights, project_values
-from models.layers.cpu_strips import gradients as strip_gradients
-from models.layers.cpu_strips.rows import (
-    Branch,
-    can_use_strips,
-    context_strips,
-    last_channels,
-    map_images,
-    multiply_into,
-    pixels_first,
-)
+from models.layers import cpu_strips
+from models.layers.attention import attend, channel_weights
 from models.layers.pixel_sums import PixelSums
 
 
@@ -31,11 +22,9 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each pixel over its channels."""
-        return self.last_axis(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # B C H W
-
-    def last_axis(self, x: Tensor) -> Tensor:
-        """Normalise …×C over its last axis."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
+        pixels = x.permute(0, 2, 3, 1)  # B H W C
+        normed = F.layer_norm(pixels, self.weight.shape, self.weight, self.bias)
+        return normed.permute(0, 3, 1, 2)  # B C H W
 
 
 class TokenMixer(nn.Module):
@@ -64,7 +53,7 @@ def _mlp(width: int, hidden: int) -> nn.Sequential:
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """A 1×1 convolution without bias, as the matrix product that it is for channels-last maps."""
-    return pixels_first(F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)))
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 def depthwise(x: Tensor, kernel: Tensor) -> Tensor:
@@ -84,38 +73,17 @@ class SelfAttention(nn.Module):
         self.sums = PixelSums()
 
     def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Attend over the normalised x; the residual is the caller's."""
-        if can_use_strips(x):
-            return map_images(x, lambda image: self._in_strips(image, norm))
+        """Return x plus what its normalised channels find in each other."""
+        project_out = self.project_out.weight
+        if cpu_strips.use_strips(x):
+            branch, affine = (self.qkv.weight, self.qkv_context.weight), (norm.weight, norm.bias)
+            return cpu_strips.channel_attention(
+                [x], affine, [branch], self.temperature, project_out, self.sums
+            )
         projected = pointwise(norm(x), self.qkv.weight)  # B 3C H W
         q, k, v = self.qkv_context(projected).chunk(3, dim=1)  # B C H W each
         weights = channel_weights(q, k, self.temperature, self.sums)
-        return attend(v, weights, self.project_out.weight)
-
-    def by_strips(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Return x plus what `forward` does, differentiated row by row."""
-        affine = strip_gradients.Norm(norm.weight, norm.bias)
-        return strip_gradients.attend(
-            [x], affine, [self._branch()], self.temperature, self.project_out.weight
-        )
-
-    def _branch(self) -> Branch:
-        return self.qkv.weight, self.qkv_context.weight
-
-    def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
-        """Attend in one image H×W×C: sum up the Gram matrix, keep v, then apply both."""
-        if known := self.sums.known():
-            gram = ChannelGram(*known)
-            values = last_channels(image, norm.last_axis, self._branch())
-        else:
-            gram = ChannelGram.zeros(image.shape[-1], len(self.temperature), like=image)
-            values = torch.empty_like(image)
-            for rows, (qkv,) in context_strips(image, norm.last_axis, [self._branch()]):
-                q, k, v = qkv.chunk(3, dim=1)  # n C each
-                gram.add(q, k)
-                values[rows] = v.view_as(values[rows])
-            gram = gram.over_picture(self.sums)
-        return project_values(values, gram.weights(self.temperature), self.project_out.weight)
+        return x + attend(v, weights, project_out)
 
 
 class GatedFeedForward(nn.Module):
@@ -129,30 +97,16 @@ class GatedFeedForward(nn.Module):
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=False)
 
     def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Gate the normalised x; the residual is the caller's."""
-        if can_use_strips(x):
-            return map_images(x, lambda image: self._in_strips(image, norm))
-        normed = norm(x)
-        gate, value = (depthwise(pointwise(normed, w), k) for w, k in self._branches())
-        return pointwise(F.gelu(gate) * value, self.project_out.weight)
-
-    def by_strips(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Return x plus what `forward` does, differentiated row by row."""
-        affine = strip_gradients.Norm(norm.weight, norm.bias)
-        return strip_gradients.feed_forward(x, affine, self._branches(), self.project_out.weight)
-
-    def _branches(self) -> list[Branch]:
-        """Gate and value apart, so that each of their maps lies without gaps."""
+        """Return x plus its normalised, gated self."""
+        # Gate and value apart, so that each of their maps lies without gaps.
         project, context = self.project_in.weight.chunk(2), self.context.weight.chunk(2)
-        return list(zip(project, context, strict=True))
-
-    def _in_strips(self, image: Tensor, norm: ChannelNorm) -> Tensor:
-        """Gate one image H×W×C."""
-        out = torch.empty_like(image)
-        project_out = self.project_out.weight.flatten(1).t()
-        for rows, (gate, value) in context_strips(image, norm.last_axis, self._branches()):
-            multiply_into(out[rows].flatten(0, 1), F.gelu(gate).mul_(value), project_out)
-        return out
+        branches = list(zip(project, context, strict=True))
+        if cpu_strips.use_strips(x):
+            affine = norm.weight, norm.bias
+            return cpu_strips.feed_forward(x, affine, branches, self.project_out.weight)
+        normed = norm(x)
+        gate, value = (depthwise(pointwise(normed, w), kernel) for w, kernel in branches)
+        return x + pointwise(F.gelu(gate) * value, self.project_out.weight)
 
 
 class TransformerBlock(nn.Module):
@@ -167,16 +121,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the refined features."""
-        if strip_gradients.can_differentiate(self, x):
-            x = self.attention.by_strips(x, self.attention_norm)
-            return self.feed_forward.by_strips(x, self.feed_forward_norm)
-        x = add_residual(self.attention(x, self.attention_norm), x)
-        return add_residual(self.feed_forward(x, self.feed_forward_norm), x)
-
-
-def add_residual(change: Tensor, x: Tensor) -> Tensor:
-    """Return x + change, in the memory of `change` when nobody differentiates."""
-    return change + x if torch.is_grad_enabled() else change.add_(x)
+        x = self.attention(x, self.attention_norm)
+        return self.feed_forward(x, self.feed_forward_norm)
 
 
 class Downsample(nn.Module):

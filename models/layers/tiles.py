@@ -9,7 +9,7 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor, nn
 
-from models.layers.pixel_sums import tile_passes
+from models.layers.pixel_sums import sums_of
 
 
 def fuse_tiles(
@@ -26,9 +26,8 @@ def fuse_tiles(
     """Fuse tiles of at most `tile_px` a side with `fuse(vi, ir)`, blend them where they overlap.
 
     Before the last of `num_passes`, tiles that do not overlap are run only so that `network`'s layers
-    sum up over the picture. Sizes of all tiles are multiples of `multiple_px` if the image's are. Each
-    tile fades in and out linearly over the overlap, so that no seam shows. An image that is no larger
-    than a tile is fused whole.
+    sum up over the picture. Sizes of all tiles are multiples of `multiple_px` if the image's are. An
+    image that is no larger than a tile is fused whole.
     """
     if not 0 < overlap_px <= tile_px // 2:
         raise ValueError(f"overlap_px is {overlap_px}; it must be 1 to half of tile_px {tile_px}")
@@ -37,28 +36,36 @@ def fuse_tiles(
     height, width = vi.shape[-2:]
     if max(height, width) <= tile_px:
         return fuse(vi, ir)
-    total = vi.new_zeros(vi.shape)
-    weight = vi.new_zeros(height, width)
-    with tile_passes(network) as passes:
+    apart = [even_slices(length, tile_px, multiple_px) for length in (height, width)]
+    with sums_of(network) as layers:
         for _ in range(num_passes - 1):
-            passes.begin_pass(last=False)
-            for rows, columns in product(
-                even_slices(height, tile_px, multiple_px), even_slices(width, tile_px, multiple_px)
-            ):
-                passes.begin_tile()
+            for layer in layers:
+                layer.begin_pass(last=False)
+            for rows, columns in product(*apart):
                 fuse(vi[..., rows, columns], ir[..., rows, columns])
-        if num_passes > 1:
-            passes.begin_pass(last=True)
-        for rows, columns in product(
-            tile_slices(height, tile_px, overlap_px), tile_slices(width, tile_px, overlap_px)
-        ):
-            window = torch.outer(
-                fade(rows, height, overlap_px, like=vi), fade(columns, width, overlap_px, like=vi)
-            )  # h w
-            passes.begin_tile()
-            fused = fuse(vi[..., rows, columns], ir[..., rows, columns])
-            total[..., rows, columns] += window * fused
-            weight[rows, columns] += window
+        for layer in layers if num_passes > 1 else ():
+            layer.begin_pass(last=True)
+        return _blend_tiles(vi, ir, fuse, tile_px=tile_px, overlap_px=overlap_px)
+
+
+def _blend_tiles(
+    vi: Tensor,
+    ir: Tensor,
+    fuse: Callable[[Tensor, Tensor], Tensor],
+    *,
+    tile_px: int,
+    overlap_px: int,
+) -> Tensor:
+    """Fuse overlapping tiles; each fades in and out linearly over the overlap: no seam shows."""
+    height, width = vi.shape[-2:]
+    total, weight = vi.new_zeros(vi.shape), vi.new_zeros(height, width)
+    slices = [tile_slices(length, tile_px, overlap_px) for length in (height, width)]
+    for rows, columns in product(*slices):
+        window = torch.outer(
+            fade(rows, height, overlap_px, like=vi), fade(columns, width, overlap_px, like=vi)
+        )  # h w
+        total[..., rows, columns] += window * fuse(vi[..., rows, columns], ir[..., rows, columns])
+        weight[rows, columns] += window
     return total / weight
 
 

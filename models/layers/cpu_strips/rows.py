@@ -1,9 +1,9 @@
-"""The wide layers of restoration transformers, row by row: the same maths in a bounded memory.
+"""Strips of rows: when to use them, and how they go through a projection and its context.
 
 A 1×1 projection to many channels and the 3×3 depthwise convolution after it need no more than
-three rows at once. At inference we send strips of rows through both and what follows, so that the
-wide maps stay in the processor's cache and are never whole. Nothing is computed twice: a strip
-hands its last two rows to the next.
+three rows at once. We send strips of rows through both and what follows, so that the wide maps stay
+in the processor's cache and are never whole. Nothing is computed twice: a strip hands its last two
+rows to the next.
 
 Shapes: H W pixels of one image, C channels, P channels of a projection, n pixels of a strip.
 """
@@ -17,22 +17,33 @@ from torch.nn import functional as F
 # Numbers of all projections of a strip together: 4 MB, about what stays near one core.
 _STRIP_NUMBERS = 1 << 20
 
+# Weight and bias, C each, of a normalisation of pixels over their channels.
+Norm = tuple[Tensor, Tensor]
 # A 1×1 projection P×C×1×1 without bias, and the depthwise kernel P×1×3×3 after it.
 Branch = tuple[Tensor, Tensor]
 
 
-def eager_on_cpu(*maps: Tensor) -> bool:
-    """Whether strips are of use: on a CPU, and when nobody needs a graph.
+def use_strips(*maps: Tensor, has_gradient: bool = True) -> bool:
+    """Whether a layer goes through these maps by strips: on a CPU, in eager mode.
 
     An accelerator prefers few large kernels, and a loop over rows cannot be exported with a free
-    height.
+    height. While gradients are recorded the strips must have one (`has_gradient`); those that we have
+    are of the maps' own number format, so not under autocast.
     """
-    return not torch.compiler.is_compiling() and all(x.device.type == "cpu" for x in maps)
+    if torch.compiler.is_compiling() or any(x.device.type != "cpu" for x in maps):
+        return False
+    recorded = torch.is_grad_enabled()
+    return not recorded or (has_gradient and not torch.is_autocast_enabled("cpu"))
 
 
-def can_use_strips(*maps: Tensor) -> bool:
-    """Whether to go by strips that keep nothing: where they are of use and nobody needs gradients."""
-    return eager_on_cpu(*maps) and not torch.is_grad_enabled()
+def wants_gradient(*inputs: Tensor) -> bool:
+    """Whether gradients towards some of a layer's maps or weights are recorded."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def normalise(x: Tensor, norm: Norm) -> Tensor:
+    """Normalise the last axis of …×C."""
+    return F.layer_norm(x, norm[0].shape, *norm)
 
 
 def strip_dtype(image: Tensor) -> torch.dtype:
@@ -47,14 +58,6 @@ def strip_images(x: Tensor) -> Tensor:
     do not stand that (README, Precision).
     """
     return pixels_last(x).to(torch.promote_types(x.dtype, torch.float32))
-
-
-def multiply_into(out: Tensor, x: Tensor, matrix: Tensor) -> None:
-    """Write x @ matrix; under autocast the product is rounded, `out` keeps its format."""
-    if x.dtype == out.dtype:
-        torch.mm(x, matrix, out=out)
-    else:
-        out.copy_(x @ matrix.to(x.dtype))
 
 
 def pixels_last(x: Tensor) -> Tensor:
@@ -82,38 +85,26 @@ def row_strips(image: Tensor, channels: int) -> Iterator[slice]:
 
 def context_strips(
     image: Tensor,
-    norm: Callable[[Tensor], Tensor],
+    norm: Norm,
     branches: Sequence[Branch],
     rows: int | None = None,
-    keep: Sequence[Tensor] | None = None,
+    keep: Sequence[Tensor] = (),
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Normalise, project and convolve an image H×W×C, strip by strip of `rows` rows.
 
-    `norm` normalises the last axis. Yields the strip's rows and, for each branch, its n×P values.
-    What is projected is written to `keep`, where it is wanted: H+2×W×P, with a row of zeros around.
+    Yields the strip's rows and, for each branch, its n×P values. What is projected is written to
+    `keep`, where it is wanted: H+2×W×P, with a row of zeros around.
     """
     rows = rows or strip_rows(image, sum(len(project) for project, _ in branches))
     dtype = strip_dtype(image)
     matrices = [project.flatten(1).t().to(dtype) for project, _ in branches]  # C P
 
     def fill(new: slice, maps: Sequence[Tensor]) -> None:
-        normed = norm(image[new]).flatten(0, 1).to(dtype)  # n C
+        normed = normalise(image[new], norm).flatten(0, 1).to(dtype)  # n C
         for projected, matrix in zip(maps, matrices, strict=True):
             torch.mm(normed, matrix, out=projected)
 
     return convolved_strips(image, fill, [kernel for _, kernel in branches], rows, keep)
-
-
-def last_channels(image: Tensor, norm: Callable[[Tensor], Tensor], branch: Branch) -> Tensor:
-    """What `context_strips` makes of an image H×W×C in the last C channels of a branch, whole.
-
-    Those are the values of an attention: its queries and keys are not made.
-    """
-    out = torch.empty_like(image)
-    project, kernel = (weight[-image.shape[-1] :] for weight in branch)
-    for rows, (last,) in context_strips(image, norm, [(project, kernel)]):
-        out[rows] = last.view_as(out[rows])
-    return out
 
 
 def convolved_strips(
@@ -121,7 +112,7 @@ def convolved_strips(
     fill: Callable[[slice, Sequence[Tensor]], None],
     kernels: Sequence[Tensor],
     rows: int,
-    keep: Sequence[Tensor] | None = None,
+    keep: Sequence[Tensor] = (),
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Convolve maps with their depthwise kernels P×1×3×3; without `keep` they are never whole.
 
@@ -144,15 +135,9 @@ def convolved_strips(
             if start:
                 window[:2] = window[rows:]
             window[end:] = 0  # Below the image.
-        cut = [x[start : stop + 2] for x in keep or ()] or [w[: stop - start + 2] for w in windows]
+        cut = [x[start : stop + 2] for x in keep] or [w[: stop - start + 2] for w in windows]
         fill(new, [window[known:end].flatten(0, 1) for window in cut])
         yield slice(start, stop), list(map(_convolve, cut, kernels))
-
-
-def map_images(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change each image of B×C×H×W on its own, as H×W×C."""
-    images = [change(image) for image in strip_images(x)]
-    return pixels_first(images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images))
 
 
 def _convolve(window: Tensor, kernel: Tensor) -> Tensor:

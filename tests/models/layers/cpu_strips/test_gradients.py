@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from models.dspfusion.cross_attention import CrossAttention
-from models.layers.blocks import GatedFeedForward, TransformerBlock
-from models.layers.cpu_strips import gradients as strip_gradients
+from models.layers import cpu_strips
+from models.layers.blocks import ChannelNorm, GatedFeedForward, TransformerBlock
 from models.layers.cpu_strips import rows as strips
-from models.layers.cpu_strips.gradients import can_differentiate
+from models.layers.cpu_strips.rows import wants_gradient
 
 
 @pytest.fixture(autouse=True, params=[1, 500, 1 << 20])
@@ -41,20 +41,32 @@ def test_gradients_are_those_of_autograd(
         torch.randn(shape, dtype=torch.double, requires_grad=learning != "weights")
         for _ in range(num_maps)
     ]
-    assert can_differentiate(module, *maps)
+    assert cpu_strips.use_strips(*maps)
     by_strips = outputs_and_gradients(module, maps)
-    monkeypatch.setattr(strip_gradients, "can_differentiate", lambda *_: False)
+    monkeypatch.setattr(cpu_strips, "use_strips", lambda *_: False)
     torch.testing.assert_close(by_strips, outputs_and_gradients(module, maps))
 
 
 def test_only_gradients_that_are_wanted_go_by_strips() -> None:
-    layer, x = GatedFeedForward(8, expansion=2), torch.rand(1, 8, 3, 3)
-    assert can_differentiate(layer, x)
+    layer, norm, x = GatedFeedForward(8, expansion=2), ChannelNorm(8), torch.rand(1, 8, 3, 3)
+    assert type(layer(x, norm).grad_fn).__name__ == "_FeedForwardBackward"
     layer.requires_grad_(False)
-    assert not can_differentiate(layer, x)
+    norm.requires_grad_(False)
+    assert not layer(x, norm).requires_grad
     x.requires_grad_()
-    assert can_differentiate(layer, x)
+    assert wants_gradient(x)
+    assert type(layer(x, norm).grad_fn).__name__ == "_FeedForwardBackward"
     with torch.no_grad():
-        assert not can_differentiate(layer, x)
+        assert not wants_gradient(x)
+        assert not layer(x, norm).requires_grad
     with torch.autocast("cpu", torch.bfloat16):
-        assert not can_differentiate(layer, x)
+        assert type(layer(x, norm).grad_fn).__name__ == "AddBackward0"
+
+
+def test_without_gradients_a_block_takes_strips_while_they_are_recorded() -> None:
+    """Gradient mode alone does not change what comes out."""
+    block = TransformerBlock(8, num_heads=2, ffn_expansion=2).requires_grad_(False)
+    x = torch.rand(2, 8, 7, 5)
+    recorded = block(x)
+    with torch.no_grad():
+        assert torch.equal(recorded, block(x))

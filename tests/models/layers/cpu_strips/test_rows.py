@@ -9,9 +9,10 @@ from models.dspfusion.config import tiny
 from models.dspfusion.cross_attention import CrossAttention
 from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.guidance import SemanticIntegration
+from models.layers import cpu_strips
 from models.layers.blocks import TransformerBlock
 from models.layers.cpu_strips import rows as strips
-from models.layers.pixel_sums import tile_passes
+from models.layers.pixel_sums import sums_of
 
 
 def random_weights(module: nn.Module) -> nn.Module:
@@ -31,11 +32,12 @@ def strip_numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 def both_ways(module: nn.Module, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """By strips, and whole (with gradients on)."""
-    with torch.no_grad():
-        assert strips.can_use_strips(*inputs)
+    """By strips, and whole."""
+    with torch.no_grad(), pytest.MonkeyPatch.context() as monkeypatch:
+        assert cpu_strips.use_strips(*inputs)
         by_strips = module(*inputs)
-    return by_strips, module(*inputs).detach()
+        monkeypatch.setattr(cpu_strips, "use_strips", lambda *_, **__: False)
+        return by_strips, module(*inputs)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 2, 3), (2, 8, 7, 5), (3, 8, 13, 4)])
@@ -86,15 +88,45 @@ def test_a_fuser_gives_the_same_with_and_without_gradients() -> None:
     torch.testing.assert_close(by_strips, fuser(vi, ir).fused.detach(), rtol=0, atol=1e-5)
 
 
-def test_only_plain_inference_on_a_cpu_goes_by_strips() -> None:
+def test_only_eager_mode_on_a_cpu_goes_by_strips() -> None:
     x = torch.zeros(1)
-    assert not strips.can_use_strips(x)
+    assert cpu_strips.use_strips(x)
+    assert not cpu_strips.use_strips(x, x.to("meta"))
+    assert not cpu_strips.use_strips(x, has_gradient=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not cpu_strips.use_strips(x)
     with torch.no_grad():
-        assert strips.can_use_strips(x)
-        assert not strips.can_use_strips(x.to("meta"))
+        assert cpu_strips.use_strips(x)
+        assert cpu_strips.use_strips(x, has_gradient=False)
+        assert not cpu_strips.use_strips(x.to("meta"))
         with torch.autocast("cpu", torch.bfloat16):
+            assert cpu_strips.use_strips(x)
             assert strips.strip_dtype(x) == torch.bfloat16
         assert strips.strip_dtype(x) == torch.float32
+
+
+@pytest.mark.parametrize("make_graph", ["compile", "export"])
+def test_a_graph_has_the_whole_maps(make_graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled and exported, a block is its formula over whole maps, bit for bit."""
+    block, x = TransformerBlock(8, num_heads=2, ffn_expansion=2).eval(), torch.rand(1, 8, 6, 5)
+    with torch.no_grad():
+        if make_graph == "compile":
+            graph = torch.compile(block, backend="eager", fullgraph=True)
+        else:
+            graph = torch.export.export(block, (x,)).module()
+        made = graph(x)
+        monkeypatch.setattr(cpu_strips, "use_strips", lambda *_: False)
+        torch.testing.assert_close(made, block(x), rtol=0, atol=0)
+
+
+def test_meta_maps_go_through_the_layers() -> None:
+    with torch.device("meta"), torch.no_grad():
+        block, cross = (
+            TransformerBlock(8, num_heads=2, ffn_expansion=2),
+            CrossAttention(8, num_heads=2),
+        )
+        x = torch.empty(1, 8, 6, 5)
+        assert cross(block(x), x).shape == x.shape
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])
@@ -110,10 +142,9 @@ def test_the_last_pass_over_tiles_makes_no_queries_and_keys(kind: str) -> None:
         return cross(x, other) if kind == "cross" else block.attention(x, block.attention_norm)
 
     alone, counts = run(), []
-    with tile_passes(cross if kind == "cross" else block) as passes:
+    with sums_of(cross if kind == "cross" else block) as (layer,):
         for last in (False, True):
-            passes.begin_pass(last=last)
-            passes.begin_tile()
+            layer.begin_pass(last=last)
             with FlopCounterMode(display=False) as counter:
                 made = run()
             counts.append(counter.get_total_flops())
