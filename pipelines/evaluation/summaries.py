@@ -1,4 +1,4 @@
-"""Means of evaluation rows, their intervals, the worst cases, and a table of them for a terminal."""
+"""Means of evaluation rows, the worst cases, and a table of them for a terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy as np
 from models.metrics import DIRECTION, METRICS
 from pipelines.evaluation.rows import REFERENCE, Row
 from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES
-from pipelines.store.seeding import rng_at
 
 OVERALL = "overall"
 HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
-_NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,6 @@ def format_datasets(
         lines.append([name, str(max(summary.num_scenes.values())), *cells])
     head, *body = _align(lines)
     return [head, "-" * len(head), *body]
-
-
-def interval_of(values: Sequence[float], *, address: str) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean; `address` seeds it."""
-    array = np.asarray(values)
-    chosen = rng_at(0, address).integers(0, len(array), size=(_NUM_RESAMPLES, len(array)))
-    low, high = np.quantile(array[chosen].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def worst_cases(

@@ -35,6 +35,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
+from pipelines.evaluation.intervals import mean_interval
 from pipelines.evaluation.summaries import OVERALL, in_table_order
 from pipelines.store.seeding import rng_at
 
@@ -270,7 +271,8 @@ def _compare(
     # Of a reference mean of 0 no share can be taken; the change is then in the metric's own unit.
     scale = abs(reference) or 1.0
     changes = DIRECTION[metric] * (ours - theirs) / scale
-    low, high = _interval(changes, rng_at(config.seed, scenario, metric), config.num_resamples)
+    rng = rng_at(config.seed, scenario, metric)
+    low, high = mean_interval(changes, rng, num_resamples=config.num_resamples)
     change = float(changes.mean())
     return Comparison(
         scenario=scenario,
@@ -283,15 +285,6 @@ def _compare(
         high=high,
         outcome=_outcome(change, low, high, tolerance, config.hard_limit),
     )
-
-
-def _interval(
-    changes: np.ndarray, rng: np.random.Generator, num_resamples: int
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean."""
-    chosen = rng.integers(0, len(changes), size=(num_resamples, len(changes)))
-    low, high = np.quantile(changes[chosen].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _outcome(change: float, low: float, high: float, tolerance: float, hard: float) -> Outcome:

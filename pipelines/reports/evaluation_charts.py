@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation.embedding import Point
+from pipelines.evaluation.intervals import mean_interval
 from pipelines.evaluation.rows import BASELINE
-from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary, interval_of
+from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary
 from pipelines.reports.charts import Bar, Dot, bar_chart, dot_map
 from pipelines.reports.curves import Curve, curve_chart
 from pipelines.reports.page import section
 from pipelines.reports.wording import headline_of, plain_words
+from pipelines.store.seeding import rng_at
+
+_NUM_RESAMPLES = 1000
 
 
 def bars_part(summary: Summary, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -60,7 +64,7 @@ def _gain_bars(summary: Summary, rows: Sequence[Mapping[str, Any]], metric: str)
 
 
 def _bar(label: str, values: Sequence[float], address: str) -> Bar:
-    low, high = interval_of(values, address=address)
+    low, high = mean_interval(values, rng_at(0, address), num_resamples=_NUM_RESAMPLES)
     return Bar(label=label, mean=float(np.mean(values)), low=low, high=high)
 
 
