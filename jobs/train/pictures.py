@@ -21,8 +21,8 @@ from pipelines.evaluation.embedding import (
     stored_pictures,
     tell_apart,
 )
-from pipelines.reports.evaluation_charts import points_part
-from pipelines.reports.page import facts_part, render_page
+from pipelines.reports.evaluation_charts import map_of_points
+from pipelines.reports.page import write_page
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import write_whole
 from pipelines.training.previews import Pair, pairs_of_scenes, pairs_of_shards
@@ -73,8 +73,13 @@ def write_map(
         "conditions": str(embedded.num_conditions),
         **in_words(found),
     }
-    parts = [facts_part(facts), points_part(map_points(embedded, seed=0))]
-    write_whole(path, render_page(f"Degradation priors, {version.name}", parts).encode())
+    write_page(
+        path,
+        "degradation_priors.html.j2",
+        title=f"Degradation priors, {version.name}",
+        facts=facts,
+        map=map_of_points(map_points(embedded, seed=0)),
+    )
     return found
 
 

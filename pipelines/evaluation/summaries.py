@@ -30,6 +30,11 @@ class Summary:
     num_scenes: Mapping[str, int]
     means: Mapping[tuple[str, str, str], float]
 
+    @property
+    def headline(self) -> list[str]:
+        """The headline metrics that were measured."""
+        return [metric for metric in HEADLINE if metric in self.metrics]
+
     def best(self, scenario: str, metric: str) -> str | None:
         """Name the one method that leads a line; None for a tie or a single method."""
         sign = DIRECTION[metric]
