@@ -21,7 +21,7 @@ HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
 class Summary:
     """Means over scenes; `means[scenario, method, metric]`, OVERALL being the mean of scenarios.
 
-    A method that was measured under some scenarios only has no mean in the others, nor OVERALL.
+    A method measured under only some scenarios has no mean for the others and none for OVERALL.
     """
 
     scenarios: tuple[str, ...]
@@ -36,7 +36,7 @@ class Summary:
         return [metric for metric in HEADLINE if metric in self.metrics]
 
     def best(self, scenario: str, metric: str) -> str | None:
-        """Name the one method that leads a line; None for a tie or a single method."""
+        """Name the best method under a scenario; None for a tie or a single method."""
         sign = DIRECTION[metric]
         values = {
             method: sign * self.means[scenario, method, metric]
@@ -98,7 +98,7 @@ def format_datasets(
     baseline: str,
     metrics: Sequence[str] = HEADLINE,
 ) -> list[str]:
-    """Lines of such a table of the overall means of each data set."""
+    """Lines of an aligned table like `format_table`, with the overall means of each data set."""
     lines = [["dataset", "scenes", *metrics]]
     for name, summary in summaries.items():
         cells = [_cell(summary, OVERALL, metric, model, baseline) for metric in metrics]
@@ -110,9 +110,9 @@ def format_datasets(
 def worst_cases(
     rows: Sequence[Row], *, metrics: Sequence[str], model: str, baseline: str, count: int
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(scene, scenario) of the rows where the model stays farthest behind the baseline, and on what.
+    """Find where the model is farthest behind the baseline: (scene, scenario) -> metrics.
 
-    `count` of them a metric; one that is among the worst on several metrics comes once.
+    Takes `count` rows per metric; a row among the worst on several metrics comes once.
     """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for metric in metrics:
@@ -126,7 +126,7 @@ def worst_cases(
 
 
 def in_table_order(names: set[str]) -> tuple[str, ...]:
-    """Sort scenario names as the table of scenarios does; names it does not have come last."""
+    """Sort scenario names in the order of SCENARIOS; unknown names come last."""
     table = (*SCENARIOS, *SEVERITIES)
     known = [scenario.name for scenario in table if scenario.name in names]
     return (*known, *sorted(names.difference(known)))

@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 Curve = Sequence[tuple[int, float]]
-# Longer curves are drawn by the lowest and highest point of that many stretches.
+# Longer curves are thinned to the lowest and highest point of this many stretches.
 _NUM_STRETCHES = 200
-# A loss that starts this many times above its end hides the rest on a linear axis.
+# On a linear axis, a curve that spans more than this ratio hides its lower part.
 _LOG_SPAN = 20
 
 

@@ -1,4 +1,4 @@
-"""A dataset version to look at: scenes with their variants, groups, drawn parameters, sizes."""
+"""The dataset gallery: one HTML page with scenes, variants, groups, drawn parameters and sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.store.folders import Folder
 
 _NUM_SCENES = 3
 _NUM_GROUPS = 2
-# Histograms and sizes come from that many shards at most, spread over the version.
+# Histograms and sizes read at most this many shards, spread over the version.
 _MOST_SHARDS = 64
 _MIB = 2**20
 
@@ -72,19 +72,19 @@ def _facts(version: DatasetVersion) -> dict[str, str]:
         "scenes": f"{version.num_scenes} of split {version.config.split}",
         "groups": f"{version.num_groups}, K = {shard.num_positives}, M = {shard.num_negatives}",
         "shards": f"{len(version.shards)}, {version.num_bytes / _MIB:.1f} MiB",
-        "bytes a group": f"{version.num_bytes / max(version.num_groups, 1) / 2**10:.0f} KiB",
+        "bytes per group": f"{version.num_bytes / max(version.num_groups, 1) / 2**10:.0f} KiB",
         "degradations VI": ", ".join(map(words, shard.vi)),
         "degradations IR": ", ".join(map(words, shard.ir)),
         "seed, codec": f"{shard.seed}, {shard.image_codec}",
         "refused sources": str(len(version.refused)),
-        "made": f"{version.created[:16].replace('T', ' ')} UTC",
-        "by commit": version.commit[:12],
+        "created": f"{version.created[:16].replace('T', ' ')} UTC",
+        "commit": version.commit[:12],
         "digest": version.digest,
     }
 
 
 def _spread(readers: Sequence[ShardReader], count: int) -> Iterator[tuple[ShardReader, str]]:
-    """Scenes from the beginning, the middle and the end, each from another shard if there are."""
+    """Scenes spread over the version, from different shards where there are enough."""
     for index in range(count):
         reader = readers[index * len(readers) // count]
         scenes = sorted(reader.metas)
@@ -109,7 +109,7 @@ def _scene_article(reader: ShardReader, scene: str, members: Sequence[str]) -> S
 def _group_articles(readers: Sequence[ShardReader]) -> Iterator[GroupArticle]:
     for index, (reader, scene) in enumerate(_spread(readers, _NUM_GROUPS)):
         groups = reader.metas[scene].groups
-        # Neither the clean anchor, which comes first, nor twice the same degradation.
+        # Skip the clean anchor, which comes first; show different degradations.
         yield _group_article(reader, scene, groups[(1 + index) % len(groups)])
 
 
@@ -145,7 +145,7 @@ def _drawn(meta: SampleMeta, member: str) -> list[str]:
 
 
 def _parameters(metas: Sequence[SampleMeta]) -> dict[str, list[float]]:
-    """Numbers by "VI blur: sigma px"; seeds say nothing, and constants are left to the recipe."""
+    """Drawn numbers by name (`VI blur: sigma px`), without seeds and without constants."""
     values: dict[str, list[float]] = defaultdict(list)
     for meta in metas:
         for member, chain in meta.variants.items():
@@ -161,7 +161,7 @@ def _sizes(version: DatasetVersion, metas: Sequence[SampleMeta]) -> dict[str, li
         "Width, px": [meta.width for meta in metas],
         "Height, px": [meta.height for meta in metas],
         "Shard, MiB": [shard.num_bytes / _MIB for shard in version.shards],
-        "Scenes a shard": [shard.num_scenes for shard in version.shards],
+        "Scenes per shard": [shard.num_scenes for shard in version.shards],
     }
 
 

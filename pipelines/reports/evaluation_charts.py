@@ -1,4 +1,4 @@
-"""What the charts of the evaluation report show: bars of means and gains, and the map of priors."""
+"""Charts of the evaluation report: bars of means and gains, and the map of degradation priors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.store.seeding import rng_at
 
 _NUM_RESAMPLES = 1000
 _MAP, _PAD = 420, 14
-# Colours that stay apart in light and dark and for most eyes; shapes tell the cameras apart.
+# Distinct on light and dark pages and for most colour vision; the mark's shape shows the camera.
 # fmt: off
 _HUES = (
     "#2457c5", "#c2571a", "#17713a", "#8a3fa8", "#b08a00", "#0f8a94",

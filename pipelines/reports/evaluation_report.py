@@ -28,7 +28,7 @@ Rows = Sequence[Mapping[str, Any]]
 class EvaluationPage:
     """What the report shows; parts without content are left out.
 
-    The first method of `rows` is taken as the model, the others as what it is compared with.
+    The first method of `rows` is the model; the others are what it is compared with.
     `steps` holds means by the number of sampling steps.
     """
 
@@ -124,6 +124,6 @@ def _source_figures(example: Example) -> list[Figure]:
     ]
     pairs = (("VI", example.vi, example.vi_lq), ("IR", example.ir, example.ir_lq))
     for camera, clean, degraded in pairs:
-        lines = ["left clean"] if np.array_equal(clean, degraded) else []
+        lines = ["not degraded"] if np.array_equal(clean, degraded) else []
         figures.append(Figure(data_uri(degraded), f"Degraded {camera}", lines))
     return figures

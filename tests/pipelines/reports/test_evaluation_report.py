@@ -110,7 +110,7 @@ def test_strip_holds_sources_degraded_and_every_method(tmp_path: Path) -> None:
     assert levels == pytest.approx([200, 90, 50, 90, 120, 120], abs=2)
     text = " ".join(checker.text)
     assert "Source VI" in text
-    assert "Degraded IR left clean" in text
+    assert "Degraded IR not degraded" in text
     assert "Fused: model VIF 0.610 Qabf 0.500 SSIM 0.700" in text
 
 
