@@ -33,7 +33,7 @@ from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.evaluation.scenarios import find_scenario
 from pipelines.evaluation.summaries import OVERALL, summarise, worst_cases
 from pipelines.promotion.gate import GateConfig
-from pipelines.reports.evaluation_report import write_report
+from pipelines.reports.evaluation_report import EvaluationPage, write_report
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scenes import fetched, load_pair
 from pipelines.training.checkpoints import read_config
@@ -58,8 +58,7 @@ def make_report(
         here = replace(subject, scenes=tuple(scenes))
         embedded = _embed(here)
         apart = _told_apart(embedded)
-        write_report(
-            folder / REPORT,
+        page = EvaluationPage(
             title=f"{subject.model} on {subject.where}",
             facts=_report_facts(subject, run_id) | in_words(apart),
             rows=rows,
@@ -70,6 +69,7 @@ def make_report(
             efficiencies=_efficiencies(here),
             steps=_steps(subject, settings),
         )
+        write_report(folder / REPORT, page)
     tracking.log_folder(client, run_id, folder, "evaluation")
     for method, means in overall_means(rows).items():
         finite = {

@@ -23,8 +23,8 @@ from pipelines.evaluation.probes import (
     stored_pictures,
     tell_apart,
 )
-from pipelines.reports.evaluation_charts import points_part
-from pipelines.reports.page import facts_part, render_page
+from pipelines.reports.evaluation_charts import map_of_points
+from pipelines.reports.page import write_page
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import write_whole
 from pipelines.training.previews import PreviewPair, pairs_of_scenes, pairs_of_shards
@@ -78,9 +78,13 @@ def write_map(
         "conditions": str(embedded.num_conditions),
         **in_words(found),
     }
-    parts = [facts_part(facts), points_part(map_points(embedded, seed=0))]
-    title = f"{probe.title.capitalize()}, {version.name}"
-    write_whole(path, render_page(title, parts).encode())
+    write_page(
+        path,
+        "probe.html.j2",
+        title=f"{probe.title.capitalize()}, {version.name}",
+        facts=facts,
+        map=map_of_points(map_points(embedded, seed=0)),
+    )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Means of evaluation rows, their intervals, the worst cases, and a table of them for a terminal."""
+"""Means of evaluation rows, the worst cases, and a table of them for a terminal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import numpy as np
 from models.metrics import DIRECTION, METRICS
 from pipelines.evaluation.rows import REFERENCE, Row
 from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES
-from pipelines.store.seeding import rng_at
 
 OVERALL = "overall"
 HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
-_NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Summary:
     """Means over scenes; `means[scenario, method, metric]`, OVERALL being the mean of scenarios.
 
-    A method that was measured under some scenarios only has no mean in the others, nor OVERALL.
+    A method measured under only some scenarios has no mean for the others and none for OVERALL.
     """
 
     scenarios: tuple[str, ...]
@@ -32,8 +30,13 @@ class Summary:
     num_scenes: Mapping[str, int]
     means: Mapping[tuple[str, str, str], float]
 
+    @property
+    def headline(self) -> list[str]:
+        """The headline metrics that were measured."""
+        return [metric for metric in HEADLINE if metric in self.metrics]
+
     def best(self, scenario: str, metric: str) -> str | None:
-        """Name the one method that leads a line; None for a tie or a single method."""
+        """Name the best method under a scenario; None for a tie or a single method."""
         sign = DIRECTION[metric]
         values = {
             method: sign * self.means[scenario, method, metric]
@@ -95,7 +98,7 @@ def format_datasets(
     baseline: str,
     metrics: Sequence[str] = HEADLINE,
 ) -> list[str]:
-    """Lines of such a table of the overall means of each data set."""
+    """Lines of an aligned table like `format_table`, with the overall means of each data set."""
     lines = [["dataset", "scenes", *metrics]]
     for name, summary in summaries.items():
         cells = [_cell(summary, OVERALL, metric, model, baseline) for metric in metrics]
@@ -104,20 +107,12 @@ def format_datasets(
     return [head, "-" * len(head), *body]
 
 
-def interval_of(values: Sequence[float], *, address: str) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean; `address` seeds it."""
-    array = np.asarray(values)
-    chosen = rng_at(0, address).integers(0, len(array), size=(_NUM_RESAMPLES, len(array)))
-    low, high = np.quantile(array[chosen].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def worst_cases(
     rows: Sequence[Row], *, metrics: Sequence[str], model: str, baseline: str, count: int
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(scene, scenario) of the rows where the model stays farthest behind the baseline, and on what.
+    """Find where the model is farthest behind the baseline: (scene, scenario) -> metrics.
 
-    `count` of them a metric; one that is among the worst on several metrics comes once.
+    Takes `count` rows per metric; a row among the worst on several metrics comes once.
     """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for metric in metrics:
@@ -131,7 +126,7 @@ def worst_cases(
 
 
 def in_table_order(names: set[str]) -> tuple[str, ...]:
-    """Sort scenario names as the table of scenarios does; names it does not have come last."""
+    """Sort scenario names in the order of SCENARIOS; unknown names come last."""
     table = (*SCENARIOS, *SEVERITIES)
     known = [scenario.name for scenario in table if scenario.name in names]
     return (*known, *sorted(names.difference(known)))

@@ -1,26 +1,27 @@
 """The promotion gate: a pure decision over two sets of evaluation rows.
 
-Rows are paired by (scene, scenario). Whatever does not pair (a row that only one side has, another
-metric version, reference kind or picture size, a repeated row, a value that is missing or not
-finite) refuses by name; nothing is left out of a comparison in silence.
+Rows are paired by (scene, scenario). The gate refuses rows that do not pair and names them: a row
+on one side only, a different metric version, reference kind or image size, a repeated row, a value
+that is missing or not finite. No row is skipped silently.
 
-A *change* is the mean paired difference, challenger minus reference, turned so that positive is
-better, over the reference's mean: -0.03 is three per cent worse. Its 95 % interval is the
-percentile bootstrap over scenes. OVERALL averages a scene over its scenarios first and resamples
-scenes: one scene under fourteen scenarios is one observation, not fourteen. It needs no equal
-numbers of scenes a scenario, but without them it is not the mean of the scenario means.
+A *change* is the mean paired difference, challenger minus reference, divided by the reference's
+mean, with its sign turned so that positive is better: -0.03 is 3 % worse. Its 95 % confidence
+interval is a percentile bootstrap over scenes. OVERALL first averages each scene over its
+scenarios and then resamples scenes: one scene under fourteen scenarios is one observation, not
+fourteen. Where scenarios have different numbers of scenes, OVERALL is not the mean of the
+scenarios' means.
 
-Outcomes of one comparison under the rule `judge` (tolerance 2 %, hard limit 10 % by default):
+Outcomes of one comparison under `judge` (default tolerance 2 %, hard limit 10 %):
 
-    better     the interval lies above zero
-    equal      none of the others: the change is within tolerance
-    uncertain  worse than the tolerance, but the interval reaches zero; passes, and is shown
-    worse      worse than the tolerance and the interval lies below zero; or worse than the hard
+    better     the interval is above zero
+    equal      none of the others: the change is within the tolerance
+    uncertain  worse than the tolerance, but the interval reaches zero; passes, and is listed
+    worse      worse than the tolerance and the interval is below zero; or worse than the hard
                limit, whatever the interval: so large a loss has to be disproved, not proved
 
-The tolerance is what keeps dozens of comparisons from refusing by chance; there is no other
-correction for their number. Per scenario it lets a version trade a little; on OVERALL it is
-tighter (0.5 %), so that a row of promotions cannot slide down two per cent at a time.
+The tolerance keeps dozens of comparisons from refusing by chance; there is no other correction
+for multiple comparisons. The tolerance on OVERALL is tighter (0.5 %), so that a series of
+promotions cannot lose 2 % each.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
+from pipelines.evaluation.intervals import mean_interval
 from pipelines.evaluation.summaries import OVERALL, in_table_order
 from pipelines.store.seeding import rng_at
 
@@ -42,12 +44,12 @@ Outcome = Literal["better", "equal", "uncertain", "worse"]
 Rows = Sequence[Mapping[str, Any]]
 Key = tuple[str, str]  # scene, scenario
 
-# What has to agree before two numbers may be compared.
+# Fields that must agree before two rows may be compared.
 _SAME = ("metric_version", "reference", "width", "height")
 
 
 class GateConfig(BaseModel):
-    """What the gate watches and how much it forgives; shares are relative (0.02 = 2 %)."""
+    """The compared metrics and the tolerated losses; shares are relative (0.02 = 2 %)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +57,7 @@ class GateConfig(BaseModel):
     tolerance: float = Field(default=0.02, ge=0, lt=1)
     overall_tolerance: float = Field(default=0.005, ge=0, lt=1)
     hard_limit: float = Field(default=0.10, gt=0, lt=1)
-    # A first version has to beat the baseline on all of these.
+    # A first version must be better than the baseline on all of these.
     first_metrics: tuple[str, ...] = ("VIF", "Qabf")
     min_scenes: int = Field(default=3, ge=2)
     num_resamples: int = Field(default=2000, ge=100)
@@ -63,7 +65,7 @@ class GateConfig(BaseModel):
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """Every metric that is compared, each once."""
+        """The compared metrics, without duplicates."""
         return tuple(dict.fromkeys((*self.metrics, *self.first_metrics)))
 
     @field_validator("metrics", "first_metrics")
@@ -92,7 +94,7 @@ class Comparison(BaseModel):
 
 
 class Verdict(BaseModel):
-    """The decision, the sentences behind a refusal, and every comparison made."""
+    """The decision, the reasons of a refusal, and all comparisons."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,9 +105,9 @@ class Verdict(BaseModel):
 
 
 def judge(challenger_rows: Rows, reference_rows: Rows, config: GateConfig) -> Verdict:
-    """Challenger against champion: no scenario, and not their mean, may come out `worse`.
+    """Compare challenger and champion: neither a scenario nor OVERALL may be `worse`.
 
-    Better is not asked for: an equal model with, say, a newer dataset may replace the champion.
+    The challenger need not be better: an equal model with a newer dataset may replace the champion.
     """
     rule = "no scenario may be worse than the champion"
     refusals = _pairing_refusals(challenger_rows, reference_rows, config.watched, config.min_scenes)
@@ -124,13 +126,13 @@ def judge(challenger_rows: Rows, reference_rows: Rows, config: GateConfig) -> Ve
 
 
 def judge_first(challenger_rows: Rows, baseline_rows: Rows, config: GateConfig) -> Verdict:
-    """First version against the source average, on the mean over all scenarios.
+    """Compare a first version with the source average, on the mean over all scenarios.
 
-    It has to be `better` (interval above zero) on each of `first_metrics`, and on no watched
-    metric `worse` by more than `tolerance`. Both halves are needed: VIF and Qabf because the
-    average is poor at them on any pair, and SSIM as a guard because they alone are passed by the
-    pixel-wise maximum of the degraded sources, which restores nothing (6 scenes of roadscene/val:
-    VIF +17 %, Qabf +23 %, SSIM -6 %; the maximum of the clean sources would have SSIM +11 %).
+    It must be `better` on each of `first_metrics` and not `worse` than `tolerance` on any watched
+    metric. Both conditions are needed. The average has low VIF and Qabf on any pair; but the
+    pixel-wise maximum of the degraded sources, which restores nothing, beats it on both and
+    falls behind in SSIM (6 scenes of roadscene/val: VIF +17 %, Qabf +23 %, SSIM -6 %; the maximum of the
+    clean sources would have SSIM +11 %).
     """
     rule = "better than the source average on the mean over all scenarios"
     refusals = _pairing_refusals(challenger_rows, baseline_rows, config.watched, config.min_scenes)
@@ -169,16 +171,20 @@ def _set_refusals(name: str, rows: Rows, metrics: Sequence[str]) -> list[str]:
     refusals = []
     methods = sorted({row["method"] for row in rows})
     if len(methods) > 1:
-        refusals.append(f"The {name}'s rows mix methods {', '.join(methods)}; pass those of one.")
+        refusals.append(
+            f"The {name}'s rows mix methods {', '.join(methods)}; pass the rows of one."
+        )
     repeated = [key for key, count in Counter(map(_key, rows)).items() if count > 1]
     if repeated:
-        refusals.append(f"The {name} has more than one row for {_shown(repeated)}; keep one each.")
+        refusals.append(
+            f"The {name} has more than one row for {_shown(repeated)}; keep one of each."
+        )
     for metric in metrics:
         bad = [_key(row) for row in rows if not _is_number(row.get(metric))]
         if bad:
             refusals.append(
                 f"{metric} of the {name} is missing or not finite for {_shown(bad)}; "
-                "look at those pictures and evaluate again."
+                "check those images and evaluate again."
             )
     return refusals
 
@@ -206,7 +212,7 @@ def _disagreeing(challenger: Rows, reference: Rows) -> list[str]:
             _, ours, theirs = pairs[0]
             refusals.append(
                 f"{field} differs (challenger {ours!r}, reference {theirs!r}) for "
-                f"{_shown([key for key, _, _ in pairs])}; evaluate both with one code and data."
+                f"{_shown([key for key, _, _ in pairs])}; evaluate both with the same code and data."
             )
     return refusals
 
@@ -218,7 +224,7 @@ def _too_few(rows: Rows, min_scenes: int) -> list[str]:
         return []
     shown = ", ".join(f"{name} ({count})" for name, count in few.items())
     return [
-        f"Fewer than {min_scenes} scenes, too few to decide on, in: {shown}; "
+        f"Fewer than {min_scenes} scenes, too few to decide, in: {shown}; "
         "evaluate on more scenes or lower min_scenes."
     ]
 
@@ -247,7 +253,7 @@ def _compare_scenarios(challenger: Rows, reference: Rows, config: GateConfig) ->
 
 
 def _by(rows: Rows, field: str) -> dict[str, list[Mapping[str, Any]]]:
-    """Group rows; sorted by (scene, scenario), so that two sets of the same keys line up."""
+    """Group rows, sorted by (scene, scenario), so that two sets with the same keys line up."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=_key):
         groups[row[field]].append(row)
@@ -267,10 +273,11 @@ def _compare(
 ) -> Comparison:
     ours, theirs = np.array(pairs).T
     reference = float(theirs.mean())
-    # Of a reference mean of 0 no share can be taken; the change is then in the metric's own unit.
+    # A reference mean of 0 has no relative change; the change is then in the metric's own unit.
     scale = abs(reference) or 1.0
     changes = DIRECTION[metric] * (ours - theirs) / scale
-    low, high = _interval(changes, rng_at(config.seed, scenario, metric), config.num_resamples)
+    rng = rng_at(config.seed, scenario, metric)
+    low, high = mean_interval(changes, rng, num_resamples=config.num_resamples)
     change = float(changes.mean())
     return Comparison(
         scenario=scenario,
@@ -283,15 +290,6 @@ def _compare(
         high=high,
         outcome=_outcome(change, low, high, tolerance, config.hard_limit),
     )
-
-
-def _interval(
-    changes: np.ndarray, rng: np.random.Generator, num_resamples: int
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean."""
-    chosen = rng.integers(0, len(changes), size=(num_resamples, len(changes)))
-    low, high = np.quantile(changes[chosen].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _outcome(change: float, low: float, high: float, tolerance: float, hard: float) -> Outcome:
@@ -316,8 +314,8 @@ def _worse_reason(item: Comparison, config: GateConfig, overall_tolerance: float
 
 def _not_better_reason(item: Comparison) -> str:
     return (
-        f"{item.metric} over all scenarios {_numbers(item)}; a first version has to lie above the "
-        "source average with the whole interval: train longer or evaluate on more scenes."
+        f"{item.metric} over all scenarios {_numbers(item)}; the whole interval of a first "
+        "version has to be above the source average: train longer or evaluate on more scenes."
     )
 
 

@@ -1,44 +1,26 @@
-"""Curves over training steps as SVG, thinned so that no spike is lost."""
+"""Geometry of curves over training steps, thinned so that no spike is lost.
+
+`templates/charts.html.j2` draws them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import ClassVar
 
 import numpy as np
 
 Curve = Sequence[tuple[int, float]]
-# Longer curves are drawn by the lowest and highest point of that many stretches.
+# Longer curves are thinned to the lowest and highest point of this many stretches.
 _NUM_STRETCHES = 200
-# A loss that starts this many times above its end hides the rest on a linear axis.
+# On a linear axis, a curve that spans more than this ratio hides its lower part.
 _LOG_SPAN = 20
 
 
-def curve_chart(name: str, points: Curve) -> str:
-    """A figure of one curve: as recorded, smoothed, its last value, and what was not finite."""
-    finite = [(step, value) for step, value in points if math.isfinite(value)]
-    lost = len(points) - len(finite)
-    notes = [f"last {finite[-1][1]:.4g}"] if finite else ["no values"]
-    if lost:
-        notes.append(f"not finite and not drawn: {lost}")
-    log = _wants_log(finite)
-    if log:
-        notes.append("log scale")
-    drawing = _svg(name, _thin(finite), _thin(_smooth(finite)), log=log) if finite else ""
-    return (
-        f"<figure><figcaption><b>{escape(name)}</b><span>{escape(', '.join(notes))}</span>"
-        f"</figcaption>{drawing}</figure>"
-    )
-
-
-# Chart geometry in SVG units: width, height, and the margins that hold the labels.
-_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 220, 54, 12, 10, 38
-
-
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """Where steps and values lie in the drawing; with `log` the limits of y are exponents."""
 
     x_low: float
@@ -47,50 +29,72 @@ class _Frame:
     y_high: float
     log: bool
 
-    def x(self, step: float) -> float:
-        return _LEFT + (step - self.x_low) / (self.x_high - self.x_low) * (_W - _LEFT - _RIGHT)
-
-    def y(self, height: float) -> float:
-        share = (height - self.y_low) / (self.y_high - self.y_low)
-        return _H - _BOTTOM - share * (_H - _TOP - _BOTTOM)
+    # SVG units; the margins hold the labels.
+    width: ClassVar[int] = 420
+    height: ClassVar[int] = 220
+    left: ClassVar[int] = 54
+    right: ClassVar[int] = 408
+    top: ClassVar[int] = 10
+    bottom: ClassVar[int] = 182
 
     def at(self, step: float, value: float) -> tuple[float, float]:
-        return self.x(step), self.y(_height(value, self.log))
+        """Where a point of a curve lies."""
+        return self._x(step), self._y(_height(value, self.log))
+
+    @property
+    def x_ticks(self) -> list[tuple[float, str]]:
+        """Places and labels along the steps."""
+        return [(self._x(tick), _short(tick)) for tick in _ticks(self.x_low, self.x_high, 5)]
+
+    @property
+    def y_ticks(self) -> list[tuple[float, str]]:
+        """Places and labels along the values."""
+        return [
+            (self._y(tick), f"{10**tick if self.log else tick:.4g}")
+            for tick in _ticks(self.y_low, self.y_high, 4)
+        ]
+
+    def _x(self, step: float) -> float:
+        share = (step - self.x_low) / (self.x_high - self.x_low)
+        return self.left + share * (self.right - self.left)
+
+    def _y(self, height: float) -> float:
+        share = (height - self.y_low) / (self.y_high - self.y_low)
+        return self.bottom - share * (self.bottom - self.top)
 
 
-def _svg(name: str, raw: Curve, smooth: Curve, *, log: bool) -> str:
-    frame = _Frame(
-        *_span([step for step, _ in raw], pad=0.0),
-        *_span([_height(value, log) for _, value in raw], pad=0.05),
+@dataclass(frozen=True)
+class CurveChart:
+    """A curve as recorded and smoothed, in its frame; without a frame there is nothing to draw."""
+
+    name: str
+    notes: Sequence[str]
+    frame: Frame | None
+    raw: Curve
+    smooth: Curve
+
+
+def curve_chart(name: str, points: Curve) -> CurveChart:
+    """Thin and smooth a curve; notes give its last value and how many are not finite."""
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    lost = len(points) - len(finite)
+    notes = [f"last {finite[-1][1]:.4g}"] if finite else ["no values"]
+    if lost:
+        notes.append(f"not finite and not drawn: {lost}")
+    if not finite:
+        return CurveChart(name, notes, None, (), ())
+    log = _wants_log(finite)
+    if log:
+        notes.append("log scale")
+    raw = _thin(finite)
+    return CurveChart(name, notes, _frame_of(raw, log=log), raw, _thin(_smooth(finite)))
+
+
+def _frame_of(curve: Curve, *, log: bool) -> Frame:
+    return Frame(
+        *_span([step for step, _ in curve], pad=0.0),
+        *_span([_height(value, log) for _, value in curve], pad=0.05),
         log,
-    )
-    x, y = frame.at(*raw[-1])
-    return (
-        f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{escape(name)} by training step">'
-        f"{_axes(frame)}{_line(frame, raw, 'raw')}{_line(frame, smooth, 'smooth')}"
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/></svg>'
-    )
-
-
-def _line(frame: _Frame, curve: Curve, kind: str) -> str:
-    points = (frame.at(step, value) for step, value in curve)
-    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
-
-
-def _axes(frame: _Frame) -> str:
-    left, right, bottom = _LEFT, _W - _RIGHT, _H - _BOTTOM
-    parts = []
-    for tick in _ticks(frame.y_low, frame.y_high, 4):
-        y, label = frame.y(tick), f"{10**tick if frame.log else tick:.4g}"
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    for tick in _ticks(frame.x_low, frame.x_high, 5):
-        place = f'x="{frame.x(tick):.1f}" y="{bottom + 16}" text-anchor="middle"'
-        parts.append(f"<text {place}>{_short(tick)}</text>")
-    return (
-        f'{"".join(parts)}<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
-        f'<line class="axis" x1="{left}" x2="{left}" y1="{_TOP}" y2="{bottom}"/>'
-        f'<text x="{(left + right) / 2}" y="{_H - 5}" text-anchor="middle">step</text>'
     )
 
 

@@ -1,114 +1,129 @@
-"""The evaluation report: one HTML page with pictures, tables and curves inside.
-
-No script, no font and no picture is fetched: the file can be mailed, stored as an artifact and
-opened years later. Every text that comes from outside goes through `html.escape`.
-"""
+"""The evaluation report: one HTML page with pictures, tables and curves inside."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.metrics import DIRECTION
 from pipelines.evaluation.efficiency import Efficiency
 from pipelines.evaluation.measuring import Example
 from pipelines.evaluation.probes import Point
-from pipelines.evaluation.summaries import by_dataset, summarise
-from pipelines.promotion.gate import Verdict
-from pipelines.reports.curves import Curve
-from pipelines.reports.evaluation_charts import bars_part, curves_part, points_part, steps_part
-from pipelines.reports.evaluation_tables import (
-    comparisons_part,
-    dataset_part,
-    efficiency_part,
-    overall_part,
-    scenario_part,
-)
-from pipelines.reports.page import facts_part, figure, render_page, section
-from pipelines.reports.wording import number_text, spoken
-from pipelines.store.files import write_whole
+from pipelines.evaluation.rows import BASELINE
+from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary, by_dataset, summarise
+from pipelines.reports.curves import Curve, CurveChart, curve_chart
+from pipelines.reports.evaluation_charts import bar_charts, map_of_points
+from pipelines.reports.filters import number
+from pipelines.reports.page import Figure, data_uri, write_page
 
 _NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
+Rows = Sequence[Mapping[str, Any]]
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    facts: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
-    examples: Sequence[Example],
-    curves: Mapping[str, Curve],
-    verdict: Verdict | None = None,
-    worst: Sequence[Example] = (),
-    points: Sequence[Point] = (),
-    efficiencies: Sequence[Efficiency] = (),
-    steps: Mapping[int, Mapping[str, float]] | None = None,
-) -> None:
-    """Write one self-contained page; parts without content are left out.
+@dataclass(frozen=True)
+class EvaluationPage:
+    """What the report shows; parts without content are left out.
 
-    The first method of `rows` is taken as the model, the others as what it is compared with.
+    The first method of `rows` is the model; the others are what it is compared with.
+    `steps` holds means by the number of sampling steps.
     """
-    summary = summarise([dict(row) for row in rows]) if rows else None
-    parts = [
-        _verdict_part(verdict) if verdict else "",
-        overall_part(summary) if summary else "",
-        facts_part(facts) if facts else "",
-        scenario_part(summary) if summary else "",
-        dataset_part(by_dataset([dict(row) for row in rows])) if rows else "",
-        bars_part(summary, rows) if summary else "",
-        _examples_part("Worst cases", worst, rows) if worst else "",
-        _examples_part("Examples", examples, rows) if examples else "",
-        steps_part(steps) if steps else "",
-        efficiency_part(efficiencies) if efficiencies else "",
-        points_part(points) if points else "",
-        curves_part(curves) if curves else "",
-        comparisons_part(verdict.comparisons) if verdict and verdict.comparisons else "",
-    ]
-    write_whole(path, render_page(title, parts).encode())
+
+    title: str
+    facts: Mapping[str, str]
+    rows: Rows
+    examples: Sequence[Example]
+    curves: Mapping[str, Curve]
+    worst: Sequence[Example] = ()
+    points: Sequence[Point] = ()
+    efficiencies: Sequence[Efficiency] = ()
+    steps: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
-def _verdict_part(verdict: Verdict) -> str:
-    word, kind = ("Passed", "good") if verdict.passed else ("Refused", "bad")
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
-    return (
-        f'<section class="verdict {kind}"><p><strong>{word}</strong> '
-        f"<span>Gate: {escape(verdict.rule)}.</span></p>"
-        + (f"<ul>{reasons}</ul>" if reasons else "")
-        + "</section>"
+class Tile(NamedTuple):
+    """The model's mean of a metric over all scenarios, and its gains: method, gain, up or down."""
+
+    metric: str
+    mean: float
+    gains: Sequence[tuple[str, float, str]]
+
+
+class Strip(NamedTuple):
+    """The pictures of one scene under one scenario."""
+
+    scenario: str
+    note: str
+    figures: Sequence[Figure]
+
+
+def write_report(path: Path, page: EvaluationPage) -> None:
+    """Write one self-contained page."""
+    rows = [dict(row) for row in page.rows]
+    summary = summarise(rows) if rows else None
+    write_page(
+        path,
+        "evaluation.html.j2",
+        title=page.title,
+        facts=page.facts,
+        overall=OVERALL,
+        baseline=BASELINE,
+        summary=summary,
+        tiles=list(_tiles(summary)) if summary else [],
+        datasets=by_dataset(rows),
+        bars=bar_charts(summary, rows) if summary else [],
+        worst=_strips(page.worst, rows),
+        examples=_strips(page.examples, rows),
+        steps=list(_step_curves(page.steps)),
+        efficiencies=page.efficiencies,
+        map=map_of_points(page.points) if page.points else None,
+        curves=[curve_chart(name, points) for name, points in page.curves.items()],
     )
 
 
-def _examples_part(
-    title: str, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]
-) -> str:
+def _tiles(summary: Summary) -> Iterator[Tile]:
+    model, *others = summary.methods
+    for metric in summary.headline:
+        mean = summary.means[OVERALL, model, metric]
+        gains = []
+        for other in others:
+            if (OVERALL, other, metric) in summary.means:
+                gain = mean - summary.means[OVERALL, other, metric]
+                better = DIRECTION[metric] * gain
+                gains.append((other, gain, "up" if better > 0 else "down" if better < 0 else ""))
+        yield Tile(metric, mean, gains)
+
+
+def _step_curves(steps: Mapping[int, Mapping[str, float]]) -> Iterator[CurveChart]:
+    names = [name for name in HEADLINE if steps and name in next(iter(steps.values()))]
+    for name in names:
+        points = [(num_steps, means[name]) for num_steps, means in sorted(steps.items())]
+        yield curve_chart(f"{name} by sampling steps", points)
+
+
+def _strips(examples: Sequence[Example], rows: Rows) -> list[Strip]:
     by_key = {(row["scene"], row["scenario"], row["method"]): row for row in rows}
-    strips = "".join(_strip(example, by_key) for example in examples)
-    return section(title, strips)
+    strips = []
+    for example in examples:
+        figures = _source_figures(example)
+        for method, picture in example.fused.items():
+            row = by_key.get((example.scene, example.scenario, method), {})
+            numbers = [f"{name} {number(row[name])}" for name in _NUMBERS_BELOW if name in row]
+            figures.append(Figure(data_uri(picture), f"Fused: {method}", numbers))
+        note = ", ".join(filter(None, (example.scene, example.note)))
+        strips.append(Strip(example.scenario, note, figures))
+    return strips
 
 
-def _strip(example: Example, by_key: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> str:
+def _source_figures(example: Example) -> list[Figure]:
     figures = [
-        _figure(example.vi, "Source VI"),
-        _figure(example.ir, "Source IR"),
-        _figure(example.vi_lq, "Degraded VI", same=np.array_equal(example.vi, example.vi_lq)),
-        _figure(example.ir_lq, "Degraded IR", same=np.array_equal(example.ir, example.ir_lq)),
+        Figure(data_uri(example.vi), "Source VI"),
+        Figure(data_uri(example.ir), "Source IR"),
     ]
-    for method, picture in example.fused.items():
-        row = by_key.get((example.scene, example.scenario, method))
-        figures.append(_figure(picture, f"Fused: {method}", row=row))
-    quiet = ", ".join(filter(None, (example.scene, example.note)))
-    return (
-        f'<article><h3>{spoken(example.scenario)} <span class="quiet">{escape(quiet)}'
-        f'</span></h3><div class="strip">{"".join(figures)}</div></article>'
-    )
-
-
-def _figure(
-    picture: np.ndarray, label: str, *, row: Mapping[str, Any] | None = None, same: bool = False
-) -> str:
-    numbers = [f"{name} {number_text(row[name])}" for name in _NUMBERS_BELOW if row and name in row]
-    return figure(picture, label, below=["left clean"] if same else numbers)
+    pairs = (("VI", example.vi, example.vi_lq), ("IR", example.ir, example.ir_lq))
+    for camera, clean, degraded in pairs:
+        lines = ["not degraded"] if np.array_equal(clean, degraded) else []
+        figures.append(Figure(data_uri(degraded), f"Degraded {camera}", lines))
+    return figures

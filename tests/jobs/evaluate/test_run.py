@@ -60,7 +60,7 @@ def test_it_goes_on_where_it_was_stopped(
     assert evaluated.means.keys() == {MODEL, "average", "maximum"}
     page = (evaluated.folder / REPORT).read_text()
     for heading in (
-        "How sure",
+        "Confidence intervals",
         "Worst cases",
         "Sampling steps",
         "Efficiency",

@@ -1,4 +1,9 @@
-from pipelines.reports.charts import Bar, Dot, bar_chart, dot_map
+from pipelines.reports.charts import Bar, BarChart, histogram
+from pipelines.reports.page import templates
+
+
+def draw(macro: str, chart: object) -> str:
+    return getattr(templates().get_template("charts.html.j2").module, macro)(chart)
 
 
 def test_bars_show_labels_numbers_and_whiskers() -> None:
@@ -6,7 +11,7 @@ def test_bars_show_labels_numbers_and_whiskers() -> None:
         Bar(label="<model>", mean=0.5, low=0.4, high=0.6),
         Bar(label="b", mean=-0.2, low=-0.3, high=-0.1),
     ]
-    chart = bar_chart("VIF", bars, signed=True)
+    chart = draw("bar_chart", BarChart("VIF", bars, signed=True))
     assert chart.count("<rect") == chart.count('class="whisker"') == 2
     assert "&lt;model&gt;" in chart
     assert "+0.500" in chart
@@ -15,16 +20,17 @@ def test_bars_show_labels_numbers_and_whiskers() -> None:
 
 
 def test_a_bar_of_zero_is_drawn() -> None:
-    assert "nan" not in bar_chart("VIF", [Bar(label="b", mean=0, low=0, high=0)])
+    chart = BarChart("VIF", [Bar(label="b", mean=0, low=0, high=0)])
+    assert "nan" not in draw("bar_chart", chart)
 
 
-def test_map_has_a_mark_a_point_and_a_legend_a_group() -> None:
-    dots = [
-        Dot(x=0, y=0, group="vi_blur", ring=False),
-        Dot(x=1, y=1, group="ir_noise", ring=True),
-        Dot(x=2, y=1, group="ir_noise", ring=True),
-    ]
-    drawn = dot_map("priors", dots)
-    assert drawn.count("<circle") == 3 + 2
-    assert "ir noise" in drawn
-    assert "nan" not in dot_map("priors", dots[:1])
+def test_a_histogram_names_its_range_or_its_only_value() -> None:
+    drawn = draw("histogram", histogram("sigma <px>", [1.0, 2.0, 2.0, 4.5]))
+    assert "sigma &lt;px&gt;" in drawn
+    assert "4 values, mean 2.38" in drawn
+    assert ">1</text>" in drawn
+    assert ">4.5</text>" in drawn
+    assert drawn.count("<rect") == 6
+    single = draw("histogram", histogram("width", [640, 640]))
+    assert single.count("<text") == 1
+    assert ">640</text>" in single

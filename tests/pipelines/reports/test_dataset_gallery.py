@@ -56,7 +56,7 @@ def test_the_page_shows_variants_groups_parameters_and_sizes(
     assert all(source.startswith("data:image/jpeg;base64,") for source in tags.sources)
     for text in (
         version.digest, "VI low light: gamma", "IR stripe noise: sigma level", "VI positives",
-        "Shard, MiB", "Where the bytes are", "/a/<b>.png", "cut & short",
+        "Shard, MiB", "Stored size by image", "/a/<b>.png", "cut & short",
     ):  # fmt: skip
         assert text in tags.text, text
     assert "http" not in page
