@@ -97,7 +97,9 @@ def _build(
     With `keep_figures` what they took is the next forecast's; a try-out is too short to tell.
     """
     # Ray is only needed where there is something to do.
-    from infra.cluster.cluster import connected, map_tasks, num_cpus
+    from infra.cluster.connect import connected
+    from infra.cluster.nodes import count_resource
+    from infra.cluster.tasks import map_tasks
     from infra.prometheus import count_shard
 
     built: list[ShardInfo] = []
@@ -117,7 +119,7 @@ def _build(
             advance(len(built), f"{rates}  {num_bytes / 2**20:.1f} MiB")
         if keep_figures:
             when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-            cost = cost_of_run(costs, when=when, num_cores=num_cpus())
+            cost = cost_of_run(costs, when=when, num_cores=count_resource("CPU") or 1)
             keep_cost(settings.work, specs[0].config, root.uri, cost)
     return built
 

@@ -62,7 +62,7 @@ def train(
     planned = plan_training(recipe, settings, name=name, compiled=compiled)
     num_workers = num_workers or recipe.num_workers
     share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
-    with training_lease(client, planned.digest, say=say) as is_lost:
+    with training_lease(client, planned.digest, log=say) as is_lost:
         before = tracking.find_run(client, planned.digest)
         if before and before.info.status == "FINISHED":
             run_id, made = before.info.run_id, before.data.tags
@@ -93,7 +93,9 @@ def _train_run(
     num_workers: int,
 ) -> dict[str, str]:
     """Train on the cluster and log what came of it; return the run's last tags."""
-    from infra.cluster import cluster
+    from infra.cluster.connect import connected
+    from infra.cluster.ddp import run_ddp
+    from infra.cluster.run_folder import fetched
     from infra.registry import tracking
     from infra.registry.report_log import ReportLogger
 
@@ -104,20 +106,20 @@ def _train_run(
     folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
     kept = open_folder(f"{settings.runs}/{folder_name}", settings)
     with (
-        cluster.connected(settings),
+        connected(settings),
         tracking.system_metrics(client, run_id),
         watch(client, run_id, recipe.optim.num_steps),
     ):
-        checkpoint = cluster.run_ddp(
-            partial(run_training, datasets=planned.datasets, stage1=stage1, pairs=pairs),
-            planned.config.model_dump(mode="json"),
+        config = planned.config.model_dump(mode="json")
+        checkpoint = run_ddp(
+            partial(run_training, config, datasets=planned.datasets, stage1=stage1, pairs=pairs),
             name=folder_name,
             settings=settings,
             num_workers=num_workers,
             use_gpu=recipe.use_gpu,
             on_report=ReportLogger(settings.tracking_uri, run_id, kept),
         )
-    with cluster.fetched(checkpoint) as folder:
+    with fetched(checkpoint) as folder:
         return log_results(client, run_id, planned, folder, sources, settings)
 
 
