@@ -18,7 +18,9 @@ from ray.util.state.exception import RayStateApiException
 
 from infra.cluster.ray_internals import token_header
 
-_WAIT_S = 0.2
+_POLL_S = 0.2
+# A head that has just started answers before it can take jobs.
+_AGENT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, 
         if not total:
             if late:
                 raise ValueError(f"the cluster at {server.address} has no node that is up")
-            time.sleep(_WAIT_S)
+            time.sleep(_POLL_S)
     return total
 
 
@@ -102,15 +104,14 @@ def submit_job(
     code: str,
     environment: Mapping[str, str],
     metadata: Mapping[str, str],
-    timeout_s: float = 60,
 ) -> None:
     """Submit `entrypoint` as the job `job_id`, to run in `code`: a zip here or on S3, or local://DIR.
 
-    The driver asks for no CPU of its own: with one, a job that no node has room for would be pending,
-    and Ray cannot stop a pending job (ray#58353). Raises ValueError when the server refuses.
+    The driver requests no CPU of its own: with one, a job that fits no node would be pending, and Ray
+    cannot stop a pending job (ray#58353). Raises ValueError when the server refuses.
     """
     runtime_env = {"working_dir": code, "env_vars": dict(environment)}
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
             server.client.submit_job(
@@ -121,7 +122,6 @@ def submit_job(
             )
             return
         except (RuntimeError, ValueError, requests.RequestException) as error:
-            # A head that has just started answers before it can take jobs.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise ValueError(f"the cluster refused the job: {_first_line(error)}") from error
             time.sleep(1)
@@ -154,11 +154,11 @@ def follow_job(server: JobServer, job_id: str, on_text: Callable[[str], None]) -
             asyncio.run(tail())
         except (RuntimeError, OSError, aiohttp.ClientError):
             # Cut off, or the server is gone: find_job() finds out.
-            time.sleep(_WAIT_S)
+            time.sleep(_POLL_S)
         job = find_job(server, job_id)
         if job.status.is_terminal():
             return job
-        time.sleep(_WAIT_S)
+        time.sleep(_POLL_S)
 
 
 def job_log(server: JobServer, job_id: str) -> str:
@@ -203,6 +203,6 @@ def stop_job(server: JobServer, job_id: str, *, timeout_s: float = 20) -> JobDet
         if time.monotonic() > deadline:
             why = " (Ray cannot stop a job before it has started)" * (asked == JobStatus.PENDING)
             raise ValueError(f"{job_id} is still {job.status}{why}; try again in a while")
-        time.sleep(_WAIT_S)
+        time.sleep(_POLL_S)
         job = find_job(server, job_id)
     return job

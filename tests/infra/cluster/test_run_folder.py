@@ -95,7 +95,7 @@ def test_a_list_that_was_cut_short_comes_back(tmp_path: Path, left: bytes) -> No
 
 
 def test_a_missing_bucket_is_named(moto_url: str) -> None:
-    with pytest.raises(OSError, match=r"s3://absent-bucket/.*: no such bucket; make it first"):
+    with pytest.raises(OSError, match=r"s3://absent-bucket/.*: no such bucket; create it first"):
         RunFolder("s3://absent-bucket/runs", "run", moto_url).check_reachable()
 
 
