@@ -33,7 +33,7 @@ from tests.infra import ray_workloads
 from tests.ray_head import free_port, kill_remaining
 from tests.settings import embedded_settings
 
-_TIMEOUT_S = 300.0
+_PATIENCE_S = 300.0
 
 
 @contextmanager
@@ -60,12 +60,12 @@ def _several_nodes(
 
 def _wait_until(happened: Callable[[], Any], running: Future[Any], what: str) -> None:
     """Wait for what the work that runs brings about; its error is raised here."""
-    deadline = time.monotonic() + _TIMEOUT_S
+    deadline = time.monotonic() + _PATIENCE_S
     while not happened():
         if running.done():
             running.result()
             raise AssertionError(f"ended before: {what}")
-        assert time.monotonic() < deadline, f"not in {_TIMEOUT_S} s: {what}"
+        assert time.monotonic() < deadline, f"not in {_PATIENCE_S} s: {what}"
         time.sleep(0.2)
 
 
@@ -85,7 +85,7 @@ def tasks(folder: Path) -> dict[str, Any]:
         _wait_until(lambda: len(set(found)) == 2, running, "tasks on the second node")
         saw = {"followed_at": len(found), "followed_s": time.monotonic() - joined_s}
         hurry.touch()
-        running.result(timeout=_TIMEOUT_S)
+        running.result(timeout=_PATIENCE_S)
         return saw | {"done": len(found), "nodes": len(set(found))}
 
 
@@ -108,7 +108,7 @@ def actors(folder: Path) -> dict[str, Any]:
         left_at = len(found)
         several.remove_node(first, allow_graceful=False)
         hurry.touch()
-        running.result(timeout=_TIMEOUT_S)
+        running.result(timeout=_PATIENCE_S)
         return {"left_at": left_at, "done": sorted(item for item, _ in found)}
 
 
@@ -143,7 +143,7 @@ def training(folder: Path) -> dict[str, Any]:
     with _two_workers(folder, num_steps=20, until=8) as (several, running):
         time.sleep(float(os.environ["AWAY_S"]))
         several.add_node(num_cpus=1)
-        with fetched(running.result(timeout=_TIMEOUT_S)) as kept:
+        with fetched(running.result(timeout=_PATIENCE_S)) as kept:
             step = int((kept / "step").read_text())
     starts = [int(path.read_text()) for path in folder.glob("started-*")]
     return {"step": step, "starts": sorted(starts)}
@@ -152,7 +152,7 @@ def training(folder: Path) -> dict[str, Any]:
 def lost(folder: Path) -> dict[str, Any]:
     """The node does not come back."""
     with _two_workers(folder, num_steps=1000, until=2, node_wait_s=5.0) as (_, running):
-        error = running.exception(timeout=_TIMEOUT_S)
+        error = running.exception(timeout=_PATIENCE_S)
     return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -174,7 +174,7 @@ def _growing(folder: Path) -> Iterator[tuple[Cluster, Settings]]:
     with _several_nodes(
         folder,
         {"autoscaling_config": str(path), "gcs_server_port": port},
-        node_wait_s=_TIMEOUT_S,
+        node_wait_s=_PATIENCE_S,
     ) as found:
         try:
             yield found
@@ -221,7 +221,7 @@ def autoscaler(folder: Path) -> dict[str, Any]:
         saw: dict[str, Any] = {"grows": nodes.has_autoscaler(), "cpus": nodes.count_resource("CPU")}
         started = time.monotonic()
         try:
-            nodes.wait_for_resources(9, "CPU", timeout_s=_TIMEOUT_S)
+            nodes.wait_for_resources(9, "CPU", timeout_s=_PATIENCE_S)
         except ValueError as error:
             saw |= {"refused": str(error), "refused_s": time.monotonic() - started}
         hurry = folder / "hurry"
@@ -231,7 +231,7 @@ def autoscaler(folder: Path) -> dict[str, Any]:
             if len(set(found)) == 2:
                 hurry.touch()
         saw |= {"done": len(found), "nodes": len(set(found))}
-        nodes.wait_for_resources(2, "CPU", timeout_s=_TIMEOUT_S)
+        nodes.wait_for_resources(2, "CPU", timeout_s=_PATIENCE_S)
         return saw | {"cpus_after": nodes.count_resource("CPU")}
 
 

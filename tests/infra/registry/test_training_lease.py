@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from infra.registry import leases, tracking, training_lease
+from infra.registry import leases as lease
+from infra.registry import tracking, training_lease
 from infra.registry.training_lease import LostTrainingError, Timing
 from tests.settings import embedded_settings
 
@@ -54,7 +55,7 @@ def interrupts() -> Iterator[None]:
 def client(work: Path) -> Iterator[MlflowClient]:
     client = tracking.connect(embedded_settings(work))
     yield client
-    assert leases.read_lease(client, NAME) is None, "it was not given back"
+    assert lease.read_lease(client, NAME) is None, "it was not given back"
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_one_that_was_asked_to_stop_gives_it_back(
 ) -> None:
     other.send_signal(signal.SIGINT)
     other.wait()
-    assert leases.read_lease(client, NAME) is None
+    assert lease.read_lease(client, NAME) is None
 
 
 def test_one_that_lives_elsewhere_is_seen_by_its_beats(client: MlflowClient) -> None:
@@ -170,18 +171,18 @@ def test_who_lost_it_is_interrupted_and_leaves_it_to_the_other(
     with pytest.raises(LostTrainingError, match="another driver took this training over"):
         train_until_it_is_taken()
     assert seen == [False, True]
-    held = leases.read_lease(client, NAME)
+    held = lease.read_lease(client, NAME)
     assert held is not None
     assert held.tags["token"] == "of another one"
-    leases.delete_lease(client, NAME)
+    lease.delete_lease(client, NAME)
 
 
 def test_one_that_was_deleted_by_hand_is_there_again(client: MlflowClient) -> None:
     with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=SLOW):
-        leases.delete_lease(client, NAME)
-        deadline = time.monotonic() + 60
-        while leases.read_lease(client, NAME) is None:
-            assert time.monotonic() < deadline
+        lease.delete_lease(client, NAME)
+        patience_s = time.monotonic() + 60
+        while lease.read_lease(client, NAME) is None:
+            assert time.monotonic() < patience_s
             time.sleep(0.1)
         with pytest.raises(ValueError, match=f"process {os.getpid()}"):
             take(client)
