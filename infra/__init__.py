@@ -1,6 +1,6 @@
 """The outside world: Ray, MLflow and the environment."""
 
-from infra.settings import look_after_connections
+from infra.settings import set_keepalive
 
-# Ray reads this when it is first imported, and only this package imports it.
-look_after_connections()
+# Ray reads these variables when it is first imported, and only this package imports it.
+set_keepalive()

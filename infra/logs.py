@@ -1,6 +1,6 @@
-"""Lines for machines: with FUSION_LOG=json whatever is told is a JSON object a line.
+"""Logs: with FUSION_LOG=json each line is a JSON object, otherwise it is text for people.
 
-Each has its time, level and message, and the job, run and rank that it belongs to where they are known.
+An object has the time, level and message, and the job and run where they are known.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from infra.settings import log_fields
 
 
 def json_line(message: str, *, level: str = "INFO", **fields: Any) -> str | None:
-    """The line for a message, None where lines are for people."""
+    """The line for a message, None where logs are text."""
     known = log_fields()
     if known is None:
         return None
@@ -22,15 +22,15 @@ def json_line(message: str, *, level: str = "INFO", **fields: Any) -> str | None
     return json.dumps({"time": now, "level": level, "message": message, **known, **fields})
 
 
-def tell(message: str, **fields: Any) -> None:
-    """Write a line to the error stream, which in a worker is its log file; nothing for people."""
+def log_event(message: str, **fields: Any) -> None:
+    """Write a JSON line to stderr, which in a worker is its log file; nothing where logs are text."""
     line = json_line(message, **fields)
     if line is not None:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
-def notice(message: str) -> None:
-    """Write a line to the error stream for whoever reads it, a person or a machine."""
+def log_warning(message: str) -> None:
+    """Write a warning to stderr, as JSON or as text."""
     sys.stderr.write(f"{json_line(message, level='WARNING') or message}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The code that a job runs, as a zip: the working tree's tracked files, or a commit as it was made."""
+"""The code of a job, as a zip: the working tree's tracked files, or a commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUM_NAMED = 5
 
 @dataclass(frozen=True)
 class Packed:
-    """What went into a zip. `untracked` are files that git does not know and that stayed here."""
+    """Counts of a zip. `untracked` are files that git does not know and that were left out."""
 
     num_files: int
     num_bytes: int
@@ -35,16 +35,16 @@ def pack_tree(
 ) -> Packed:
     """Write the tracked files of `repository`, as they are on disk now, to the zip `target`.
 
-    `excludes` are patterns of paths from its root. The same files give the same bytes, so that a
-    cluster that has them already is not sent them again. Raises ValueError outside git, and above
-    `most_bytes` zipped, with the largest files named.
+    `excludes` are patterns of paths from its root. The same files give the same bytes, so
+    that a cluster that has them needs no upload. Raises ValueError outside git, and above `most_bytes`
+    zipped, with the names of the largest files.
     """
     names = [
         name
         for name in _git_files(repository, "--cached")
         if not any(fnmatch.fnmatch(name, pattern) for pattern in excludes)
     ]
-    # What is deleted in the working tree is deleted for the job, too.
+    # A file that is deleted in the working tree is left out.
     paths = {name: repository / name for name in names if (repository / name).exists()}
     for name, path in paths.items():
         if not path.is_file() or not path.resolve().is_relative_to(repository.resolve()):
@@ -54,7 +54,7 @@ def pack_tree(
             )
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in paths.items():
-            entry = zipfile.ZipInfo(name)  # its time is fixed: 1980
+            entry = zipfile.ZipInfo(name)  # with a fixed time, 1980
             entry.external_attr = (0o755 if path.stat().st_mode & 0o100 else 0o644) << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
             _check_size(target.stat().st_size, most_bytes, paths)
@@ -69,9 +69,9 @@ def _check_size(num_bytes: int, most_bytes: int, paths: dict[str, Path]) -> None
     largest = sorted(paths, key=lambda name: -paths[name].stat().st_size)[:_NUM_NAMED]
     shown = ", ".join(f"{name} ({paths[name].stat().st_size / 2**20:.1f} MiB)" for name in largest)
     raise ValueError(
-        f"the tracked files make more than {most_bytes / 2**20:.0f} MiB zipped, which a job server "
-        f"does not take; the largest are {shown}. Leave some out with --exclude PATTERN, or put the "
-        "code on S3 (jobs.submit pack) and say --code s3://…zip"
+        f"the tracked files are more than {most_bytes / 2**20:.0f} MiB zipped, which a job server "
+        f"refuses; the largest are {shown}. Leave some out with --exclude PATTERN, or put the "
+        "code on S3 (jobs.submit pack) and submit with --code s3://…zip"
     )
 
 
@@ -94,8 +94,8 @@ def archive_commit(repository: Path = REPOSITORY) -> tuple[str, bytes]:
         files = zipfile.ZipFile(io.BytesIO(data)).infolist()
         largest = max(files, key=lambda entry: entry.compress_size)
         raise ValueError(
-            f"commit {commit} makes {len(data) / 2**20:.0f} MiB zipped, nodes would fetch "
-            f"it again and again; the largest file is {largest.filename}"
+            f"commit {commit} is {len(data) / 2**20:.0f} MiB zipped, which nodes would download "
+            f"often; the largest file is {largest.filename}"
         )
     return commit, data
 

@@ -1,7 +1,7 @@
-"""What Prometheus is told of us: Ray's agents export it from every node, each name with `ray_` before it.
+"""Metrics for Prometheus: Ray's agents export them from every node, with the prefix `ray_`.
 
-`infra/grafana/fusion.json` draws these; a test holds the two together. Ray sends values every 10 s, so
-what a process says in its last seconds may be missing.
+`infra/grafana/fusion.json` draws these; a test compares the two. Ray sends values every 10 s, so what a
+process counts in its last seconds may be missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
-from infra.logs import tell
+from infra.cluster.ray_internals import task_attempt
+from infra.logs import log_event
 
 _Out = TypeVar("_Out")
 
@@ -26,12 +27,12 @@ class Meter:
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
-    told: str
+    description: str
     tags: tuple[str, ...] = ()
 
     @property
     def exported(self) -> tuple[str, ...]:
-        """The names under which Prometheus has it."""
+        """Its names in Prometheus."""
         match self.kind:
             case "counter":
                 return (f"ray_{self.name}_total",)
@@ -47,12 +48,18 @@ METERS = {
         Meter("fusion_images", "counter", "pictures in the shards that were written"),
         Meter("fusion_bytes", "counter", "bytes of the shards that were written"),
         Meter(
-            "fusion_task_seconds", "histogram", "seconds of a task, or an actor's call", ("task",)
+            "fusion_task_seconds",
+            "histogram",
+            "seconds of a task, or of an actor's call",
+            ("task",),
         ),
         Meter(
-            "fusion_task_retries", "counter", "tasks that ran again, for a worker died", ("task",)
+            "fusion_task_retries",
+            "counter",
+            "tasks that ran again, because a worker died",
+            ("task",),
         ),
-        Meter("fusion_training_step", "gauge", "optimiser steps that are done", ("run",)),
+        Meter("fusion_training_step", "gauge", "optimiser steps so far", ("run",)),
         Meter("fusion_training_loss", "gauge", "mean loss since the last report", ("run",)),
         Meter("fusion_training_samples_per_s", "gauge", "samples a second, of all ranks", ("run",)),
         Meter("fusion_data_wait_share", "gauge", "share of time without a batch", ("run", "rank")),
@@ -63,14 +70,14 @@ _BOUNDARIES_S = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 
 @functools.cache
 def _metric(name: str) -> Metric:
-    """One object a process and name: Ray registers each that is made."""
+    """One object a process and name: Ray registers each object."""
     meter = METERS[name]
     match meter.kind:
         case "counter":
-            return Counter(name, meter.told, meter.tags)
+            return Counter(name, meter.description, meter.tags)
         case "gauge":
-            return Gauge(name, meter.told, meter.tags)
-    return Histogram(name, meter.told, _BOUNDARIES_S, meter.tags)
+            return Gauge(name, meter.description, meter.tags)
+    return Histogram(name, meter.description, _BOUNDARIES_S, meter.tags)
 
 
 def count_shard(*, num_images: int, num_bytes: int) -> None:
@@ -80,10 +87,10 @@ def count_shard(*, num_images: int, num_bytes: int) -> None:
     _count("fusion_bytes", num_bytes)
 
 
-def tell_training(
+def export_report(
     run_id: str, merged: Mapping[str, float], per_rank: Sequence[Mapping[str, float]]
 ) -> None:
-    """Tell of a report: the ranks' mean, and how long each rank waited for its batches."""
+    """Export a training's report: the mean over ranks, and each rank's share of waiting for data."""
     if not ray.is_initialized():
         return
     run = {"run": run_id}
@@ -97,9 +104,9 @@ def tell_training(
 
 
 def run_measured(function: Callable[..., _Out], *arguments: Any) -> _Out:
-    """Call a task's function in its worker; tell how long it took, and whether it ran before."""
+    """Call a task's function in its worker; count its seconds, and whether it is a retry."""
     tags = {"task": getattr(function, "__name__", type(function).__name__)}
-    if _attempt() > 0:
+    if task_attempt() > 0:
         _count("fusion_task_retries", 1, tags)
     started = time.perf_counter()
     try:
@@ -107,14 +114,10 @@ def run_measured(function: Callable[..., _Out], *arguments: Any) -> _Out:
     finally:
         seconds = time.perf_counter() - started
         _metric("fusion_task_seconds").observe(seconds, tags=tags)
-        tell("task", seconds=round(seconds, 3), **tags)
-
-
-def _attempt() -> int:
-    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
+        log_event("task", seconds=round(seconds, 3), **tags)
 
 
 def _count(name: str, amount: float, tags: dict[str, str] | None = None) -> None:
-    # Ray refuses to count nothing, and without a cluster nobody would be told.
+    # Ray refuses to count 0, and without a cluster nothing is exported.
     if amount > 0 and ray.is_initialized():
         _metric(name).inc(amount, tags=tags)

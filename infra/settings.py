@@ -1,4 +1,4 @@
-"""Where the outside world is: the only place that reads the environment.
+"""Settings from the environment; no other module reads it.
 
 | variable | meaning | default |
 |---|---|---|
@@ -6,12 +6,12 @@
 | FUSION_DATASETS | root of the datasets: a folder, or s3://bucket/prefix | datasets/ under FUSION_WORK |
 | FUSION_RUNS | root of trainings' checkpoints: a folder, or s3://bucket/prefix | runs/ under FUSION_WORK |
 | FUSION_NODE_WAIT_S | how long a training waits for a node: one that died, or an autoscaler's | 600 |
-| FUSION_CACHE_GIB | most that fetched files may take below FUSION_WORK/cache/files | 50 |
+| FUSION_CACHE_GIB | size limit of the cache of fetched files, FUSION_WORK/cache/files | 50 |
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
-| FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | asked of git |
-| FUSION_LOG | json: whatever is told is a JSON object a line | lines for people |
+| FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | git's HEAD |
+| FUSION_LOG | json: each log line is a JSON object | text |
 | RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
 
@@ -34,12 +34,12 @@ COMMIT = "FUSION_COMMIT"
 _LOG, _RUN, JOB = "FUSION_LOG", "FUSION_RUN", "FUSION_JOB"
 _JOB_SERVER = "RAY_API_SERVER_ADDRESS"
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-# What a job is submitted with, besides its id.
+# The metadata of a job, besides its id.
 JOB_FACTS = ("command", "commit", "code", "config")
 
 
-# A connection on which no answer comes any more looks like a long task. Ray asks after 5 minutes, and
-# waits 2 more, before it takes the other host for unreachable; we, after half a minute and 20 s.
+# A dead connection looks like a long task. By default Ray sends a keepalive after 5 minutes and waits 2
+# more before it takes the other host for unreachable; here, after 30 s and 20 s.
 _KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "30000",
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
@@ -70,7 +70,7 @@ class Settings(BaseModel):
 
     @property
     def cache_bytes(self) -> int:
-        """Most that the cache of fetched files may hold."""
+        """Size limit of the cache of fetched files."""
         return int(self.cache_gib * 2**30)
 
     @property
@@ -119,16 +119,16 @@ def _absolute(place: str | None) -> str | None:
     return str(Path(place).resolve())
 
 
-def look_after_connections() -> dict[str, str]:
-    """Say in the environment how often Ray looks after its connections, unless it is said; return it."""
+def set_keepalive() -> dict[str, str]:
+    """Set the keepalive of Ray's connections in the environment where it is not set; return it."""
     return {name: os.environ.setdefault(name, value) for name, value in _KEEPALIVE.items()}
 
 
 def job_server(given: str | None = None) -> str:
-    """Address of Ray's job server: the one that is given, else RAY_API_SERVER_ADDRESS, else here.
+    """Address of Ray's job server: `given`, else RAY_API_SERVER_ADDRESS, else this machine's.
 
-    Ray's client lets that variable, and RAY_ADDRESS, win over an address that it is given, so a job
-    would go to another cluster than the one that was named: the variable is set to the answer.
+    Ray's client prefers that variable, and RAY_ADDRESS, to an address that it is passed, so a job would
+    go to another cluster than the one that was named. Hence the variable is set to the result.
     """
     address = given or os.environ.get(_JOB_SERVER, "http://127.0.0.1:8265")
     os.environ[_JOB_SERVER] = address
@@ -152,16 +152,16 @@ _SECRET_NAME = re.compile(
 )
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _IN_CLEAR = (
-    "everyone who can see the cluster's jobs would read it in clear. Set it where the nodes get "
+    "everyone who can see the cluster's jobs could read it in clear. Set it where the nodes get "
     "their environment (a Kubernetes secret, an instance role), not with the job"
 )
 
 
 def declared_environment(extra: Sequence[str] = ()) -> dict[str, str]:
-    """The variables that travel with a submitted job: where things are, never a secret.
+    """The variables that travel with a submitted job: locations and options, never a secret.
 
-    `extra` are further ones, NAME=VALUE, or NAME for the value that it has here. Raises ValueError for
-    one that is not set, or a work folder that is not absolute.
+    `extra` adds NAME=VALUE, or NAME with its value here. Raises ValueError for a variable that is not
+    set, or a work folder that is not absolute.
     """
     found = {name: os.environ[name] for name in _DECLARED if name in os.environ}
     for item in extra:
@@ -176,7 +176,7 @@ def declared_environment(extra: Sequence[str] = ()) -> dict[str, str]:
 
 
 def refuse_secrets(environment: Mapping[str, str], words: Sequence[str]) -> None:
-    """Raise ValueError when what a job shows would hold a secret, by a name or by what it looks like."""
+    """Raise ValueError when a job's variables or command hold a secret, by its name, form or value."""
     for name in environment:
         if _SECRET_NAME.search(name):
             raise ValueError(f"{name} looks like a secret, and {_IN_CLEAR}")
@@ -193,21 +193,21 @@ def refuse_secrets(environment: Mapping[str, str], words: Sequence[str]) -> None
 
 
 def masked(text: str) -> str:
-    """A text that may hold URIs, without the credentials in them."""
+    """A text without the credentials in its URIs."""
     return _CREDENTIALS.sub("***@", text)
 
 
 def job_tags() -> dict[str, str]:
-    """Of a submitted job: its id, and the command, commit, code and config it was submitted with.
+    """A submitted job's id, command, commit, code and config, as tags; empty outside jobs.
 
-    Ray hands a job what it was submitted with as JSON. Empty outside jobs.
+    Ray passes them to the job as JSON.
     """
     metadata = _job_config().get("metadata", {})
-    told = {
+    facts = {
         "id": metadata.get("job_submission_id"),
         **{key: metadata.get(key) for key in JOB_FACTS},
     }
-    return {f"job.{key}": value for key, value in told.items() if value}
+    return {f"job.{key}": value for key, value in facts.items() if value}
 
 
 def _job_config() -> dict[str, Any]:
@@ -215,19 +215,19 @@ def _job_config() -> dict[str, Any]:
     return json.loads(config) if config else {}
 
 
-def worker_environment(wanted: Mapping[str, str]) -> dict[str, str]:
-    """What workers are given besides what their job has, and has decided: Ray refuses it twice."""
+def without_job_variables(wanted: Mapping[str, str]) -> dict[str, str]:
+    """`wanted` without the variables that this process's job sets: Ray refuses a second value."""
     given = (_job_config().get("runtime_env") or {}).get("env_vars") or {}
     return {name: value for name, value in wanted.items() if name not in given}
 
 
 def bind_run(run_id: str) -> None:
-    """From here on what this process and its workers log belongs to an MLflow run."""
+    """Add an MLflow run's id to what this process and its workers log from now on."""
     os.environ[_RUN] = run_id
 
 
 def log_fields() -> dict[str, str] | None:
-    """Job and run that a log line belongs to; None where lines are for people."""
+    """Job and run of a log line; None where logs are text."""
     if os.environ.get(_LOG) != "json":
         return None
     found = {"job": os.environ.get(JOB) or job_tags().get("job.id"), "run": os.environ.get(_RUN)}
@@ -235,7 +235,7 @@ def log_fields() -> dict[str, str] | None:
 
 
 def log_environment() -> dict[str, str]:
-    """What a worker on another node needs, to log as this process does."""
+    """Variables with which a worker on another node logs as this process does."""
     job = job_tags().get("job.id")
     found = {name: os.environ[name] for name in (_LOG, _RUN) if name in os.environ}
     return found | ({JOB: job} if job else {})
@@ -244,7 +244,7 @@ def log_environment() -> dict[str, str]:
 def code_commit() -> str:
     """Commit of the code that runs, with "+dirty" when it was changed; "unknown" outside git.
 
-    A submitted job has no .git; it is told the commit of the tree that it was packed from.
+    A submitted job has no .git; FUSION_COMMIT holds the commit that it was packed from.
     """
     if COMMIT in os.environ:
         return os.environ[COMMIT]
@@ -263,7 +263,7 @@ def code_commit() -> str:
 
 
 def who_runs() -> str:
-    """User, machine and process, as histories and locks keep them."""
+    """User, machine and process, for histories and locks."""
     try:
         user = getpass.getuser()
     except KeyError:  # a container's user without a name

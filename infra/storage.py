@@ -1,8 +1,8 @@
 """S3: a folder of whole files in a bucket, and sources read by their URI.
 
 Uploads are invisible until they are complete, small files that must not change are put under a
-condition, downloads go on where a connection was cut. Requests that fail on their way, or that the
-store puts off (503 SlowDown), are tried again by botocore, with jitter, for about a minute.
+condition, downloads resume where a connection was cut. Requests that fail on the network, or that the
+store throttles (503 SlowDown), are retried by botocore, with jitter, for about a minute.
 Credentials come from where boto3 looks for them and never travel.
 """
 
@@ -33,17 +33,17 @@ _TRANSFER = TransferConfig(
 )
 _PIECE_BYTES = _MIB
 _TEMPORARY = ".tmp-"
-# A download that gets nothing for so many tries in a row is given up.
-_MOST_RESUMES = 8
-_MOST_CONFLICTS = 5
-# Over an outage of a minute or two. Not boto3's mode "standard": its client gives up after some hundred
-# retries of all its threads together, which a task that reads with several has used up in seconds.
+# A download fails after so many retries in a row without a byte.
+_MAX_RESUMES = 8
+_MAX_CONFLICTS = 5
+# Outlasts an outage of a minute or two. Not boto3's mode "standard": its client has a budget of some
+# hundred retries for all its threads together, which a task that reads with several spends in seconds.
 _RETRIES = {"mode": "legacy", "total_max_attempts": 9}
 
 
 @dataclass(frozen=True)
 class S3Entry:
-    """An object, or with `upload_id` an upload that was not completed."""
+    """An object, or with `upload_id` an unfinished upload."""
 
     name: str
     num_bytes: int
@@ -53,9 +53,9 @@ class S3Entry:
 
 @dataclass(frozen=True)
 class S3Folder:
-    """`s3://bucket/prefix`. With a `cache` folder, files that were fetched are kept there by digest.
+    """`s3://bucket/prefix`. Fetched files are cached by digest in the folder `cache`, if there is one.
 
-    When they come to more than `cache_bytes`, those that were not used for longest are deleted.
+    Above `cache_bytes` the least recently used files are deleted.
     """
 
     uri: str
@@ -81,7 +81,7 @@ class S3Folder:
             yield S3Entry(self._name(item), item["Size"], item["LastModified"].timestamp())
 
     def unfinished(self, prefix: str) -> Iterator[S3Entry]:
-        """Uploads that were begun and never completed; their parts are stored, and paid for."""
+        """Uploads that were started and never completed; their parts are stored, and paid for."""
         for item in self._listed("list_multipart_uploads", "Uploads", prefix):
             name = self._name(item)
             try:
@@ -111,7 +111,7 @@ class S3Folder:
 
     def write_once(self, name: str, data: bytes) -> None:
         """Put a small object that never changes. Raises ValueError when it exists with other bytes."""
-        for attempt in range(_MOST_CONFLICTS):
+        for attempt in range(_MAX_CONFLICTS):
             try:
                 with _explained(f"{self.uri}/{name}"):
                     self._client.put_object(**self._at(name), Body=data, IfNoneMatch="*")
@@ -122,19 +122,19 @@ class S3Folder:
                         f"{self.uri}/{name}: exists with another content; nothing is overwritten"
                     ) from None
                 return
-            except BlockingIOError:  # somebody else's put of the same key is under way
+            except BlockingIOError:  # another put of the same key is in progress
                 _pause(attempt)
         raise OSError(f"{self.uri}/{name}: other writers keep it busy; try again")
 
     def replace(self, name: str, data: bytes) -> None:
-        """Put a small object, over what has the name."""
+        """Put a small object, or replace it."""
         with _explained(f"{self.uri}/{name}"):
             self._client.put_object(**self._at(name), Body=data)
 
     def delete(self, entry: Any) -> None:
-        """Delete what `entries` or `unfinished` told of: an object, or abort an upload.
+        """Delete an entry of `entries`, or abort an upload of `unfinished`.
 
-        That it is gone already is no error.
+        No error when it is gone already.
         """
         try:
             with _explained(f"{self.uri}/{entry.name}"):
@@ -148,9 +148,9 @@ class S3Folder:
 
     @contextmanager
     def checked(self, name: str, sha256: str) -> Iterator[Path]:
-        """Fetch an object unless the cache holds it, check its digest, give its local path.
+        """Fetch an object unless it is cached, check its digest, yield its local path.
 
-        Without a cache the file is gone after the block; what has it open can read on. Raises
+        Without a cache the file is deleted after the block; an open file stays readable. Raises
         ValueError when the object is absent or damaged.
         """
         with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
@@ -163,7 +163,7 @@ class S3Folder:
                 yield path
 
     def _hold(self, lock: TextIO, name: str, path: Path, sha256: str) -> bool:
-        """Have the object at `path`, locked against deletion; whether it had to be fetched."""
+        """Fetch the object to `path` if need be and lock it against deletion; whether it was fetched."""
         fetched = False
         while True:
             # Workers of one node share the cache; one of them fetches, the others wait.
@@ -173,7 +173,7 @@ class S3Folder:
                 fetched = True
             os.utime(path)  # used now
             fcntl.flock(lock, fcntl.LOCK_SH)
-            # From one lock to the other somebody else may have had it, and deleted the file.
+            # Between the two locks another process may have deleted the file.
             if path.is_file():
                 return fetched
 
@@ -225,13 +225,13 @@ def _lock_of(path: Path) -> Path:
 
 
 def _shrink(folder: Path, most_bytes: int) -> None:
-    """Delete files that nobody holds, the longest unused first, until what is left fits."""
+    """Delete files without a lock, the least recently used first, until the rest fits."""
     found = []
     for path in folder.iterdir():
         if not path.name.startswith(".lock-"):
             try:
                 status = path.stat()
-            except FileNotFoundError:  # somebody else shrinks it, too
+            except FileNotFoundError:  # another process shrinks it, too
                 continue
             found.append((status.st_mtime_ns, status.st_size, path))
     left_bytes = sum(size for _, size, _ in found)
@@ -242,9 +242,9 @@ def _shrink(folder: Path, most_bytes: int) -> None:
 
 
 def _delete_unheld(path: Path) -> bool:
-    """Delete a cached file unless somebody is fetching it or about to open it; whether it is gone.
+    """Delete a cached file unless a process has its lock; whether it is gone.
 
-    Who has it open already reads on.
+    A file that is open already stays readable.
     """
     with _lock_of(path).open("w") as lock:
         try:
@@ -264,7 +264,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def read_object(uri: str, endpoint_url: str | None) -> bytes:
-    """Return the bytes of `s3://bucket/key`, over cut connections.
+    """Return the bytes of `s3://bucket/key`; resumes after cut connections.
 
     Raises FileNotFoundError when it is absent.
     """
@@ -273,17 +273,17 @@ def read_object(uri: str, endpoint_url: str | None) -> bytes:
 
 @functools.cache
 def _client(endpoint_url: str | None) -> Any:
-    """One client a process: it is safe to share between threads, and takes a while to make."""
+    """One client a process: it is safe to share between threads, and slow to create."""
     config = Config(retries=_RETRIES, connect_timeout=5, read_timeout=60, max_pool_connections=32)
-    # A session of its own: boto3's default one is not safe to make clients of in threads.
+    # A session of its own: boto3's default one must not create clients in threads.
     session = boto3.session.Session()
     return session.client("s3", endpoint_url=endpoint_url, config=config)
 
 
 class _Download(io.RawIOBase):
-    """An object's bytes; a connection that is cut is made again from where it stood.
+    """An object's bytes; resumes at the current position when the connection is cut.
 
-    The later requests ask for the same ETag, so that the parts are of one object.
+    Later requests ask for the same ETag, so that all parts are of one object.
     """
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
@@ -299,7 +299,7 @@ class _Download(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        tries = 0
+        retries = 0
         while self._position < self._length:
             try:
                 piece = self._body.read(min(len(buffer), self._length - self._position))
@@ -309,12 +309,12 @@ class _Download(io.RawIOBase):
                 buffer[: len(piece)] = piece
                 self._position += len(piece)
                 return len(piece)
-            if tries == _MOST_RESUMES:
+            if retries == _MAX_RESUMES:
                 raise ConnectionError(
-                    f"{self._uri}: cut {tries} times at byte {self._position} of {self._length}"
+                    f"{self._uri}: cut {retries} times at byte {self._position} of {self._length}"
                 )
-            _pause(tries)
-            tries += 1
+            _pause(retries)
+            retries += 1
             self._resume()
         return 0
 
@@ -335,7 +335,7 @@ def _sha256_of(path: Path) -> str:
 
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
-    """Turn boto3's errors into Python's, with the URI and what to do."""
+    """Turn boto3's errors into Python's, with the URI and the remedy."""
     try:
         yield
     except NoCredentialsError as error:
@@ -359,7 +359,7 @@ def _explain(uri: str, error: ClientError) -> OSError:
     answer = error.response
     code, status = answer["Error"]["Code"], answer["ResponseMetadata"].get("HTTPStatusCode")
     if code == "NoSuchBucket":
-        return OSError(f"{uri}: no such bucket; make it first")
+        return OSError(f"{uri}: no such bucket; create it first")
     if status == 404:
         return FileNotFoundError(f"{uri}: no such object")
     if status == 412:

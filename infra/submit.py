@@ -1,4 +1,4 @@
-"""Ray's job API: hand a command to a cluster, follow it, stop it, learn how it ended."""
+"""Ray's job API: submit a command to a cluster, follow its log, stop it, read how it ended."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from dataclasses import dataclass
 
 import aiohttp
 import requests
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from ray.util.state.api import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
 from ray.util.state.exception import RayStateApiException
 
-_WAIT_S = 0.2
+from infra.cluster.ray_internals import token_header
+
+_POLL_S = 0.2
+# A head that has just started answers before it can take jobs.
+_AGENT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class JobServer:
-    """A cluster's job server, and the header with the token that it asked for."""
+    """A cluster's job server, and the header with the token if it asks for one."""
 
     address: str
     headers: Mapping[str, str]
@@ -36,7 +39,7 @@ class JobServer:
 def open_server(address: str) -> JobServer:
     """Find the job server at `address`. A token is sent only to a server that asks for one.
 
-    Raises ValueError when nothing answers, or when it asks for a token and there is none, or another.
+    Raises ValueError when nothing answers, and when the token that it asks for is absent or wrong.
     """
     for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -48,25 +51,24 @@ def open_server(address: str) -> JobServer:
         pass
     except (RuntimeError, OSError, requests.RequestException) as error:
         raise ValueError(f"no Ray job server at {address} ({error}); give --address URL") from error
-    # Whatever RAY_AUTH_MODE says here: it is the cluster's mode that counts.
-    token = AuthenticationTokenLoader.instance().get_token_for_http_header(ignore_auth_mode=True)
+    header = token_header()
     how = (
         "`ray get-auth-token` prints it on the head; set RAY_AUTH_TOKEN or write ~/.ray/auth_token"
     )
-    if not token:
-        raise ValueError(f"the cluster at {address} wants a token and there is none here; {how}")
-    server = JobServer(address, token)
+    if not header:
+        raise ValueError(f"the cluster at {address} asks for a token and there is none here; {how}")
+    server = JobServer(address, header)
     try:
         _ = server.client
     except AuthenticationError as error:
         raise ValueError(
-            f"the token here is not the one of the cluster at {address}; {how}"
+            f"the token here is not that of the cluster at {address}; {how}"
         ) from error
     return server
 
 
 def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, float]:
-    """What the nodes that are up have in all, by Ray's names: CPU, GPU, memory, …
+    """Total resources of the nodes that are up, by Ray's names: CPU, GPU, memory, …
 
     Raises ValueError when no node is up in time; a head that has just started has none yet.
     """
@@ -79,11 +81,9 @@ def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, 
             options = ListApiOptions(detail=True)
             nodes = client.list(StateResource.NODES, options, raise_on_missing_output=False)
         except RayStateApiException as error:
-            # A head that has just started hangs up on whoever asks.
+            # A head that has just started drops connections.
             if late:
-                raise ValueError(
-                    f"{server.address} does not tell of its nodes ({error})"
-                ) from error
+                raise ValueError(f"{server.address} does not list its nodes ({error})") from error
             nodes = []
         for node in nodes:
             if node.state == "ALIVE":
@@ -92,7 +92,7 @@ def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, 
         if not total:
             if late:
                 raise ValueError(f"the cluster at {server.address} has no node that is up")
-            time.sleep(_WAIT_S)
+            time.sleep(_POLL_S)
     return total
 
 
@@ -104,15 +104,14 @@ def submit_job(
     code: str,
     environment: Mapping[str, str],
     metadata: Mapping[str, str],
-    timeout_s: float = 60,
 ) -> None:
     """Submit `entrypoint` as the job `job_id`, to run in `code`: a zip here or on S3, or local://DIR.
 
-    The driver asks for no CPU of its own: with one, a job that no node has room for would be pending,
-    and Ray cannot stop a pending job (ray#58353). Raises ValueError when the server refuses.
+    The driver requests no CPU of its own: with one, a job that fits no node would be pending, and Ray
+    cannot stop a pending job (ray#58353). Raises ValueError when the server refuses.
     """
     runtime_env = {"working_dir": code, "env_vars": dict(environment)}
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
             server.client.submit_job(
@@ -123,20 +122,19 @@ def submit_job(
             )
             return
         except (RuntimeError, ValueError, requests.RequestException) as error:
-            # A head that has just started answers before it can take jobs.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise ValueError(f"the cluster refused the job: {_first_line(error)}") from error
             time.sleep(1)
 
 
 def _first_line(error: BaseException) -> str:
-    """Of a refusal that carries the server's traceback: the error at its end."""
+    """The error at the end of a message that carries the server's traceback."""
     lines = str(error).strip().splitlines()
     return lines[-1] if len(lines) > 1 else str(error)
 
 
 def follow_job(server: JobServer, job_id: str, on_text: Callable[[str], None]) -> JobDetails:
-    """Hand the job's log on as it comes, over lost connections; return the job when it has ended."""
+    """Pass the job's log to `on_text`, reconnecting if need be; return the job when it has ended."""
     client = server.client
     shown = 0
 
@@ -144,7 +142,7 @@ def follow_job(server: JobServer, job_id: str, on_text: Callable[[str], None]) -
         nonlocal shown
         seen = 0
         async for text in client.tail_job_logs(job_id):
-            # A new connection tells everything from the start.
+            # A new connection sends the log from the start.
             fresh = text[max(0, shown - seen) :]
             seen += len(text)
             if fresh:
@@ -155,28 +153,28 @@ def follow_job(server: JobServer, job_id: str, on_text: Callable[[str], None]) -
         try:
             asyncio.run(tail())
         except (RuntimeError, OSError, aiohttp.ClientError):
-            # Cut off, or the server is gone: the next question tells which.
-            time.sleep(_WAIT_S)
+            # Cut off, or the server is gone: find_job() finds out.
+            time.sleep(_POLL_S)
         job = find_job(server, job_id)
         if job.status.is_terminal():
             return job
-        time.sleep(_WAIT_S)
+        time.sleep(_POLL_S)
 
 
 def job_log(server: JobServer, job_id: str) -> str:
-    """All that a job has printed so far."""
+    """A job's log so far."""
     find_job(server, job_id)
     return str(server.client.get_job_logs(job_id))
 
 
 def list_jobs(server: JobServer) -> list[JobDetails]:
-    """The jobs that were submitted to the cluster, oldest first."""
+    """The cluster's submitted jobs, oldest first."""
     jobs = [job for job in server.client.list_jobs() if job.submission_id]
     return sorted(jobs, key=lambda job: job.start_time or 0)
 
 
 def find_job(server: JobServer, job_id: str) -> JobDetails:
-    """A job by its id. Raises ValueError that names the newest ones."""
+    """A job by its id. Raises ValueError that names the newest jobs."""
     try:
         return server.client.get_job_info(job_id)
     except RuntimeError as error:
@@ -199,12 +197,12 @@ def stop_job(server: JobServer, job_id: str, *, timeout_s: float = 20) -> JobDet
     asked: JobStatus | None = None
     while not job.status.is_terminal():
         if asked != job.status:
-            # Asked again when it has started: what is said to a pending job is forgotten.
+            # Repeated when it has started: Ray forgets a request to stop a pending job.
             server.client.stop_job(job_id)
             asked = job.status
         if time.monotonic() > deadline:
             why = " (Ray cannot stop a job before it has started)" * (asked == JobStatus.PENDING)
-            raise ValueError(f"{job_id} is still {job.status}{why}; say it again in a while")
-        time.sleep(_WAIT_S)
+            raise ValueError(f"{job_id} is still {job.status}{why}; try again in a while")
+        time.sleep(_POLL_S)
         job = find_job(server, job_id)
     return job

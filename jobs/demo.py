@@ -39,7 +39,7 @@ _HEIGHT_PX, _WIDTH_PX = 192, 256
 
 def demo(settings: Settings, *, smoke: bool = False) -> None:
     """Run every step, then say where everything lies. Raises ValueError when the gate refuses."""
-    from infra.cluster import cluster
+    from infra.cluster.connect import connected
 
     started = time.monotonic()
     section("1/8  Render paired scenes")
@@ -47,7 +47,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     _render(sources)
     section("2/8  Scan them")
     scan_folder(sources, settings, name=NAME)
-    with cluster.connected(settings):
+    with connected(settings):
         section("3/8  Generate degraded shards with contrastive groups")
         recipe = named(find_recipe(DATASETS, "small"), NAME)
         dataset = generate(recipe, settings, scenes=NAME, smoke=smoke)

@@ -161,10 +161,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
 @pytest.fixture(scope="session")
 def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One embedded Ray cluster of 2 CPUs for the session, and settings in a folder of its own."""
-    from infra.cluster import cluster
+    from infra.cluster.connect import connected
 
     settings = embedded_settings(tmp_path_factory.mktemp("work"))
-    with cluster.connected(settings):
+    with connected(settings):
         yield settings
 
 

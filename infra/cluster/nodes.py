@@ -1,4 +1,4 @@
-"""What a Ray cluster has, and may come to have: nodes join and leave, an autoscaler's by themselves."""
+"""What the nodes of a Ray cluster have: nodes join and leave, an autoscaler adds some by itself."""
 
 from __future__ import annotations
 
@@ -7,184 +7,170 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray._private.state import state as ray_state
-from ray._private.worker import global_worker
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import RayError
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.state import (
-    ReschedulingState,
-    RunningState,
-    SchedulingState,
-    TrainControllerState,
-)
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from infra.logs import notice
-from infra.repeating import repeated
+from infra.cluster.ray_internals import autoscaler_status, max_resource
+from infra.logs import log_warning
+from infra.periodic import periodically
 
-LOOK_EVERY_S = 1.0
-_TELL_AFTER_S, _TELL_AGAIN_S = 5.0, 60.0
-# Tasks that wait are what an autoscaler counts. So many are there before it has added a node.
-_ASKED_AT_FIRST = 64
+POLL_S = 1.0
+_WARN_AFTER_S, _WARN_EVERY_S = 5.0, 60.0
+# An autoscaler counts pending tasks; so many are submitted before it has added a node.
+_MIN_SUBMITTED = 64
 
 
-def count(resource: str) -> int:
-    """How many of a resource, CPU or GPU, the nodes that are up have in all."""
+def count_resource(resource: str) -> int:
+    """Total CPUs or GPUs of the nodes that are up."""
     return int(ray.cluster_resources().get(resource, 0))
 
 
-class Room:
-    """The CPUs of the connected cluster, counted again every second while work is done."""
+class Capacity:
+    """The CPUs of the connected cluster, counted again every `POLL_S`."""
 
     def __init__(self) -> None:
-        self._grows = grows()
+        self._has_autoscaler = has_autoscaler()
         self._counted_s, self._cpus = 0.0, 0
-        self._tell_s = time.monotonic() + _TELL_AFTER_S
+        self._warn_s = time.monotonic() + _WARN_AFTER_S
 
     @property
     def num_tasks(self) -> int:
-        """How many tasks to have under way, so that a CPU never waits for the next.
+        """How many tasks to have in flight, so that a CPU never waits for the next.
 
-        With an autoscaler twice as many again, and some at the start: it adds nodes for what waits.
+        With an autoscaler twice as many, and a minimum: it adds nodes for pending tasks.
         """
         cpus = self._count()
-        return max(4 * cpus, _ASKED_AT_FIRST) if self._grows else max(2 * cpus, 2)
+        return max(4 * cpus, _MIN_SUBMITTED) if self._has_autoscaler else max(2 * cpus, 2)
 
     @property
     def num_actors(self) -> int:
-        """How many actors of one CPU to have or to ask for."""
+        """How many actors of one CPU to have running or pending."""
         cpus = self._count()
-        return max(2 * cpus, _ASKED_AT_FIRST) if self._grows else max(cpus, 1)
+        return max(2 * cpus, _MIN_SUBMITTED) if self._has_autoscaler else max(cpus, 1)
 
-    def tell_of_none(self) -> None:
-        """Say, once a minute, that work waits because no node has a CPU."""
+    def warn_if_none(self) -> None:
+        """Warn, once a minute, that tasks wait because no node has a CPU."""
         now = time.monotonic()
-        if self._count() or now < self._tell_s:
+        if self._count() or now < self._warn_s:
             return
-        self._tell_s = now + _TELL_AGAIN_S
-        what = (
+        self._warn_s = now + _WARN_EVERY_S
+        remedy = (
             "its autoscaler is asked for nodes"
-            if self._grows
-            else "nothing adds nodes by itself: start one (ray start --address=…), or end this"
+            if self._has_autoscaler
+            else "nothing adds nodes: start one (ray start --address=…), or stop this command"
         )
-        notice(f"waiting for CPUs: no node of the cluster has one; {what}")
+        log_warning(f"waiting for CPUs: no node of the cluster has one; {remedy}")
 
     def _count(self) -> int:
         now = time.monotonic()
-        if now - self._counted_s >= LOOK_EVERY_S:
-            self._counted_s, self._cpus = now, count("CPU")
+        if now - self._counted_s >= POLL_S:
+            self._counted_s, self._cpus = now, count_resource("CPU")
         return self._cpus
 
 
-def grows() -> bool:
+def has_autoscaler() -> bool:
     """Whether an autoscaler adds nodes: KubeRay's, that of `ray up`, or a platform's own."""
-    if _most("CPU") is not None:
+    if max_resource("CPU") is not None:
         return True
-    status = _status()
-    # The same program reports of a cluster that is made by hand, whose nodes are of no type.
+    status = autoscaler_status()
+    # A cluster made by hand has such reports, too, but its nodes are of no type.
     return bool(
         status.autoscaling_state.last_seen_cluster_resource_state_version
         and any(node.ray_node_type_name for node in status.cluster_resource_state.node_states)
     )
 
 
-def make_room(num_workers: int, resource: str, *, wait_s: float) -> None:
-    """Return when the nodes have `num_workers` of a resource; an autoscaler is asked for them.
+def wait_for_resources(num_workers: int, resource: str, *, timeout_s: float) -> None:
+    """Return when the nodes have `num_workers` CPUs or GPUs; an autoscaler is asked for them.
 
-    Raises ValueError at once where nothing adds nodes or not as many, and after `wait_s`.
+    Raises ValueError at once where nothing adds nodes or not as many, and after `timeout_s`.
     """
-    has = count(resource)
+    has = count_resource(resource)
     if has >= num_workers:
         return
     needs = f"{num_workers} workers need {num_workers} {resource}s, the cluster has {has}"
-    if not grows():
+    if not has_autoscaler():
         raise ValueError(f"{needs}; lower num_workers or add nodes")
-    most = _most(resource)
-    cannot = f"{needs} and its autoscaler cannot add as many; lower num_workers or let it add more"
+    most = max_resource(resource)
+    cannot = f"{needs} and its autoscaler cannot add enough; lower num_workers or raise its limit"
     if most is not None and most < num_workers:
-        raise ValueError(f"{cannot} (it may come to {most})")
-    notice(f"{needs}; waiting for its autoscaler to add nodes, {wait_s / 60:.3g} min at most")
+        raise ValueError(f"{cannot} ({most})")
+    minutes = f"{timeout_s / 60:.3g} min"
+    log_warning(f"{needs}; waiting for its autoscaler to add nodes, {minutes} at most")
     group = placement_group([{resource: 1.0}] * num_workers)
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + timeout_s
     try:
-        while not group.wait(LOOK_EVERY_S):
-            if _is_refused(group):
+        while not group.wait(POLL_S):
+            if _is_infeasible(group):
                 raise ValueError(cannot)
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"{num_workers} workers need {num_workers} {resource}s, and after {wait_s:.0f} s "
-                    f"the cluster has {count(resource)}; look at its autoscaler (ray status), or "
-                    "wait longer with FUSION_NODE_WAIT_S"
+                    f"{num_workers} workers need {num_workers} {resource}s, and after "
+                    f"{timeout_s:.0f} s the cluster has {count_resource(resource)}; look at its "
+                    "autoscaler (ray status), or wait longer with FUSION_NODE_WAIT_S"
                 )
     finally:
         remove_placement_group(group)
 
 
-class Patience(ControllerCallback):
-    """Ends a run whose workers had no place for too long. Ray Train counts tries, in the whole run."""
+def _is_infeasible(group: PlacementGroup) -> bool:
+    """Whether the autoscaler has found that it cannot add nodes for a group."""
+    return any(
+        request.details.startswith(group.id.hex())
+        for request in autoscaler_status().autoscaling_state.infeasible_gang_resource_requests
+    )
 
-    def __init__(self, num_workers: int, resource: str, wait_s: float) -> None:
-        self._needs, self._wait_s = f"{num_workers} {resource}s", wait_s
-        self._since_s: float | None = None
 
-    def after_controller_state_update(
-        self, previous_state: TrainControllerState, current_state: TrainControllerState
-    ) -> None:
-        """Ray Train calls this whenever it goes from one state to another."""
-        now = time.monotonic()
-        match current_state:
-            case RunningState():
-                self._since_s = None
-            case SchedulingState():
-                self._since_s = self._since_s or now
-            case ReschedulingState() if self._since_s and now - self._since_s > self._wait_s:
-                raise ValueError(
-                    f"no {self._needs} were free together for {now - self._since_s:.0f} s; say the "
-                    "same command again when the nodes are back, it goes on from the last checkpoint "
-                    "(FUSION_NODE_WAIT_S waits longer)"
-                )
+class PlacementTimeout:
+    """Ends a run whose workers found no place for `timeout_s`, each time anew.
+
+    Ray Train itself counts attempts, over the whole run.
+    """
+
+    def __init__(self, num_workers: int, resource: str, timeout_s: float) -> None:
+        self._needs, self._timeout_s = f"{num_workers} {resource}s", timeout_s
+        self._started_s: float | None = None
+
+    def start(self) -> None:
+        """Start, unless it has."""
+        self._started_s = self._started_s or time.monotonic()
+
+    def stop(self) -> None:
+        """The workers run."""
+        self._started_s = None
+
+    def check(self) -> None:
+        """Raise ValueError after `timeout_s`."""
+        waited_s = time.monotonic() - self._started_s if self._started_s else 0.0
+        if waited_s > self._timeout_s:
+            raise ValueError(
+                f"no {self._needs} were free together for {waited_s:.0f} s; run the same command "
+                "again when the nodes are back, and it resumes from the last checkpoint "
+                "(FUSION_NODE_WAIT_S waits longer)"
+            )
 
 
 @contextmanager
-def told_of_lost(num_workers: int, resource: str, *, wait_s: float) -> Iterator[None]:
-    """Say so while the cluster has less than a training needs, and when it has enough again."""
+def log_lost_nodes(num_workers: int, resource: str, *, timeout_s: float) -> Iterator[None]:
+    """Warn when the cluster has less than a training needs, and when it has enough again."""
     lost = False
 
     def look() -> None:
         nonlocal lost
         try:
-            has = count(resource)
+            has = count_resource(resource)
         except (RayError, RuntimeError, OSError):
-            return  # the cluster is gone, which the training says
+            return  # the cluster is gone, which the training reports
         if has < num_workers and not lost:
-            notice(
-                f"waiting for {num_workers} {resource}s: a node is gone and the cluster has "
-                f"{has}; the training goes on when it is back, or ends after {wait_s / 60:.3g} min"
+            log_warning(
+                f"waiting for {num_workers} {resource}s: a node is gone and the cluster has {has}; "
+                f"the training resumes when it is back, or ends after {timeout_s / 60:.3g} min"
             )
         elif lost and has >= num_workers:
-            notice(f"the cluster has {has} {resource}s again; going on from the last checkpoint")
+            log_warning(
+                f"the cluster has {has} {resource}s again; resuming from the last checkpoint"
+            )
         lost = has < num_workers
 
-    with repeated(look, every_s=LOOK_EVERY_S):
+    with periodically(look, every_s=POLL_S):
         yield
-
-
-def _most(resource: str) -> int | None:
-    """The most that nodes may come to have, where a platform says; Ray's own autoscaler does not."""
-    most = ray_state.get_max_resources_from_cluster_config()
-    return None if most is None else int(most.get(resource, 0))
-
-
-def _is_refused(group: PlacementGroup) -> bool:
-    """Whether the autoscaler has found that it can add no nodes for a group."""
-    return any(
-        request.details.startswith(group.id.hex())
-        for request in _status().autoscaling_state.infeasible_gang_resource_requests
-    )
-
-
-def _status() -> GetClusterStatusReply:
-    reply = GetClusterStatusReply()
-    reply.ParseFromString(global_worker.gcs_client.get_cluster_status())
-    return reply

@@ -1,7 +1,7 @@
 """Where Ray Train keeps a run's checkpoints: a folder that all nodes see, or a prefix on S3.
 
 Ray Train writes its list of checkpoints in place, and forgets folders that it was writing when it died.
-So a copy of the last whole list is kept beside it, and a run that goes on is mended first.
+So a copy of the last complete list is kept beside it, and a run is repaired before it resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from infra.storage import S3Folder, split_uri
 # Ray Train's own names.
 _LIST = "checkpoint_manager_snapshot.json"
 _CHECKPOINT = "checkpoint_"
-_LIST_BEFORE = "checkpoint_list_before.json"
+_LIST_COPY = "checkpoint_list_before.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunFolder:
         return f"{self.storage.rstrip('/')}/{self.name}"
 
     def open(self) -> tuple[fs.FileSystem, str]:
-        """The file system, and the path of `storage` on it. Credentials are looked up where it is used."""
+        """The file system, and the path of `storage` on it. It reads credentials where it is used."""
         if not self.storage.startswith("s3://"):
             return fs.LocalFileSystem(), self.storage
         bucket, key = split_uri(self.storage.rstrip("/"))
@@ -50,18 +50,18 @@ class RunFolder:
         return fs.S3FileSystem(scheme=parts.scheme, endpoint_override=endpoint), path
 
     def check_reachable(self) -> None:
-        """Raise OSError that says what to do when the storage on S3 cannot be listed."""
+        """Raise OSError with a remedy when the storage on S3 cannot be listed."""
         if self.storage.startswith("s3://"):
-            # boto3 tells a missing bucket from wrong keys, and is patient; pyarrow is neither.
+            # boto3 retries, and tells a missing bucket from wrong keys; pyarrow does neither.
             folder = S3Folder(self.storage.rstrip("/"), self.endpoint_url, None)
             next(folder.entries(f"{self.name}/{_LIST}"), None)
 
-    def mend(self) -> list[str]:
-        """Bring back a list of checkpoints that was cut short; delete folders that no list names.
+    def repair(self) -> list[str]:
+        """Restore a list of checkpoints that was cut short; delete folders that no list names.
 
         Returns the names of what was deleted. Raises ValueError when a listed checkpoint is gone.
         """
-        system, path = self._own_place()
+        system, path = self._own_path()
         listed = self._listed(_LIST)
         if listed is None and self._read(_LIST) is not None:
             listed = self._restore_list()
@@ -77,26 +77,26 @@ class RunFolder:
             system.delete_dir(f"{path}/{name}")
         return orphans
 
-    def keep_list(self) -> None:
-        """Copy the list of checkpoints, which is whole now. An object on S3 is never cut short."""
-        system, path = self._own_place()
+    def back_up_list(self) -> None:
+        """Copy the list of checkpoints, which is complete now. On S3 a list is never cut short."""
+        system, path = self._own_path()
         data = self._read(_LIST)
         if isinstance(system, fs.LocalFileSystem) and data is not None:
-            self._write(f".tmp-{_LIST_BEFORE}", data)
-            system.move(f"{path}/.tmp-{_LIST_BEFORE}", f"{path}/{_LIST_BEFORE}")
+            self._write(f".tmp-{_LIST_COPY}", data)
+            system.move(f"{path}/.tmp-{_LIST_COPY}", f"{path}/{_LIST_COPY}")
 
     def _restore_list(self) -> list[str] | None:
-        """Put the copy in place of a list that was cut short; without one there is no list."""
-        system, path = self._own_place()
-        before = self._listed(_LIST_BEFORE)
+        """Replace a list that was cut short by its copy; delete it where there is no copy."""
+        system, path = self._own_path()
+        before = self._listed(_LIST_COPY)
         if before is None:
             system.delete_file(f"{path}/{_LIST}")
             return None
-        self._write(_LIST, self._read(_LIST_BEFORE) or b"")
+        self._write(_LIST, self._read(_LIST_COPY) or b"")
         return before
 
     def _listed(self, name: str) -> list[str] | None:
-        """The checkpoints that a list names; None when there is no such list, or half of one."""
+        """The checkpoints that a list names; None when the list is absent or cut short."""
         try:
             results = json.loads(self._read(name) or b"")["checkpoint_results"]
         except (ValueError, KeyError):
@@ -104,7 +104,7 @@ class RunFolder:
         return [result["checkpoint_dir_name"] for result in results]
 
     def _checkpoints(self) -> list[fs.FileInfo]:
-        system, path = self._own_place()
+        system, path = self._own_path()
         found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return [
             info
@@ -113,7 +113,7 @@ class RunFolder:
         ]
 
     def _read(self, name: str) -> bytes | None:
-        system, path = self._own_place()
+        system, path = self._own_path()
         try:
             with system.open_input_stream(f"{path}/{name}") as stream:
                 data: bytes = stream.read()
@@ -122,24 +122,24 @@ class RunFolder:
             return None
 
     def _write(self, name: str, data: bytes) -> None:
-        system, path = self._own_place()
+        system, path = self._own_path()
         with system.open_output_stream(f"{path}/{name}") as stream:
             stream.write(data)
 
-    def _own_place(self) -> tuple[fs.FileSystem, str]:
+    def _own_path(self) -> tuple[fs.FileSystem, str]:
         system, path = self.open()
         return system, f"{path}/{self.name}"
 
 
 @contextmanager
 def fetched(checkpoint: Checkpoint) -> Iterator[Path]:
-    """A checkpoint's folder on this disk: its own, or a copy of it for the length of the block."""
+    """A checkpoint's folder on this disk: its own, or a copy for the length of the block."""
     with checkpoint.as_directory() as folder:
         yield Path(folder)
 
 
 def older_checkpoints(newest: Checkpoint) -> Iterator[Path]:
-    """Those kept beside the newest, for when that one is damaged; newest first, fetched one by one."""
+    """Folders of the checkpoints before `newest`, newest first, fetched one by one."""
     parent, _, name = newest.path.rpartition("/")
     found = newest.filesystem.get_file_info(fs.FileSelector(parent))
     # Ray names them checkpoint_<time>, so names are in order of time.

@@ -1,1 +1,1 @@
-"""MLflow: tracking, model versions, leases."""
+"""MLflow: runs (tracking, report_log), the model registry (model_versions, fuser_model), leases."""

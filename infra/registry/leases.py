@@ -1,7 +1,7 @@
-"""The right to do a thing alone, held in the MLflow registry by one of all who share the store.
+"""Leases: mutual exclusion between all processes that share an MLflow store.
 
-A lease is a registered model of its name: names are unique in the store, so creating one is the
-compare-and-set that tags and aliases lack. Its tags say who holds it.
+A lease is a registered model. Names are unique in the store, so creating a model is the compare-and-set
+that tags and aliases lack. Its tags name the holder.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
-# How the name of every lease ends; what ends so is no model.
+# The names of all leases end in it; those of models do not.
 SUFFIX = "-lock"
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease that this process holds, as long as its `token` stands in the registry."""
+    """A lease that this process holds while its `token` is in the registry."""
 
     client: MlflowClient
     name: str
     token: str
 
     def is_held(self) -> bool:
-        """Whether nobody took it."""
+        """Whether no other process took it."""
         held = read_lease(self.client, self.name)
         return held is not None and held.tags.get("token") == self.token
 
     def release(self) -> None:
-        """Give it back, if it was not taken."""
+        """Delete it, if this process still holds it."""
         if self.is_held():
             delete_lease(self.client, self.name)
 
@@ -46,9 +46,9 @@ def create_lease(
     description: str,
     token: str | None = None,
 ) -> Lease | RegisteredModel:
-    """Take a lease that nobody holds, else return the one that is held; `token` is a new one's.
+    """Acquire a lease, with `token` or a random one; return the holder's model where it is held.
 
-    Raises ValueError when neither can be: the holder gave it back meanwhile, or the store refuses.
+    Raises ValueError when neither works: the holder released it meanwhile, or the store refuses.
     """
     assert name.endswith(SUFFIX)
     token = token or uuid.uuid4().hex
@@ -58,20 +58,20 @@ def create_lease(
         held = read_lease(client, name)
         if held is None:
             raise ValueError(f"{name!r} could not be taken ({error.message}); try again") from error
-        # A request whose answer was lost is sent again, and then finds our own.
+        # A request whose answer was lost is retried, and then finds our own lease.
         if held.tags.get("token") != token:
             return held
     return Lease(client, name, token)
 
 
 def age_s(held: RegisteredModel) -> float:
-    """Seconds since a lease was taken."""
-    # By the server's clock at its beginning and ours now: clocks may differ by less than a lease.
+    """Seconds since a lease was acquired."""
+    # The server's clock minus ours: they may differ by less than the length of a lease.
     return float(time.time() - held.creation_timestamp / 1000)
 
 
 def read_lease(client: MlflowClient, name: str) -> RegisteredModel | None:
-    """A lease that somebody holds, None when nobody does."""
+    """The holder's model of a lease, None when nobody holds it."""
     try:
         held = client.get_registered_model(name)
     except MlflowException as error:
@@ -83,7 +83,7 @@ def read_lease(client: MlflowClient, name: str) -> RegisteredModel | None:
 
 
 def delete_lease(client: MlflowClient, name: str) -> None:
-    """Break a lease, whoever holds it; that it is gone already is no error."""
+    """Delete a lease, whoever holds it; no error when it is gone already."""
     try:
         client.delete_registered_model(name)
     except MlflowException as error:

@@ -1,4 +1,4 @@
-"""The MLflow model registry: versions, aliases, the promotion lock, and the history of promotions."""
+"""The MLflow model registry: versions, aliases, the promotion lock, the history of promotions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 from infra.registry.leases import SUFFIX, Lease, age_s, create_lease, delete_lease, read_lease
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-# A promotion takes seconds; who holds the lock for longer is dead.
+# Timeout of the promotion lock: a promotion takes seconds.
 LOCK_LEASE_S = 600.0
 
 _LOCK_SUFFIX = f".promotion{SUFFIX}"
@@ -78,7 +78,7 @@ def _signature(bundle: Path) -> ModelSignature:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's own lines of progress; what goes wrong is raised all the same."""
+    """Without MLflow's progress output; errors are raised all the same."""
     disable_logging()
     try:
         yield
@@ -91,18 +91,18 @@ def find_model(client: MlflowClient, uri: str) -> ModelVersion:
 
     Raises ValueError when there is none.
     """
-    name, alias, number = _parse(uri)
+    name, alias, number = _parse_uri(uri)
     try:
         if alias:
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, number)
     except MlflowException as error:
-        there_is = _known(client, name)
-        raise ValueError(f"{uri}: no such registered model version; {there_is}") from error
+        existing = _existing_versions(client, name)
+        raise ValueError(f"{uri}: no such registered model version; {existing}") from error
 
 
-def _known(client: MlflowClient, name: str) -> str:
-    """What there is instead: the model's versions and aliases, else the names of all models."""
+def _existing_versions(client: MlflowClient, name: str) -> str:
+    """The model's versions and aliases, or the names of all models where there is no such model."""
     try:
         aliases = client.get_registered_model(name).aliases
     except MlflowException:
@@ -115,7 +115,7 @@ def _known(client: MlflowClient, name: str) -> str:
 
 
 def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """The version that an alias points at, None when it points nowhere."""
+    """The version that an alias points at, None when there is no such alias."""
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException:
@@ -136,13 +136,13 @@ def fetch_bundle(client: MlflowClient, version: ModelVersion, target: Path) -> P
 
 
 def bundle_in(downloaded: Path) -> Path:
-    """Where the bundle lies in a downloaded version."""
-    # MLflow keeps the name that the folder had when it was logged; it is the only artifact.
+    """The folder of the bundle in a downloaded version."""
+    # Its name is the one that it was logged with; it is the only artifact.
     [bundle] = (downloaded / "artifacts").iterdir()
     return bundle
 
 
-def move_champion(
+def set_champion_aliases(
     client: MlflowClient,
     name: str,
     champion: str | None,
@@ -150,10 +150,10 @@ def move_champion(
     previous: str | None,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Point `champion` at a version and `previous` at another (None: at none). Hold the lock for it.
+    """Point the aliases `champion` and `previous` at versions, None deletes one. Hold the lock for it.
 
-    `previous` first: whoever reads `champion` sees the old one or the new one, in one step. `check`
-    (of the lock) is asked before each of the two and after them.
+    `previous` first, so that `champion` changes in one step. `check` (the lock's) is called before
+    each of the two and after them.
     """
     for alias, version in ((PREVIOUS, previous), (CHAMPION, champion)):
         check()
@@ -173,14 +173,14 @@ def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, 
 def write_event(
     client: MlflowClient, name: str, number: int, event: Mapping[str, Any], *, token: str = ""
 ) -> None:
-    """Write event `number` of the history of `name`; tags of the model, so no promotion hides another.
+    """Write event `number` of the history of `name`: a tag of the model each.
 
-    Numbers have no compare-and-set either: the lock's `token` keeps two of one number apart.
+    Tags have no compare-and-set: the lock's `token` distinguishes two events of one number.
     """
     text = json.dumps(event)
     if len(text) > _MAX_EVENT_CHARS:
         raise ValueError(
-            f"a promotion's record is {len(text)} characters, {_MAX_EVENT_CHARS} fit; "
+            f"the event of a promotion has {len(text)} characters, {_MAX_EVENT_CHARS} fit; "
             "give a shorter reason"
         )
     key = f"{_EVENT_PREFIX}{number:05d}" + (f".{token}" if token else "")
@@ -198,12 +198,12 @@ def read_events(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
 
 
 class LostLockError(ValueError):
-    """A promotion's lock was broken by another one, or ran out."""
+    """The lock of a promotion was broken by another one, or timed out."""
 
 
 @dataclass(frozen=True)
 class Lock:
-    """The right to promote versions of one model, as long as the lease holds and is not over."""
+    """The lock of one model's promotions, until `expires_s` or until the lease is broken."""
 
     lease: Lease
     name: str
@@ -211,11 +211,11 @@ class Lock:
 
     @property
     def token(self) -> str:
-        """What tells this promotion from others."""
+        """Identifies this promotion."""
         return self.lease.token
 
     def check(self) -> None:
-        """Raise LostLockError when the lock was broken or has run out; ask before what matters."""
+        """Raise LostLockError when the lock was broken or has timed out; call it before each change."""
         if not self.lease.is_held() or time.time() > self.expires_s:
             raise LostLockError(
                 f"this promotion of {self.name!r} lost its lock (broken by another one, or held for "
@@ -232,10 +232,10 @@ def promotion_lock(
     break_lock: bool = False,
     lease_s: float = LOCK_LEASE_S,
 ) -> Iterator[Lock]:
-    """Hold the promotion of `name` in the whole registry; a second one is refused with ValueError.
+    """Lock the promotions of `name` in the whole registry. Raises ValueError when another holds it.
 
-    The lock is the lease `<name>.promotion-lock`. One older than it may be is broken, or any one with
-    `break_lock`; its holder, should it live, finds out at `Lock.check`.
+    The lock is the lease `<name>.promotion-lock`. One that has timed out is broken, and any with
+    `break_lock`; its holder, if alive, finds out at `Lock.check`.
     """
     lock = _acquire(client, name, holder, break_lock, lease_s)
     try:
@@ -267,11 +267,11 @@ def _refusal(name: str, held: RegisteredModel) -> str:
     return (
         f"another promotion of {name!r} is under way, by {held.tags['holder']} since "
         f"{age_s(held):.0f} s; try again after it. If it died: its lock runs out in {left_s:.0f} s, "
-        "--break-lock takes it now"
+        "--break-lock breaks it now"
     )
 
 
-def _parse(uri: str) -> tuple[str, str, str]:
+def _parse_uri(uri: str) -> tuple[str, str, str]:
     body = uri.removeprefix("models:/")
     name, _, alias = body.partition("@")
     if alias:

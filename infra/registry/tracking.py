@@ -1,4 +1,4 @@
-"""MLflow runs: opened by the driver, read, ended, and found again by their configuration."""
+"""MLflow runs: open, resume by the configuration's digest, log, read, end."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, bind_run, job_tags, masked
 
-# One name for the whole product: runs are told apart by their tags.
+# One for the whole product: tags distinguish its runs.
 EXPERIMENT = "ivif-fusion"
 _MAX_PARAM_CHARS = 6000
-# What the client raises when the store is out of reach.
+# What the client raises when the store is unreachable.
 NO_ANSWER = (MlflowException, requests.RequestException)
 
 
 class DatasetRef(BaseModel):
-    """The dataset version that a run reads, as MLflow is told of it."""
+    """The dataset version that a run reads, for MLflow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,18 +43,18 @@ class DatasetRef(BaseModel):
 
 
 def connect(settings: Settings) -> MlflowClient:
-    """Point MLflow at the settings' store, make the experiment if need be, return a client.
+    """Point MLflow at the settings' store, create the experiment if need be, return a client.
 
     Raises ValueError when the store does not answer.
     """
-    # A new sqlite file is migrated by alembic, which tells of every step.
+    # A new sqlite file is migrated by alembic, which logs every step.
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking_uri)
     client = MlflowClient()
     try:
-        check_answers(settings.tracking_uri, timeout_s=10)
+        check_reachable(settings.tracking_uri, timeout_s=10)
         if client.get_experiment_by_name(EXPERIMENT) is None:
             client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
     except NO_ANSWER as error:
@@ -68,7 +68,7 @@ def connect(settings: Settings) -> MlflowClient:
 def experiment_id(client: MlflowClient) -> str:
     """Id of the product's experiment."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None, "connect() makes it"
+    assert experiment is not None, "connect() creates it"
     return str(experiment.experiment_id)
 
 
@@ -88,7 +88,7 @@ def open_run(
     tags: Mapping[str, str],
     dataset: DatasetRef | None = None,
 ) -> Run:
-    """Open a run, or the one of the same `config_digest` tag again when it did not finish."""
+    """Open a run; resume the one with the same `config_digest` tag if it did not finish."""
     digest = tags.get("config_digest")
     before = find_run(client, digest) if digest else None
     if before and before.info.status != "FINISHED":
@@ -100,7 +100,7 @@ def open_run(
     else:
         run = client.create_run(experiment_id(client), run_name=name, tags={**tags, **job_tags()})
         bind_run(run.info.run_id)
-    # What an old run lacks, too: who opened it may have died before these. MLflow changes no value.
+    # A resumed run may lack some: its driver may have died before. MLflow never changes a parameter.
     params = [
         Param(key, str(value)[:_MAX_PARAM_CHARS])
         for key, value in flatten(config).items()
@@ -131,17 +131,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_answers(tracking_uri: str, *, timeout_s: float = 2.0) -> None:
-    """Raise one of `NO_ANSWER` when an MLflow server does not answer; its own calls try for minutes."""
+def check_reachable(tracking_uri: str, *, timeout_s: float = 2.0) -> None:
+    """Raise one of `NO_ANSWER` when an MLflow server is unreachable; its client would retry for minutes."""
     if tracking_uri.startswith("http"):
         health = f"{tracking_uri.rstrip('/')}/health"
         requests.get(health, timeout=timeout_s).raise_for_status()
 
 
 @contextmanager
-def asked_once(tracking_uri: str) -> Iterator[None]:
-    """Let MLflow's client give up in seconds where by itself it would go on trying for minutes."""
-    check_answers(tracking_uri)
+def without_retries(tracking_uri: str) -> Iterator[None]:
+    """Let MLflow's client fail in seconds, where by default it retries for minutes."""
+    check_reachable(tracking_uri)
     limits = {MLFLOW_HTTP_REQUEST_TIMEOUT: 10, MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0}
     before = {variable: variable.get_raw() for variable in limits}
     for variable, value in limits.items():
@@ -157,7 +157,7 @@ def asked_once(tracking_uri: str) -> Iterator[None]:
 def system_metrics(client: MlflowClient, run_id: str, *, every_s: float = 10.0) -> Iterator[None]:
     """Log CPU, memory, disk and network of this machine (and its GPUs, with pynvml) for the block.
 
-    As `system/…`, going on from the run's last such step.
+    As `system/…`, continuing from the run's last such step.
     """
     monitor = SystemMetricsMonitor(
         run_id,
@@ -248,7 +248,7 @@ def fetch_folder(run_id: str, name: str, target: Path) -> Path:
 
 
 def finish_run(client: MlflowClient, run_id: str, *, tags: Mapping[str, str] | None = None) -> None:
-    """Mark a run as finished; what stopped an earlier try at it is forgotten."""
+    """Mark a run as finished; delete the reason of an earlier failure."""
     if tags:
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     if "failure" in client.get_run(run_id).data.tags:
@@ -257,15 +257,15 @@ def finish_run(client: MlflowClient, run_id: str, *, tags: Mapping[str, str] | N
 
 
 def fail_run(client: MlflowClient, run_id: str, error: BaseException) -> None:
-    """Mark a run as killed by a person, or as failed, and say why.
+    """Mark a run as killed by a person, or as failed, with the reason.
 
-    Where MLflow does not answer the run stays as it is, and the error is the one to be told.
+    Where MLflow does not answer, the run stays as it is, with a warning.
     """
     # Ray turns an interrupt into SystemExit.
     killed = isinstance(error, KeyboardInterrupt | SystemExit)
     reason = "interrupted" if killed else str(error) or type(error).__name__
     try:
-        with asked_once(client.tracking_uri):
+        with without_retries(client.tracking_uri):
             client.set_tag(run_id, "failure", reason[:_MAX_PARAM_CHARS])
             client.set_terminated(run_id, "KILLED" if killed else "FAILED")
     except NO_ANSWER as no_answer:

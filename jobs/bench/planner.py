@@ -22,7 +22,8 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from infra.cluster import cluster
+from infra.cluster.connect import connected
+from infra.cluster.tasks import map_tasks
 from infra.settings import Settings
 from jobs.bench.shard_factory import made_up_scene, rendered_scenes
 from jobs.config import find_recipe
@@ -114,9 +115,9 @@ def check_forecasts(plan: ShardPlan, settings: Settings, *, rounds: int) -> list
     """A forecast, a run on one core, a run on two; and again."""
     read = source_reader(settings)
     runs: list[Run] = []
-    with cluster.connected(settings), TemporaryDirectory(prefix="bench-plan-") as folder:
+    with connected(settings), TemporaryDirectory(prefix="bench-plan-") as folder:
         warm = LocalFolder(Path(folder) / "warm")
-        list(cluster.map_tasks(write_shard, plan[: max(_NUM_CORES)], warm, read))
+        list(map_tasks(write_shard, plan[: max(_NUM_CORES)], warm, read))
         for index in range(rounds):
             for num_cores in _NUM_CORES:
                 cost = calibrate(plan, read)
@@ -132,7 +133,7 @@ def _run(
     started_s = time.perf_counter()
     # As many tasks at a time as cores: the others of this machine stay out of it.
     shards = list(
-        cluster.map_tasks(write_shard, plan, root, source_reader(settings), max_in_flight=num_cores)
+        map_tasks(write_shard, plan, root, source_reader(settings), max_in_flight=num_cores)
     )
     core_s = sum(shard.cpu_s for shard in shards)
     return Run(

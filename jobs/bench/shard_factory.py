@@ -25,7 +25,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from infra.cluster import cluster
+from infra.cluster.connect import connected
+from infra.cluster.tasks import map_tasks
 from infra.settings import Settings
 from jobs.config import find_recipe
 from jobs.console import CONSOLE, facts, say, section
@@ -110,7 +111,7 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     )
     section("Measure")
     run = f"{time.time_ns():x}"
-    with cluster.connected(settings):
+    with connected(settings):
         specs = plan_shards(config, scenes)
         lines = [_generation(specs, work / "runs" / run, sizes.rounds)]
         again, version = _second_run(config, scenes, settings, run)
@@ -158,7 +159,7 @@ def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
     halves = [scenes[start::_NUM_PROCESSES] for start in range(_NUM_PROCESSES)]
     with ProcessPoolExecutor(_NUM_PROCESSES, mp_context=get_context("spawn")) as pool:
         list(pool.map(bare_loop, [half[:1] for half in halves]))
-        list(cluster.map_tasks(write_shard, specs[:_NUM_PROCESSES], LocalFolder(folder / "warm")))
+        list(map_tasks(write_shard, specs[:_NUM_PROCESSES], LocalFolder(folder / "warm")))
         for index in range(rounds):
             target = folder / str(index)
             ours.append(_clock(partial(_generate_shards, specs, target)))
@@ -170,7 +171,7 @@ def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
 
 
 def _generate_shards(specs: Sequence[ShardSpec], folder: Path) -> None:
-    for _ in cluster.map_tasks(write_shard, specs, LocalFolder(folder)):
+    for _ in map_tasks(write_shard, specs, LocalFolder(folder)):
         pass
 
 
@@ -330,8 +331,8 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
     plan = plan_shards(config, SceneTable.of(map(made_up_scene, range(num_scenes))))
     work.mkdir(parents=True, exist_ok=True)
     settings = Settings(work=work, tracking_uri="", artifact_root=None, ray_address=None)
-    with cluster.connected(settings):
-        infos = list(cluster.map_tasks(describe_shard, plan))
+    with connected(settings):
+        infos = list(map_tasks(describe_shard, plan))
     assert len({info.name for info in infos}) == len(plan)
     return len(plan), own_peak_mib()
 

@@ -158,7 +158,8 @@ def _efficiencies(subject: Subject) -> list[Efficiency]:
 
 def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
     """Means by number of sampling steps, on the example scenes; none for a model without steps."""
-    from infra.cluster import cluster
+    from infra.cluster.connect import connected
+    from infra.cluster.tasks import map_tasks
 
     counts = subject.recipe.steps
     scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
@@ -169,8 +170,8 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
         say("  no sampling-steps curve: this model does not sample in steps")
         return {}
     arguments = (scenes, measurement, source_reader(settings))
-    with cluster.connected(settings):
-        found = list(cluster.map_tasks(steps_means, counts, *arguments))
+    with connected(settings):
+        found = list(map_tasks(steps_means, counts, *arguments))
     return {int(means.pop("num_steps")): means for means in found}
 
 

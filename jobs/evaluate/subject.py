@@ -106,7 +106,8 @@ def measure_scenes(subject: Subject, settings: Settings, folder: Path) -> list[R
 
     Every finished task leaves its rows in `folder`; those that lie there are not measured again.
     """
-    from infra.cluster import cluster
+    from infra.cluster.connect import connected
+    from infra.cluster.tasks import map_tasks
 
     inputs = inputs_digest(subject.measurement)
     starts = range(0, len(subject.scenes), _SCENES_A_TASK)
@@ -125,11 +126,11 @@ def measure_scenes(subject: Subject, settings: Settings, folder: Path) -> list[R
     if done:
         say(f"  {len(done)} of {len(parts)} parts were measured before")
     with (
-        cluster.connected(settings),
+        connected(settings),
         progress("scenes", len(subject.scenes)) as advance,
     ):
         arguments = (subject.measurement, source_reader(settings))
-        for found in cluster.map_tasks(evaluate_bundle, left, *arguments):
+        for found in map_tasks(evaluate_bundle, left, *arguments):
             ids = sorted({row["scene"] for row in found})
             write_rows(found, part_path([by_id[name] for name in ids]))
             rows += found

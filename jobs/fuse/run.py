@@ -100,7 +100,8 @@ def _on_ray(
     if not pairs:
         return
     # Ray is only needed where there is something to do.
-    from infra.cluster.cluster import connected, map_actors
+    from infra.cluster.connect import connected
+    from infra.cluster.tasks import map_actors
 
     with connected(settings):
         for pair, outcome in map_actors(PairFuser, pairs, fusing, read, folder):

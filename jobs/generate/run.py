@@ -73,7 +73,7 @@ def generate(
     shards = list(reused)
     if to_build:
         # Ray is only needed where there is something to do.
-        from infra.cluster.cluster import map_tasks
+        from infra.cluster.tasks import map_tasks
 
         with _counting(to_build, root, settings, keep_figures=not smoke) as count:
             for written in map_tasks(write_shard, to_build, root, source_reader(settings)):
@@ -106,7 +106,8 @@ def _counting(
 
     With `keep_figures` what they took is the next forecast's; a try-out is too short to tell.
     """
-    from infra.cluster.cluster import connected, num_cpus
+    from infra.cluster.connect import connected
+    from infra.cluster.nodes import count_resource
     from infra.prometheus import count_shard
 
     shards: list[WrittenShard] = []
@@ -128,7 +129,7 @@ def _counting(
         yield count
         if keep_figures:
             when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-            cost = cost_of_run(shards, when=when, num_cores=num_cpus())
+            cost = cost_of_run(shards, when=when, num_cores=count_resource("CPU") or 1)
             write_cost(settings.work, specs[0].config, root.uri, cost)
 
 

@@ -25,7 +25,9 @@ def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: 
     try:
         lock.check()
         write(event)
-        registry.move_champion(client, name, event.version, previous=previous, check=lock.check)
+        registry.set_champion_aliases(
+            client, name, event.version, previous=previous, check=lock.check
+        )
     except registry.LostLockError as lost:
         _give_way(client, name, event)
         raise ValueError(f"{lost}; its own changes were taken back, say it again") from lost
@@ -44,7 +46,7 @@ def _give_way(client: Any, name: str, event: Event) -> None:
     elif champion not in stack:  # set by hand, or none: not ours to move
         return
     previous = below(stack, champion) if champion else None
-    registry.move_champion(client, name, champion, previous=previous)
+    registry.set_champion_aliases(client, name, champion, previous=previous)
 
 
 def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = False) -> Event:

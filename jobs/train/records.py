@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra.repeating import repeated
+from infra.periodic import periodically
 from infra.settings import Settings
 from jobs.console import progress, say
 from jobs.train.inputs import Planned, Sources
@@ -138,7 +138,7 @@ def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
 
         def show() -> None:
             try:
-                with tracking.asked_once(client.tracking_uri):
+                with tracking.without_retries(client.tracking_uri):
                     curve = tracking.metric_curve(client, run_id, "loss")
             except tracking.NO_ANSWER:  # training goes on without it; so does this
                 return
@@ -146,7 +146,7 @@ def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
                 advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")
 
         try:
-            with repeated(show, every_s=1.0):
+            with periodically(show, every_s=1.0):
                 yield
         finally:
             show()

@@ -54,7 +54,7 @@ def train(
     planned = plan_training(config, settings, name=name)
     num_workers = num_workers or config.num_workers
     share_of_step(config.optim, config.num_workers, num_workers)  # refuses what cannot be shared
-    with training_lease(client, planned.digest, say=say) as is_lost:
+    with training_lease(client, planned.digest, log=say) as is_lost:
         before = tracking.find_run(client, planned.digest)
         if before and before.info.status == "FINISHED":
             run_id, made = before.info.run_id, before.data.tags
@@ -76,7 +76,9 @@ def _train_run(
     client: Any, run_id: str, planned: Planned, settings: Settings, *, num_workers: int
 ) -> dict[str, str]:
     """Train on the cluster and log what came of it; return the run's last tags."""
-    from infra.cluster import cluster
+    from infra.cluster.connect import connected
+    from infra.cluster.ddp import run_ddp
+    from infra.cluster.run_folder import fetched
     from infra.registry import tracking
     from infra.registry.report_log import ReportLogger
 
@@ -87,22 +89,27 @@ def _train_run(
     folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
     kept = open_folder(f"{settings.runs}/{folder_name}", settings)
     # Initial weights go by value: no worker needs to see the folder that they lie in here.
-    loop = partial(run_training, datasets=planned.datasets, initial=planned.initial, pairs=pairs)
+    loop = partial(
+        run_training,
+        config.model_dump(mode="json"),
+        datasets=planned.datasets,
+        initial=planned.initial,
+        pairs=pairs,
+    )
     with (
-        cluster.connected(settings),
+        connected(settings),
         tracking.system_metrics(client, run_id),
         watch(client, run_id, config.optim.num_steps),
     ):
-        checkpoint = cluster.run_ddp(
+        checkpoint = run_ddp(
             loop,
-            config.model_dump(mode="json"),
             name=folder_name,
             settings=settings,
             num_workers=num_workers,
             use_gpu=config.use_gpu,
             on_report=ReportLogger(settings.tracking_uri, run_id, kept),
         )
-    with cluster.fetched(checkpoint) as folder:
+    with fetched(checkpoint) as folder:
         return log_results(client, run_id, planned, folder, sources, settings)
 
 

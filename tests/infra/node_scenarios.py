@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 from ray.cluster_utils import Cluster
 from ray.util import get_node_ip_address
 
-from infra.cluster import cluster, nodes
+from infra.cluster import nodes
+from infra.cluster.connect import connected
+from infra.cluster.ddp import run_ddp
+from infra.cluster.run_folder import fetched
+from infra.cluster.tasks import map_actors, map_tasks
 from infra.settings import Settings
 from tests.infra import ray_workloads
 from tests.ray_head import free_port, kill_remaining
@@ -40,14 +45,14 @@ def _several_nodes(
     The code is not sent: nodes of one machine have one folder for it, which each empties when it joins
     (Ray 2.60 unpacks a working_dir anew), under the others' imports. Workers have this process's path.
     """
-    # A dashboard is eight more processes, which on a busy machine are too much for Ray's patience.
+    # A dashboard is eight more processes, which on a busy machine exceed Ray's timeouts.
     options = {"num_cpus": 0, "include_dashboard": False, **(head or {})}
     nodes_of = Cluster(initialize_head=True, head_node_args=options)
     settings = embedded_settings(folder).model_copy(
         update={"ray_address": nodes_of.address, "in_ray_job": True, **changes}
     )
     try:
-        with cluster.connected(settings):
+        with connected(settings):
             yield nodes_of, settings
     finally:
         nodes_of.shutdown()
@@ -70,7 +75,7 @@ def tasks(folder: Path) -> dict[str, Any]:
     with _several_nodes(folder) as (several, _), ThreadPoolExecutor() as threads:
         found: list[str] = []
         running = threads.submit(
-            lambda: found.extend(cluster.map_tasks(ray_workloads.node_of, range(200), str(hurry)))
+            lambda: found.extend(map_tasks(ray_workloads.node_of, range(200), str(hurry)))
         )
         time.sleep(8)
         several.add_node(num_cpus=1)
@@ -92,7 +97,7 @@ def actors(folder: Path) -> dict[str, Any]:
         found: list[tuple[int, str]] = []
         running = threads.submit(
             lambda: found.extend(
-                cluster.map_actors(ray_workloads.Located, range(200), str(hurry), num_actors=64)
+                map_actors(ray_workloads.Located, range(200), str(hurry), num_actors=64)
             )
         )
         _wait_until(lambda: len(found) > 4, running, "calls on the first node")
@@ -120,9 +125,8 @@ def _two_workers(
         several.add_node(num_cpus=1)
         second = several.add_node(num_cpus=1)
         running = threads.submit(
-            cluster.run_ddp,
-            ray_workloads.count_steps,
-            {"folder": str(folder), "num_steps": num_steps},
+            run_ddp,
+            partial(ray_workloads.count_steps, {"folder": str(folder), "num_steps": num_steps}),
             name="run",
             settings=settings,
             num_workers=2,
@@ -139,7 +143,7 @@ def training(folder: Path) -> dict[str, Any]:
     with _two_workers(folder, num_steps=20, until=8) as (several, running):
         time.sleep(float(os.environ["AWAY_S"]))
         several.add_node(num_cpus=1)
-        with cluster.fetched(running.result(timeout=_PATIENCE_S)) as kept:
+        with fetched(running.result(timeout=_PATIENCE_S)) as kept:
             step = int((kept / "step").read_text())
     starts = [int(path.read_text()) for path in folder.glob("started-*")]
     return {"step": step, "starts": sorted(starts)}
@@ -214,21 +218,21 @@ def _autoscaling(gcs_address: str) -> dict[str, Any]:
 def autoscaler(folder: Path) -> dict[str, Any]:
     """A cluster that has no CPU and an autoscaler, which adds two at most."""
     with _growing(folder):
-        saw: dict[str, Any] = {"grows": nodes.grows(), "cpus": nodes.count("CPU")}
+        saw: dict[str, Any] = {"grows": nodes.has_autoscaler(), "cpus": nodes.count_resource("CPU")}
         started = time.monotonic()
         try:
-            nodes.make_room(9, "CPU", wait_s=_PATIENCE_S)
+            nodes.wait_for_resources(9, "CPU", timeout_s=_PATIENCE_S)
         except ValueError as error:
             saw |= {"refused": str(error), "refused_s": time.monotonic() - started}
         hurry = folder / "hurry"
         found: list[str] = []
-        for node in cluster.map_tasks(ray_workloads.node_of, range(200), str(hurry)):
+        for node in map_tasks(ray_workloads.node_of, range(200), str(hurry)):
             found.append(node)
             if len(set(found)) == 2:
                 hurry.touch()
         saw |= {"done": len(found), "nodes": len(set(found))}
-        nodes.make_room(2, "CPU", wait_s=_PATIENCE_S)
-        return saw | {"cpus_after": nodes.count("CPU")}
+        nodes.wait_for_resources(2, "CPU", timeout_s=_PATIENCE_S)
+        return saw | {"cpus_after": nodes.count_resource("CPU")}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Logs for machines, from a command; test_cluster.py has those of a training's ranks."""
+"""Logs for machines, from a command; test_ddp.py has those of a training's ranks."""
 
 import json
 import os

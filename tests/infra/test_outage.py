@@ -9,13 +9,15 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 from mlflow import MlflowClient
 
-from infra.cluster import cluster
+from infra.cluster.ddp import run_ddp
+from infra.cluster.run_folder import fetched
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
@@ -98,7 +100,7 @@ def test_reports_wait_for_a_server_and_outlive_their_process(
     run_id = tracking.open_run(client, name="waits", config={}, tags={}).info.run_id
 
     def logger() -> ReportLogger:
-        return ReportLogger(server.url, run_id, LocalFolder(tmp_path), patience_s=2.0)
+        return ReportLogger(server.url, run_id, LocalFolder(tmp_path), timeout_s=2.0)
 
     first = logger()
     for step in (1, 2):
@@ -113,10 +115,10 @@ def test_reports_wait_for_a_server_and_outlive_their_process(
     second = logger()
     for step in (4, 5, 6):
         second(report(step))
-    with pytest.raises(ConnectionError, match=rf"4 reports are kept in {tmp_path}: say the same"):
+    with pytest.raises(ConnectionError, match=rf"4 reports are kept in {tmp_path}: run the same"):
         second.close()
     server.signal(signal.SIGCONT)
-    third = ReportLogger(server.url, run_id, LocalFolder(tmp_path), patience_s=120.0)
+    third = ReportLogger(server.url, run_id, LocalFolder(tmp_path), timeout_s=120.0)
     third.close()
     third(report(7))
     history = client.get_metric_history(run_id, "loss")
@@ -162,9 +164,8 @@ def test_training_goes_on_while_the_server_is_dead(
 
     away = threading.Thread(target=take_it_away)
     away.start()
-    checkpoint = cluster.run_ddp(
-        ray_workloads.count_steps,
-        {"folder": str(tmp_path), "num_steps": 10},
+    checkpoint = run_ddp(
+        partial(ray_workloads.count_steps, {"folder": str(tmp_path), "num_steps": 10}),
         name="count",
         settings=settings,
         num_workers=2,
@@ -175,7 +176,7 @@ def test_training_goes_on_while_the_server_is_dead(
     )
     away.join()
     assert (tmp_path / "died").exists()
-    with cluster.fetched(checkpoint) as folder:
+    with fetched(checkpoint) as folder:
         assert (folder / "step").read_text() == "10"
     assert not folder.exists()
     history = client.get_metric_history(run_id, "loss")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.cluster import cluster
+from infra.cluster.tasks import map_tasks
 from infra.prometheus import METERS, count_shard
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
@@ -76,7 +76,7 @@ def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> Non
 
     client = tracking.connect(ray_settings)
     run_id = tracking.open_run(client, name="told", config={}, tags={}).info.run_id
-    assert len(list(cluster.map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path)))) == 6
+    assert len(list(map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path)))) == 6
     count_shard(num_images=26, num_bytes=1000)
     report = {"step": 3.0, "loss": 1.5, "samples_per_s": 2.0, "data_wait_share": 0.25}
     ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))([report, report])

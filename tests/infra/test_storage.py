@@ -296,7 +296,7 @@ def test_a_folder_travels_without_its_connection(s3: Open) -> None:
 
 def test_mistakes_are_explained(s3: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = s3()
-    with pytest.raises(OSError, match="s3://absent-bucket/p/x: no such bucket; make it first"):
+    with pytest.raises(OSError, match="s3://absent-bucket/p/x: no such bucket; create it first"):
         S3Folder("s3://absent-bucket/p", folder.endpoint_url, None).replace("x", b"")
     with pytest.raises(FileNotFoundError, match="no such object"):
         read_object(f"{folder.uri}/absent", folder.endpoint_url)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from infra.cluster import cluster
+from infra.cluster.tasks import map_tasks
 from infra.settings import Settings
 from jobs.config import find_recipe
 from jobs.generate.run import generate, named
@@ -108,7 +108,7 @@ def test_one_worker_in_any_order_makes_the_bytes_of_two(
 ) -> None:
     specs = plan_shards(_RECIPE, chosen(settings))[::order]
     assert len(specs) >= 3
-    written = list(cluster.map_tasks(write_shard, specs, LocalFolder(tmp_path), max_in_flight=1))
+    written = list(map_tasks(write_shard, specs, LocalFolder(tmp_path), max_in_flight=1))
     infos = [shard.info for shard in written]
     assert sorted(infos, key=lambda info: info.name) == list(expected.shards)
     assert {path.name: sha256_of_file(path) for path in (tmp_path / "shards").iterdir()} == digests(

@@ -38,9 +38,9 @@ def run_scenario(name: str, folder: Path, **variables: str) -> Saw:
 
 @pytest.mark.ray
 def test_the_session_s_cluster_does_not_grow(ray_settings: Settings) -> None:
-    assert not nodes.grows()
-    assert nodes.count("CPU") == 2
-    assert nodes.count("GPU") == 0
+    assert not nodes.has_autoscaler()
+    assert nodes.count_resource("CPU") == 2
+    assert nodes.count_resource("GPU") == 0
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
     assert len(saw["starts"]) == 4
     assert min(saw["starts"][2:]) >= 6
     assert "waiting for 2 CPUs: a node is gone and the cluster has 1" in told
-    assert "the cluster has 2 CPUs again; going on from the last checkpoint" in told
+    assert "the cluster has 2 CPUs again; resuming from the last checkpoint" in told
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What runs that were killed left behind is mended, on disk and on S3."""
+"""What runs that were killed left behind is repaired, on disk and on S3."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def without_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `cluster.worker_env` says."""
+    """As `worker_environment` sets it."""
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 
 
@@ -65,15 +65,15 @@ def names(run: RunFolder) -> set[str]:
 
 def test_what_no_list_names_is_deleted(run: RunFolder) -> None:
     run.check_reachable()
-    assert run.mend() == ["checkpoint_3"]
+    assert run.repair() == ["checkpoint_3"]
     assert names(run) == {"checkpoint_1", "checkpoint_2", _LIST}
-    assert run.mend() == []
+    assert run.repair() == []
 
 
 def test_a_checkpoint_that_is_gone_is_named(run: RunFolder) -> None:
     write(run, _LIST, listing(2, 4))
     with pytest.raises(ValueError, match=f"{run.uri}/checkpoint_4: this run's checkpoint is gone"):
-        run.mend()
+        run.repair()
     assert "checkpoint_3" in names(run)
 
 
@@ -83,21 +83,21 @@ def test_a_list_that_was_cut_short_comes_back(tmp_path: Path, left: bytes) -> No
     for number in (1, 2, 3):
         write(run, f"checkpoint_{number}/state.json", b"{}")
     write(run, _LIST, listing(1, 2))
-    run.keep_list()
+    run.back_up_list()
     write(run, _LIST, left)
-    assert run.mend() == ["checkpoint_3"]
+    assert run.repair() == ["checkpoint_3"]
     assert read(run, _LIST) == listing(1, 2)
     # Without a copy nothing was ever listed, so the run starts anew.
     for name in ("checkpoint_list_before.json", _LIST):
         (tmp_path / "run" / name).write_bytes(left)
-    assert run.mend() == ["checkpoint_1", "checkpoint_2"]
+    assert run.repair() == ["checkpoint_1", "checkpoint_2"]
     assert _LIST not in names(run)
 
 
 def test_a_missing_bucket_is_named(moto_url: str) -> None:
-    with pytest.raises(OSError, match=r"s3://absent-bucket/.*: no such bucket; make it first"):
+    with pytest.raises(OSError, match=r"s3://absent-bucket/.*: no such bucket; create it first"):
         RunFolder("s3://absent-bucket/runs", "run", moto_url).check_reachable()
 
 
-def test_a_run_that_never_was_needs_no_mending(tmp_path: Path) -> None:
-    assert RunFolder(str(tmp_path / "absent"), "run", None).mend() == []
+def test_a_run_that_never_was_needs_no_repair(tmp_path: Path) -> None:
+    assert RunFolder(str(tmp_path / "absent"), "run", None).repair() == []

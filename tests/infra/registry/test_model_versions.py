@@ -54,9 +54,9 @@ def test_a_bundle_comes_back_whole(client: MlflowClient, tiny_bundle: Path, tmp_
 
 def test_the_champion_moves_and_so_does_the_previous_one(client: MlflowClient) -> None:
     assert registry.find_alias(client, NAME, registry.CHAMPION) is None
-    registry.move_champion(client, NAME, "1", previous=None)
+    registry.set_champion_aliases(client, NAME, "1", previous=None)
     assert registry.find_alias(client, NAME, registry.PREVIOUS) is None
-    registry.move_champion(client, NAME, "2", previous="1")
+    registry.set_champion_aliases(client, NAME, "2", previous="1")
     champion = registry.find_alias(client, NAME, registry.CHAMPION)
     previous = registry.find_alias(client, NAME, registry.PREVIOUS)
     assert champion is not None

@@ -14,15 +14,15 @@ from mlflow import MlflowClient
 
 from infra.registry import leases as lease
 from infra.registry import tracking, training_lease
-from infra.registry.training_lease import LostTrainingError, Pace
+from infra.registry.training_lease import LostTrainingError, Timing
 from tests.settings import embedded_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGEST = "ab" * 32
 NAME = f"{DIGEST[:16]}.training-lock"
-PACE = Pace(beat_s=0.2, lease_s=2.0)
+FAST = Timing(heartbeat_s=0.2, timeout_s=2.0)
 # Of those that must be seen to live on a machine that is slow.
-PATIENT = Pace(beat_s=0.2, lease_s=60.0)
+SLOW = Timing(heartbeat_s=0.2, timeout_s=60.0)
 
 _HOLD = """
 import signal, sys, time
@@ -32,7 +32,7 @@ from infra.registry.training_lease import training_lease
 from tests.settings import embedded_settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 client = tracking.connect(embedded_settings(Path(sys.argv[1])))
-with training_lease(client, sys.argv[2], say=print):
+with training_lease(client, sys.argv[2], log=print):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -69,9 +69,9 @@ def other(work: Path, client: MlflowClient) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def take(client: MlflowClient, said: list[str] | None = None, pace: Pace = PATIENT) -> None:
-    say = said.append if said is not None else pytest.fail
-    with training_lease.training_lease(client, DIGEST, say=say, pace=pace):
+def take(client: MlflowClient, said: list[str] | None = None, timing: Timing = SLOW) -> None:
+    log = said.append if said is not None else pytest.fail
+    with training_lease.training_lease(client, DIGEST, log=log, timing=timing):
         pass
 
 
@@ -107,7 +107,7 @@ def test_one_that_was_asked_to_stop_gives_it_back(
 
 def test_one_that_lives_elsewhere_is_seen_by_its_beats(client: MlflowClient) -> None:
     said: list[str] = []
-    with training_lease.training_lease(client, DIGEST, say=pytest.fail, pace=PATIENT):
+    with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=SLOW):
         as_if_elsewhere(client)
         with pytest.raises(ValueError, match="stop it or wait"):
             take(client, said)
@@ -119,13 +119,13 @@ def test_one_that_lives_elsewhere_is_seen_by_its_beats(client: MlflowClient) -> 
 def test_one_that_died_elsewhere_is_waited_for(
     client: MlflowClient, silent_s: float, waits_s: float
 ) -> None:
-    silent = Pace(beat_s=3600.0, lease_s=60.0)
-    with training_lease.training_lease(client, DIGEST, say=pytest.fail, pace=silent) as is_lost:
+    silent = Timing(heartbeat_s=3600.0, timeout_s=60.0)
+    with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=silent) as is_lost:
         as_if_elsewhere(client)
-        client.set_registered_model_tag(NAME, "beat", str(time.time() - silent_s))
+        client.set_registered_model_tag(NAME, "heartbeat", str(time.time() - silent_s))
         said: list[str] = []
         begun_s = time.monotonic()
-        take(client, said, PACE)
+        take(client, said, FAST)
         assert time.monotonic() - begun_s >= waits_s
         assert len(said) == 2
         assert not is_lost()  # it would find out at its next beat
@@ -138,7 +138,7 @@ def test_of_many_at_once_one_trains(client: MlflowClient) -> None:
     def attempt() -> None:
         together.wait()
         try:
-            with training_lease.training_lease(client, DIGEST, say=pytest.fail, pace=PATIENT):
+            with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=SLOW):
                 everyone_tried.wait()
                 answers.append("held")
         except ValueError as error:
@@ -160,9 +160,7 @@ def test_who_lost_it_is_interrupted_and_leaves_it_to_the_other(
     seen = []
 
     def train_until_it_is_taken() -> None:
-        with training_lease.training_lease(
-            client, DIGEST, say=pytest.fail, pace=PATIENT
-        ) as is_lost:
+        with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=SLOW) as is_lost:
             seen.append(is_lost())
             client.set_registered_model_tag(NAME, "token", "of another one")
             try:
@@ -180,7 +178,7 @@ def test_who_lost_it_is_interrupted_and_leaves_it_to_the_other(
 
 
 def test_one_that_was_deleted_by_hand_is_there_again(client: MlflowClient) -> None:
-    with training_lease.training_lease(client, DIGEST, say=pytest.fail, pace=PATIENT):
+    with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=SLOW):
         lease.delete_lease(client, NAME)
         patience_s = time.monotonic() + 60
         while lease.read_lease(client, NAME) is None:

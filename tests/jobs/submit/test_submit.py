@@ -23,7 +23,7 @@ from infra.settings import (
     job_server,
     job_tags,
     read_settings,
-    worker_environment,
+    without_job_variables,
 )
 from infra.submit import JobServer, find_job, open_server, submit_job
 from jobs.scan import scan_folder
@@ -144,10 +144,10 @@ def test_a_job_tags_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_workers_are_not_given_twice_what_a_job_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert worker_environment({"A": "1", "B": "2"}) == {"A": "1", "B": "2"}
+    assert without_job_variables({"A": "1", "B": "2"}) == {"A": "1", "B": "2"}
     config = {"runtime_env": {"env_vars": {"B": "3"}}, "metadata": {}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(config))
-    assert worker_environment({"A": "1", "B": "2"}) == {"A": "1"}
+    assert without_job_variables({"A": "1", "B": "2"}) == {"A": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_a_token_that_is_absent_or_wrong(head: RayHead, no_server: None, tmp_pat
     """In processes of their own: Ray keeps the token that it found."""
     command = [sys.executable, "-m", "jobs.submit", "list", "--address", head.address]
     environment = {name: os.environ[name] for name in os.environ if "RAY" not in name}
-    for token, message in ((None, "wants a token and there is none"), ("no", "is not the one of")):
+    for token, message in ((None, "asks for a token and there is none"), ("no", "is not that of")):
         told = {"RAY_AUTH_TOKEN": token} if token else {}
         done = subprocess.run(
             command,

@@ -1,14 +1,15 @@
-"""Ray for real: tasks and a DDP group that lose workers, on one cluster for the session."""
+"""A DDP group that loses workers, on one real Ray cluster for the session."""
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
 
-from infra.cluster import cluster
+from infra.cluster import ddp
+from infra.cluster.run_folder import fetched
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
@@ -16,34 +17,6 @@ from pipelines.store.folders import LocalFolder
 from tests.infra import ray_workloads
 
 pytestmark = pytest.mark.ray
-
-
-def test_tasks_survive_a_dead_worker(ray_settings: Settings, tmp_path: Path) -> None:
-    results = cluster.map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path))
-    assert sorted(results) == [0, 1, 4, 9, 16, 25]
-    assert (tmp_path / "died").exists()
-
-
-def test_tasks_in_flight_are_bounded(ray_settings: Settings, tmp_path: Path) -> None:
-    running = cluster.map_tasks(
-        ray_workloads.count_in_flight, range(5), str(tmp_path), max_in_flight=1
-    )
-    assert list(running) == [1] * 5
-
-
-@pytest.mark.slow
-def test_actors_survive_an_item_that_kills_them(ray_settings: Settings, tmp_path: Path) -> None:
-    """It is tried twice and comes back with the error; what is held is made anew, and goes on."""
-    arguments = (ray_workloads.Counted, [0, 1, 2, 3], str(tmp_path))
-    found = dict(cluster.map_actors(*arguments, num_actors=1))
-    assert isinstance(found.pop(1), RayActorError)
-    assert found == {0: 1, 2: 1, 3: 2}
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
-    with pytest.raises(ValueError, match=r"^picture 0 is bad; look at it$"):
-        list(cluster.map_tasks(ray_workloads.refuse, range(1)))
 
 
 def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
@@ -54,9 +27,8 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
     settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
     kept = LocalFolder(tmp_path / "runs" / "count")
-    checkpoint = cluster.run_ddp(
-        ray_workloads.count_steps,
-        {"folder": str(tmp_path)},
+    checkpoint = ddp.run_ddp(
+        partial(ray_workloads.count_steps, {"folder": str(tmp_path)}),
         name="count",
         settings=settings,
         num_workers=2,
@@ -64,7 +36,7 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         on_report=ReportLogger(ray_settings.tracking_uri, run_id, kept),
     )
     assert (tmp_path / "died").exists()
-    with cluster.fetched(checkpoint) as folder:
+    with fetched(checkpoint) as folder:
         assert (folder / "step").read_text() == "6"
     # Step 3 was trained twice; the mean over both ranks of each step is there once.
     expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
@@ -108,16 +80,15 @@ def run_ddp(
     use_gpu: bool = False,
 ) -> Path | None:
     """Run a loop to its end; its last checkpoint where that is a local folder."""
-    checkpoint = cluster.run_ddp(
-        loop,
-        payload,
+    checkpoint = ddp.run_ddp(
+        partial(loop, payload),
         name=name,
         settings=settings,
         num_workers=num_workers,
         use_gpu=use_gpu,
         on_report=ray_workloads.Silent(),
     )
-    with cluster.fetched(checkpoint) as folder:
+    with fetched(checkpoint) as folder:
         return folder if folder.is_dir() else None
 
 
@@ -156,7 +127,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     disk = small_disk(10)
     settings = ray_settings.model_copy(update={"runs_uri": str(disk)})
     payload = {"folder": str(tmp_path), "num_bytes": 4 * 2**20}
-    with pytest.raises(OSError, match=rf"(?s)the last whole one is kept.*{disk}/run.*make room"):
+    with pytest.raises(OSError, match=rf"(?s)the last complete one is kept.*{disk}/run.*make room"):
         run_ddp(ray_workloads.count_steps, payload, settings)
     kept = sorted(disk.glob("run/checkpoint_*/step"))
     assert [path.read_text() for path in kept][:2] == ["2", "4"]

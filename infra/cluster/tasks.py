@@ -1,0 +1,143 @@
+"""Ray tasks and actors over many items, with a bounded number in flight.
+
+Functions are handed in and travel by reference: they live in importable modules.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from infra.cluster.nodes import POLL_S, Capacity
+from infra.prometheus import run_measured
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def map_tasks(
+    function: Callable[..., _Out],
+    items: Iterable[_In],
+    *arguments: Any,
+    max_in_flight: int | None = None,
+) -> Iterator[_Out]:
+    """Run `function(item, *arguments)` as a Ray task for each item; yield results as they complete.
+
+    At most `max_in_flight` tasks are submitted at a time (default: twice the CPUs that the cluster has
+    now; more where an autoscaler adds nodes). A task whose worker dies is retried three times. An error
+    that a task raises is raised here as itself, after the tasks in flight have yielded their results.
+    Waits, with a warning, while no node has a CPU.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    shared = _put(arguments)
+    remote = ray.remote(run_measured).options(max_retries=3, name=name)
+    capacity = Capacity()
+    pending: list[Any] = []
+    waiting = iter(items)
+    exhausted = False
+    failure: RayTaskError | None = None
+    while pending or not exhausted:
+        limit = max_in_flight or capacity.num_tasks
+        while not exhausted and len(pending) < limit:
+            try:
+                pending.append(remote.remote(function, next(waiting), *shared))
+            except StopIteration:
+                exhausted = True
+        if not pending:
+            continue
+        # With a timeout: nodes may join while every running task is a long one.
+        ready, pending = ray.wait(pending, num_returns=1, timeout=POLL_S)
+        if not ready:
+            capacity.warn_if_none()
+            continue
+        try:
+            yield ray.get(ready[0])
+        except RayTaskError as error:
+            failure, exhausted = failure or error, True
+    if failure:
+        raise failure.cause from failure
+
+
+def map_actors(
+    make: Callable[..., Callable[[_In], _Out]],
+    items: Iterable[_In],
+    *arguments: Any,
+    num_actors: int | None = None,
+) -> Iterator[tuple[_In, _Out | RayActorError]]:
+    """Call `make(*arguments)` in actors and let them map the items; yield (item, result) pairs.
+
+    Actors have one CPU each; `num_actors` defaults to one a CPU, as nodes join. An actor gets one item
+    at a time, and none before it runs. The item of an actor that dies, or whose node does, is retried
+    once by another; if that dies too, the item comes with its error. An error that `make` or the call
+    raises is raised here as itself. Waits, with a warning, while no node has a CPU.
+    """
+    remote = ray.remote(_Actor).options(num_cpus=1)
+    shared, capacity = _put(arguments), Capacity()
+    left = deque((item, 1) for item in items)
+    starting: dict[Any, Any] = {}
+    free: list[Any] = []
+    busy: dict[Any, tuple[Any, _In, int]] = {}
+    while left or busy:
+        while free and left:
+            actor, (item, attempt) = free.pop(), left.popleft()
+            busy[actor.call.remote(item)] = actor, item, attempt
+        limit = min(num_actors or capacity.num_actors, capacity.num_actors)
+        num_more = min(limit - len(busy) - len(starting), len(left) - len(starting))
+        for _ in range(num_more):
+            actor = remote.remote(make, *shared)
+            starting[actor.ready.remote()] = actor
+        ready, _ = ray.wait([*busy, *starting], num_returns=1, timeout=POLL_S)
+        if not ready:
+            capacity.warn_if_none()
+        elif ready[0] in starting:
+            # An actor that died before it had an item is replaced in the next round.
+            with suppress(RayActorError):
+                actor = starting.pop(ready[0])
+                ray.get(ready[0])
+                free.append(actor)
+        else:
+            actor, item, attempt = busy.pop(ready[0])
+            result = _result(ready[0])
+            if isinstance(result, RayActorError) and attempt == 1:
+                left.appendleft((item, 2))
+                continue
+            if not isinstance(result, RayActorError):
+                free.append(actor)
+            yield item, result
+
+
+class _Actor:
+    """Calls `make` at its first item, not in `__init__`, so that an error of it reaches the caller."""
+
+    def __init__(self, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
+        self._make, self._arguments = make, arguments
+        self._function: Callable[[Any], Any] | None = None
+
+    def ready(self) -> None:
+        """Return, which shows that the actor runs."""
+
+    def call(self, item: Any) -> Any:
+        """Map one item."""
+        if self._function is None:
+            self._function = self._make(*self._arguments)
+        return run_measured(self._function, item)
+
+
+def _put(arguments: Iterable[Any]) -> list[Any]:
+    """Store shared arguments once: Ray would send a bundle's megabytes with each task."""
+    return [ray.put(argument) for argument in arguments]
+
+
+def _result(reference: Any) -> Any:
+    """A call's result, or the RayActorError of its actor's death. Raises the error that it raised."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayActorError as error:
+        return error
