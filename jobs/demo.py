@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.settings import Settings, read_settings
 from jobs.config import find_recipe, shrink_evaluation, shrink_training
-from jobs.console import facts, progress, run_command, say, section
+from jobs.console import print_facts, print_line, progress, run_command, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
 from jobs.fuse.run import bundle_of
@@ -71,7 +71,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     fused = _fuse_one(settings, stage2.model)
     section(f"Done in {time.monotonic() - started:.0f} s")
     champion = f"is version {promoted.champion}" if promoted.champion else "is no version yet"
-    facts(
+    print_facts(
         {
             "dataset version": dataset.name,
             **_loss_lines(settings, {"Stage I run": stage1.run_id, "Stage II run": stage2.run_id}),
@@ -123,7 +123,7 @@ def _fuse_one(settings: Settings, model: str) -> Path:
     fuser, names = bundle.fuser(), bundle.system.hint_names
     hints = hints_of(names, vi=degraded.vi_chain, ir=degraded.ir_chain)
     write_whole(written, fuse_pair(fuser, *map(str, sources), hints=hints))
-    facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
+    print_facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
     return written
 
 
@@ -155,7 +155,7 @@ def _ui_command(settings: Settings) -> str:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    say(f"Work folder: {os.path.relpath(read_settings(work=arguments.work).work)}")
+    print_line(f"Work folder: {os.path.relpath(read_settings(work=arguments.work).work)}")
     demo(read_settings(work=arguments.work, ray_address=arguments.address), smoke=arguments.smoke)
 
 

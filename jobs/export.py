@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from infra.settings import read_settings
-from jobs.console import facts, run_command
+from jobs.console import print_facts, run_command
 from jobs.fuse.run import bundle_of, resolve_model
 from pipelines.bundles.export import write_onnx
 
@@ -19,7 +19,7 @@ def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
     model = resolve_model(arguments.model, settings)
     error = write_onnx(arguments.onnx, bundle_of(model, settings))
-    facts({"model": model, "onnx": str(arguments.onnx), "largest error": f"{error:.1e}"})
+    print_facts({"model": model, "onnx": str(arguments.onnx), "largest error": f"{error:.1e}"})
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from infra.settings import Settings, code_commit, read_settings
-from jobs.console import facts, run_command, say
+from jobs.console import print_facts, print_line, run_command
 from jobs.train.records import REQUIREMENTS
 from models.system import System
 from pipelines.bundles.export import write_bundle
@@ -35,7 +35,7 @@ def import_files(folder: Path, settings: Settings, *, name: str | None = None) -
     tags = origin_tags(system, folder, name)
     done = tracking.find_run(client, tags["config_digest"])
     if done and done.info.status == "FINISHED":
-        say("  these files are registered under this name already")
+        print_line("  these files are registered under this name already")
         return str(done.data.tags["registered_model"])
     config = {"model": model_config.model_dump(mode="json")}
     run = tracking.open_run(client, name="import_released", config=config, tags=tags)
@@ -75,8 +75,8 @@ def origin_tags(system: System, folder: Path, name: str) -> dict[str, str]:
 def _main(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
     model = import_files(arguments.folder, settings, name=arguments.name)
-    facts({"model": model, "origin": "released"})
-    say(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
+    print_facts({"model": model, "origin": "released"})
+    print_line(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
 
 
 def main() -> None:

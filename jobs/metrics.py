@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from jobs.console import facts, progress, run_command, say
+from jobs.console import print_facts, print_line, progress, run_command
 from models.metrics import DEFAULT, METRIC_VERSION, METRICS, MIN_SIDE_PX
 from pipelines.evaluation.method_folders import (
     Found,
@@ -82,16 +82,16 @@ def means_of(table: Table) -> dict[str, str]:
 
 
 def _say_means(table: Table, out: Path) -> None:
-    say(f"  means over {len(table)} pictures, metric version {METRIC_VERSION}")
-    facts(means_of(table))
-    facts({"table": str(out)})
+    print_line(f"  means over {len(table)} pictures, metric version {METRIC_VERSION}")
+    print_facts(means_of(table))
+    print_facts({"table": str(out)})
 
 
 def _main(arguments: argparse.Namespace) -> None:
     found = find_triples(arguments.vi, arguments.ir, arguments.fused)
     if arguments.partial:
         for sentence in found.incomplete:
-            say(f"  left out: {sentence}")
+            print_line(f"  left out: {sentence}")
     else:
         check_complete(found)
     table = measure_folders(found, METRICS if arguments.variants else DEFAULT)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.console import run_command, say
+from jobs.console import print_line, run_command
 from models.golden import Comparison
 from pipelines.parity.folder import open_folder, systems_in
 
@@ -24,15 +24,15 @@ def _main(arguments: argparse.Namespace) -> None:
         open_folder(arguments.folder, name) for name in systems_in(arguments.folder, [*checks])
     ]
     started = time.perf_counter()
-    say(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
+    print_line(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
     failed = num_tensors = 0
     for folder in folders:
         for comparison in checks[folder.system](folder):
             num_tensors += 1
             failed += not comparison.passed
-            say(line(comparison))
+            print_line(line(comparison))
     seconds = time.perf_counter() - started
-    say(f"{num_tensors} tensors, {failed} above tolerance ({seconds:.0f} s)")
+    print_line(f"{num_tensors} tensors, {failed} above tolerance ({seconds:.0f} s)")
     if failed:
         sys.exit(1)
 

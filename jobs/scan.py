@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from infra.settings import Settings, read_settings
-from jobs.console import facts, progress, run_command, say
+from jobs.console import print_facts, print_line, progress, run_command
 from jobs.locations import open_sources, source_reader
 from pipelines.sources.index import read_index, write_index
 from pipelines.sources.leaks import Leak, find_leaks
@@ -53,7 +53,7 @@ def scan_folder(
         shown["refused"] = describe_refused(result.refused)
     if leaks:
         shown["leaks"] = _describe_leaks(leaks)
-    facts({**shown, "index": str(path), "report": str(report)})
+    print_facts({**shown, "index": str(path), "report": str(report)})
     return result
 
 
@@ -112,7 +112,7 @@ def _main(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         max_refused_share=arguments.max_refused_share,
     )
-    say(f"next: python -m jobs.generate small --scenes {name}")
+    print_line(f"next: python -m jobs.generate small --scenes {name}")
 
 
 def main() -> None:

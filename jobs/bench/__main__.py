@@ -29,11 +29,11 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _model(arguments: argparse.Namespace) -> None:
     # The plain build lies with the tests that hold it; nothing but this bench needs it.
-    from jobs.bench.model_speed import REAL_PAIRS, bench_model, say_own_peak
+    from jobs.bench.model_speed import REAL_PAIRS, bench_model, print_own_peak
 
     if arguments.peak:
         part, side = arguments.peak
-        say_own_peak(arguments.system, part, side, crop_px=arguments.crop)
+        print_own_peak(arguments.system, part, side, crop_px=arguments.crop)
         return
     bench_model(
         arguments.system,

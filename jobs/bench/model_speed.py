@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from jobs.console import say
+from jobs.console import print_line
 from models import find_system
 from models.system import FuseOptions, Precision, System
 from pipelines.bundles.fusing import find_fusable
@@ -116,20 +116,24 @@ def bench_model(
 ) -> None:
     """Print a line for each part, and for bf16 a second one, on `pairs`."""
     torch.set_num_threads(1)
-    say(
+    print_line(
         f"{WIDTH_PX}x{HEIGHT_PX} pair, float32, 1 thread; "
         f"steps: batch {bench_sides(system).BATCH_SIZE}, "
         f"crop {crop_px}; torch {torch.__version__}"
     )
-    say("part        plain s   ours s  faster plain MiB  ours MiB   share   difference  PSNR dB")
+    print_line(
+        "part        plain s   ours s  faster plain MiB  ours MiB   share   difference  PSNR dB"
+    )
     for part in parts:
-        say(compare(system, part, repeats=repeats, crop_px=crop_px))
+        print_line(compare(system, part, repeats=repeats, crop_px=crop_px))
         if part == "bf16":
-            say(describe_bf16(find_system(system), bench_sides(system).filled_fuser(), pairs))
+            print_line(
+                describe_bf16(find_system(system), bench_sides(system).filled_fuser(), pairs)
+            )
 
 
-def say_own_peak(system: str, part: str, side: Side, *, crop_px: int) -> None:
+def print_own_peak(system: str, part: str, side: Side, *, crop_px: int) -> None:
     """Do one side's work once in this process and print the memory that it took."""
     torch.set_num_threads(1)
     bench_sides(system).make_work(part, side, crop_px=crop_px)()
-    say(json.dumps({"peak_mib": own_peak_mib()}))
+    print_line(json.dumps({"peak_mib": own_peak_mib()}))

@@ -29,7 +29,7 @@ from infra.cluster.connect import connected
 from infra.cluster.tasks import map_tasks
 from infra.settings import Settings
 from jobs.config import find_recipe
-from jobs.console import CONSOLE, facts, say, section
+from jobs.console import CONSOLE, print_facts, print_line, section
 from jobs.generate.run import generate
 from jobs.recipes import DATASETS
 from jobs.scan import index_path
@@ -131,14 +131,14 @@ def tell(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
     for line in lines:
         word = "holds" if line.holds else "MISSED"
         sign = ">=" if line.at_least else "<="
-        say(
+        print_line(
             f"  {word:<6}  {line.name:<38} {line.value:8.3g}  ({sign} {line.target:g})  {line.detail}"
         )
     results = [asdict(line) | {"holds": line.holds} for line in lines]
     write_whole(
         path, json.dumps({"sizes": sizes.model_dump(), "lines": results}, indent=1).encode()
     )
-    facts({"results": str(path)})
+    print_facts({"results": str(path)})
 
 
 def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:

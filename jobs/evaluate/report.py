@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings
-from jobs.console import say
+from jobs.console import print_line
 from jobs.evaluate.subject import ROWS, Subject
 from jobs.locations import source_reader
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
@@ -167,7 +167,7 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
         return {}
     measurement = subject.measurement
     if measurement.bundle.system.num_steps(measurement.bundle.model) is None:
-        say("  no sampling-steps curve: this model does not sample in steps")
+        print_line("  no sampling-steps curve: this model does not sample in steps")
         return {}
     arguments = (scenes, measurement, source_reader(settings))
     with connected(settings):

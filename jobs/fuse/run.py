@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from degradations.catalogue import Modality, find
 from degradations.chain import Applied
 from infra.settings import Settings, read_settings
-from jobs.console import facts, progress, run_command, say
+from jobs.console import print_facts, print_line, progress, run_command
 from jobs.locations import open_folder, open_sources, source_reader
 from models.system import FuseOptions, Precision
 from pipelines.bundles.export import read_bundle
@@ -71,7 +71,7 @@ def fuse_folders(
     left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
     skipped = len(pairs) - len(left)
     if skipped:
-        say(f"  {skipped} of {len(pairs)} pictures were there before")
+        print_line(f"  {skipped} of {len(pairs)} pictures were there before")
     arguments = (fusing, source_reader(settings), folder)
     failures: list[Failure] = []
     with progress("pairs", len(pairs)) as advance:
@@ -163,13 +163,13 @@ def _main(arguments: argparse.Namespace) -> None:
     )
     fusing.hints()  # what cannot be told to the model shows here, not for every picture
     if fusing.bundle.system.hint_names and not arguments.degradation:
-        say("  no --degradation given: the model is told that both pictures are clean")
+        print_line("  no --degradation given: the model is told that both pictures are clean")
     kinds = [_is_picture(uri) for uri in (arguments.vi, arguments.ir)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
     if kinds[0]:
         uri = _fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
-        facts({"model": model, "fused": uri})
+        print_facts({"model": model, "fused": uri})
         return
     fused = fuse_folders(
         fusing,
@@ -181,10 +181,10 @@ def _main(arguments: argparse.Namespace) -> None:
         local=arguments.local,
     )
     counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} were there before"
-    facts({"model": model, "fused": counts})
+    print_facts({"model": model, "fused": counts})
     if fused.failures:
         out = open_folder(arguments.out, settings).uri
-        say(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
+        print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
         sys.exit(1)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from infra.settings import Settings, code_commit, read_settings
 from jobs.config import add_recipe_arguments, find_recipe, override
-from jobs.console import facts, progress, run_verbs, say
+from jobs.console import print_facts, print_line, progress, run_verbs
 from jobs.locations import find_manifest, open_datasets, source_reader
 from jobs.recipes import DATASETS
 from jobs.scan import load_index
@@ -67,7 +67,7 @@ def generate(
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
     reused, to_build = split_reuse(plan_shards(config, chosen), root)
-    facts(
+    print_facts(
         {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
     )
     shards = list(reused)
@@ -88,7 +88,7 @@ def generate(
         commit=code_commit(),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    facts(
+    print_facts(
         {
             "version": version.name,
             "holds": _holds(version),
@@ -173,7 +173,7 @@ def dry_run(
         kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
-    facts(rows)
+    print_facts(rows)
 
 
 def _forecast_rows(
@@ -234,7 +234,7 @@ def _main(arguments: argparse.Namespace) -> None:
         )
     version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
     recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
-    say(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
+    print_line(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
 
 
 def verify(version_or_uri: str, settings: Settings) -> None:
@@ -245,10 +245,10 @@ def verify(version_or_uri: str, settings: Settings) -> None:
     with progress("shards", len(version.shards)) as advance:
         problems = verify_version(version, root, on_progress=lambda done, _: advance(done))
     for problem in problems:
-        say(problem)
+        print_line(problem)
     if problems:
         raise ValueError(f"{version.name} is not whole: {len(problems)} problems, listed above")
-    facts({"whole": version.name, "holds": _holds(version)})
+    print_facts({"whole": version.name, "holds": _holds(version)})
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
@@ -256,16 +256,16 @@ def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> No
     root = open_datasets(settings)
     garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
     for entry in (*garbage.shards, *garbage.unfinished):
-        say(f"  {entry.name}")
+        print_line(f"  {entry.name}")
     size = f"{garbage.num_bytes / 2**20:.1f} MiB"
     count = (
         f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.unfinished)} unfinished"
     )
     if delete:
         delete_garbage(root, garbage)
-    facts({"deleted" if delete else "would delete": f"{count}, {size}"})
+    print_facts({"deleted" if delete else "would delete": f"{count}, {size}"})
     if not delete and (garbage.shards or garbage.unfinished):
-        say("next: python -m jobs.generate gc --delete")
+        print_line("next: python -m jobs.generate gc --delete")
 
 
 def _main_verify(arguments: argparse.Namespace) -> None:
@@ -278,7 +278,7 @@ def _main_inspect(arguments: argparse.Namespace) -> None:
     version = find_version(root, name)
     out = arguments.out or settings.work / "reports" / f"{version.name}.html"
     write_gallery(version, root, out)
-    facts({"version": version.name, "page": str(out)})
+    print_facts({"version": version.name, "page": str(out)})
 
 
 def _main_gc(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import sys
 
 from infra.settings import read_settings
 from jobs.config import add_recipe_arguments, find_recipe, override
-from jobs.console import run_verbs, say
+from jobs.console import print_line, run_verbs
 from jobs.promote.aliases import rollback
 from jobs.promote.decision import measure_parity, promote
 from jobs.promote.show import show_diff, show_history
@@ -43,10 +43,12 @@ def _main(arguments: argparse.Namespace) -> None:
         break_lock=arguments.break_lock,
     )
     if promoted.champion != promoted.version and not promoted.passed:
-        say(f"the gate refused version {promoted.version}, for the reasons above")
+        print_line(f"the gate refused version {promoted.version}, for the reasons above")
         sys.exit(1)
     if not arguments.dry_run:
-        say(f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …")
+        print_line(
+            f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …"
+        )
 
 
 def _main_rollback(arguments: argparse.Namespace) -> None:
@@ -69,13 +71,13 @@ def _main_trace(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
     link = trace(settings, model=arguments.model, each_scene=arguments.scenes)
     for line in tree_lines(link):
-        say(line)
+        print_line(line)
     problems = broken(link)
     for problem in problems:
-        say(f"broken: {problem}")
+        print_line(f"broken: {problem}")
     if problems:
         sys.exit(1)
-    say("every link holds")
+    print_line("every link holds")
 
 
 def _main_parity(arguments: argparse.Namespace) -> None:

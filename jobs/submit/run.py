@@ -40,7 +40,7 @@ from infra.settings import (
     refuse_secrets,
 )
 from jobs.commands import command_names
-from jobs.console import facts, run_verbs, say
+from jobs.console import print_facts, print_line, run_verbs
 from jobs.locations import open_folder
 from jobs.submit.needs import Needs, missing, needs_of
 from pipelines.store.names import nearest
@@ -87,7 +87,7 @@ def submit(
     with _code(code, excludes) as (location, commit):
         told = {"command": shlex.join(words), "commit": commit, "code": code}
         told |= {"config": needs.config} if needs.config else {}
-        facts({"job": job_id, **told, **environment})
+        print_facts({"job": job_id, **told, **environment})
         submit_job(
             server,
             job_id,
@@ -123,7 +123,7 @@ def _code(code: str, excludes: Sequence[str]) -> Iterator[tuple[str, str]]:
             packed = pack_tree(path, excludes=excludes)
             if packed.untracked:
                 shown = ", ".join(packed.untracked[:_NUM_SHOWN])
-                say(
+                print_line(
                     f"  not in git, so not sent: {len(packed.untracked)} files ({shown}); git add them"
                 )
             yield str(path), code_commit()
@@ -137,7 +137,7 @@ def check_archive(uri: str) -> None:
     try:
         absent = open_folder(parent, read_settings()).size_of(name) is None
     except OSError as error:
-        say(f"  whether the code is there could not be asked from here: {error}")
+        print_line(f"  whether the code is there could not be asked from here: {error}")
         return
     if absent:
         raise ValueError(f"{uri}: no such object; put it there with: jobs.submit pack {parent}")
@@ -178,7 +178,7 @@ def _main_submit(arguments: argparse.Namespace) -> None:
 
 def _say_how(server: JobServer, job_id: str) -> None:
     at = f" --address {server.address}" if server.address != job_server() else ""
-    say(f"next: python -m jobs.submit logs {job_id} --follow{at}")
+    print_line(f"next: python -m jobs.submit logs {job_id} --follow{at}")
 
 
 def _follow(server: JobServer, job_id: str) -> None:
@@ -189,7 +189,7 @@ def _follow(server: JobServer, job_id: str) -> None:
         job = follow_job(server, job_id, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         if not _wants_to_stop():
-            say(f"\n{job_id} goes on without you")
+            print_line(f"\n{job_id} goes on without you")
             _say_how(server, job_id)
             sys.exit(130)
         job = _stop(server, job_id)
@@ -211,7 +211,7 @@ def _stop(server: JobServer, job_id: str) -> JobDetails:
     from infra.submit import stop_job
 
     job = stop_job(server, job_id)
-    say(f"{job_id}: {job.status}")
+    print_line(f"{job_id}: {job.status}")
     return job
 
 
@@ -230,12 +230,14 @@ def _main_list(arguments: argparse.Namespace) -> None:
 
     jobs = list_jobs(_server(arguments))
     if not jobs:
-        say("no jobs yet")
+        print_line("no jobs yet")
         return
     width = max(len(job.submission_id) for job in jobs)
     for job in jobs:
         command = (job.metadata or {}).get("command", job.entrypoint)
-        say(f"{job.submission_id:<{width}}  {job.status:<9}  {_times(job):<28}  {command}".rstrip())
+        print_line(
+            f"{job.submission_id:<{width}}  {job.status:<9}  {_times(job):<28}  {command}".rstrip()
+        )
 
 
 def _times(job: JobDetails) -> str:
@@ -255,7 +257,7 @@ def _main_status(arguments: argparse.Namespace) -> None:
     if job.status == "FAILED":
         told["why"] = _outcome(job)
     told |= (job.runtime_env or {}).get("env_vars", {})
-    facts({name: str(value) for name, value in told.items()})
+    print_facts({name: str(value) for name, value in told.items()})
 
 
 def _main_logs(arguments: argparse.Namespace) -> None:
@@ -281,13 +283,13 @@ def pack(to: str, settings: Settings, *, repository: Path = REPOSITORY) -> str:
     name = f"{commit}.zip"
     if folder.size_of(name) is None:
         folder.write_once(name, data)
-    facts({"code": f"{folder.uri}/{name}", "holds": f"{len(data) / 2**20:.1f} MiB"})
+    print_facts({"code": f"{folder.uri}/{name}", "holds": f"{len(data) / 2**20:.1f} MiB"})
     return f"{folder.uri}/{name}"
 
 
 def _main_pack(arguments: argparse.Namespace) -> None:
     uri = pack(arguments.to, read_settings())
-    say(f"next: python -m jobs.submit --code {uri} -- COMMAND")
+    print_line(f"next: python -m jobs.submit --code {uri} -- COMMAND")
 
 
 def _server(arguments: argparse.Namespace) -> JobServer:

@@ -20,7 +20,7 @@ from jobs.config import (
     override,
     shrink_training,
 )
-from jobs.console import facts, run_command, say
+from jobs.console import print_facts, print_line, run_command
 from jobs.locations import open_folder
 from jobs.recipes import TRAINING
 from jobs.train.inputs import Planned, find_sources, plan_training
@@ -54,14 +54,16 @@ def train(
     planned = plan_training(config, settings, name=name)
     num_workers = num_workers or config.num_workers
     share_of_step(config.optim, config.num_workers, num_workers)  # refuses what cannot be shared
-    with training_lease(client, planned.digest, log=say) as is_lost:
+    with training_lease(client, planned.digest, log=print_line) as is_lost:
         before = tracking.find_run(client, planned.digest)
         if before and before.info.status == "FINISHED":
             run_id, made = before.info.run_id, before.data.tags
-            say(f"  this configuration is trained already: run {run_id}")
+            print_line(f"  this configuration is trained already: run {run_id}")
             return Trained(run_id=run_id, model=made.get("registered_model"))
         run_id = open_run(client, planned)
-        facts({"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name})
+        print_facts(
+            {"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name}
+        )
         try:
             made = _train_run(client, run_id, planned, settings, num_workers=num_workers)
         except BaseException as error:
@@ -119,7 +121,7 @@ def _end_failed(client: Any, run_id: str, error: BaseException) -> None:
 
     tracking.fail_run(client, run_id, error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
-        say("interrupted; the same command goes on from the last checkpoint")
+        print_line("interrupted; the same command goes on from the last checkpoint")
     if isinstance(error, tracking.NO_ANSWER):
         raise ConnectionError(
             f"{error}; the checkpoint is kept: say the same command again when MLflow answers"
@@ -137,7 +139,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.local:
         if arguments.workers:
             raise ValueError("--local is one process; leave --workers out")
-        say(f"checkpoint: {train_local(config, settings, name=arguments.recipe)}")
+        print_line(f"checkpoint: {train_local(config, settings, name=arguments.recipe)}")
         return
     trained = train(config, settings, name=arguments.recipe, num_workers=arguments.workers)
     _say_next(arguments, config, trained)
@@ -147,14 +149,14 @@ def _say_next(arguments: argparse.Namespace, config: TrainingConfig, trained: Tr
     following = recipe_after(arguments.recipe)
     later = "a recipe that follows registers" if following else "by its recipe"
     why_not = "a try-out" if arguments.smoke else later
-    facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
+    print_facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
     if trained.model:
-        say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
+        print_line(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
     elif following:
         source = f"--set dataset={config.dataset} --set init_from=runs:/{trained.run_id}"
-        say(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
+        print_line(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
     elif arguments.smoke:
-        say("next: the same without --smoke")
+        print_line("next: the same without --smoke")
 
 
 def recipe_after(name: str) -> str | None:
