@@ -9,14 +9,18 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobs.console import run_command, say
-from pipelines.parity.golden import Comparison, open_folder
+from jobs.command_line import Command, Verb, run_command
+
+if TYPE_CHECKING:
+    from pipelines.parity.golden import Comparison
 
 
-def _main(arguments: argparse.Namespace) -> None:
-    # Here, because the models take a second to import and --help need not wait for them.
+def _compare(arguments: argparse.Namespace) -> None:
+    from jobs.console import say
     from pipelines.parity.cases import check_folder
+    from pipelines.parity.golden import open_folder
 
     folder = open_folder(arguments.folder)
     started = time.perf_counter()
@@ -41,11 +45,18 @@ def line(comparison: Comparison) -> str:
     )
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder laid out like shared/parity")
+
+
+COMMAND = Command(
+    "parity", __doc__, ["python -m jobs.parity ../shared/parity"], Verb(_add_arguments, _compare)
+)
+
+
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.parity", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder laid out like shared/parity")
-    run_command(_main, parser)
+    run_command(COMMAND)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from jobs.config import find_recipe
 from jobs.console import facts, say, section
 from jobs.locations import source_reader
 from jobs.recipes import DATASETS
-from jobs.scan import load_index
+from jobs.scan.run import load_index
 from pipelines.datasets.forecast import SceneCost, calibrate, forecast, write_measured
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards import ShardInfo, marker_of, tar_of

@@ -31,7 +31,7 @@ from jobs.config import find_recipe
 from jobs.console import CONSOLE, facts, say, section
 from jobs.generate.run import generate
 from jobs.recipes import DATASETS
-from jobs.scan import index_path
+from jobs.scan.run import index_path
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.groups import Group
 from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards

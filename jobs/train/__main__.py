@@ -1,6 +1,112 @@
-"""Run the command."""
+"""python -m jobs.train RECIPE [--set …]: train a stage with Ray Train, tracked in MLflow.
 
-from jobs.train.run import main
+The same command again resumes an unfinished run from its last checkpoint, and reports a finished one
+without training. A second one is refused while the first still runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from jobs.command_line import (
+    Command,
+    Verb,
+    add_address,
+    add_recipe_arguments,
+    add_work,
+    run_command,
+)
+from jobs.recipes import TRAINING
+
+if TYPE_CHECKING:
+    from jobs.config import TrainRecipe
+    from jobs.train.run import Trained
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.config import describe_settings, read_recipe, shrink_training
+    from jobs.console import say
+
+    recipe = read_recipe(TRAINING, arguments, shrink_training)
+    if arguments.show:
+        say("\n".join(describe_settings(recipe)))
+        return
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    # It becomes part of a folder's name.
+    name = arguments.recipe.replace(":", ".")
+    if arguments.local:
+        from jobs.train.local import train_local
+
+        if arguments.workers:
+            raise ValueError("--local is one process; leave --workers out")
+        checkpoint = train_local(recipe, settings, name=name, compiled=arguments.compile)
+        say(f"checkpoint: {checkpoint}")
+        return
+    from jobs.train.run import train
+
+    trained = train(
+        recipe, settings, name=name, num_workers=arguments.workers, compiled=arguments.compile
+    )
+    _print_next(arguments, recipe, trained)
+
+
+def _print_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Trained) -> None:
+    from jobs.console import facts, say
+
+    following = recipe_after(arguments.recipe)
+    later = "a recipe that follows registers" if following else "by its recipe"
+    why_not = "a trial run" if arguments.smoke else later
+    facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
+    if trained.model:
+        say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
+    elif following:
+        source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
+        say(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
+    elif arguments.smoke:
+        say("next: the same command without --smoke")
+
+
+def recipe_after(name: str) -> str | None:
+    """The recipe that takes its initial weights from the runs of this one, if there is one."""
+    second = name.replace("_stage1_", "_stage2_")
+    found = [f"{second}_prior", second] if second != name else [name.removesuffix("_prior")]
+    return next((each for each in found if each in TRAINING and each != name), None)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser, TRAINING)
+    parser.add_argument(
+        "--local", action="store_true", help="in this process, without Ray and MLflow"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="share the recipe's steps among N workers, also when resuming (default: the recipe's)",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks first")
+    add_address(parser)
+    add_work(parser)
+
+
+COMMAND = Command(
+    "train",
+    __doc__,
+    [
+        "python -m jobs.train dspfusion_stage1_small --set dataset=roadscene-small",
+        "python -m jobs.train dspfusion_stage2_small --set dataset=roadscene-small "
+        "--set stage1=runs:/ID",
+    ],
+    Verb(_add_arguments, _train),
+)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(COMMAND)
+
 
 if __name__ == "__main__":
     main()

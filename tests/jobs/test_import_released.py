@@ -9,8 +9,8 @@ import torch
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs import import_released
-from jobs.import_released import import_files
+from jobs.import_released import __main__ as import_released
+from jobs.import_released.run import import_files
 from pipelines.bundles.export import load_bundle
 from pipelines.parity.golden import Constants, Wave, image, noise
 from pipelines.store.files import sha256_of_file

@@ -26,9 +26,10 @@ from infra.settings import (
     worker_environment,
 )
 from infra.submit import JobServer, find_job, open_server, submit_job
-from jobs.scan import scan_folder
+from jobs.scan.run import scan_folder
+from jobs.submit.__main__ import main
 from jobs.submit.needs import missing, needs_of
-from jobs.submit.run import entrypoint_of, main, words_of
+from jobs.submit.run import entrypoint_of, words_of
 from pipelines.datasets.versions import find_version
 from pipelines.store.folders import LocalFolder
 from tests.ray_head import NODE_SECRETS, TOKEN, RayHead, ray_head

@@ -1,24 +1,17 @@
-"""python -m jobs.import_released DIR [--name NAME]: register the authors' released weights.
-
-DIR holds net_g.pth, net_dp.pth, net_sp.pth and net_dm.pth as the authors publish them. The same
-files again are found to be registered already.
-"""
+"""The authors' released weights, registered as a version."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from infra.settings import Settings, code_commit, read_settings
-from jobs.console import facts, run_command, say
+from infra.settings import Settings, code_commit
+from jobs.console import say
 from jobs.train.records import REQUIREMENTS
 from pipelines.bundles.export import write_bundle
 from pipelines.bundles.released_weights import digests, read_released
 from pipelines.promotion.evidence import bundle_evidence
 from pipelines.store.seeding import digest_of
-
-DEFAULT_NAME = "dspfusion-released"
 
 
 def import_files(folder: Path, settings: Settings, *, name: str) -> str:
@@ -69,23 +62,3 @@ def origin_tags(folder: Path, name: str) -> dict[str, str]:
         "git_commit": code_commit(),
         **files,
     }
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work)
-    model = import_files(arguments.folder, settings, name=arguments.name)
-    facts({"model": model, "origin": "released"})
-    say(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.import_released", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the four .pth files")
-    parser.add_argument("--name", default=DEFAULT_NAME, help="registered model (%(default)s)")
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()
