@@ -71,20 +71,22 @@ _LATER = {
 
 
 class EvaluateRecipe(BaseModel):
-    """An evaluation: under which scenarios, on how many scenes (None for all), with which seed.
+    """An evaluation. The average is always among the baselines: a first version is judged against it."""
 
-    The average is always among the baselines: a first version is judged against it. `steps` are
-    other numbers of sampling steps to try on the example scenes.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scenarios: tuple[str, ...]
+    """What is done to the pictures before they are fused, by name."""
     baselines: tuple[Baseline, ...] = ("average", "maximum")
+    """Classical methods to measure too; the average is one of them."""
     steps: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Other numbers of sampling steps to try on the example scenes."""
     num_scenes: int | None = Field(default=None, ge=1)
+    """How many scenes of the split; null for all."""
     num_examples: int = Field(default=3, ge=0)
+    """Scenes that are shown as pictures in the report."""
     seed: int = 0
+    """Of the degradations that are drawn."""
 
     @field_validator("baselines")
     @classmethod
@@ -95,16 +97,14 @@ class EvaluateRecipe(BaseModel):
 
 
 class PromoteRecipe(BaseModel):
-    """What the gate asks of a challenger.
+    """What the gate asks of a challenger."""
 
-    `parity_tolerance` bounds the difference, in [0, 1], of the program it serves from the module that
-    was evaluated: a quarter of the smallest step of an 8-bit picture would be 1e-3.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gate: GateConfig = GateConfig()
     parity_tolerance: float = Field(default=1e-4, gt=0, lt=1)
+    """Largest difference of the served program from the evaluated module, in [0, 1]: 1e-3 would be a
+    quarter of the smallest step of an 8-bit picture."""
 
 
 def find_recipe(recipes: Recipes[_Config], name: str) -> _Config:

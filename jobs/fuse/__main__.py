@@ -90,7 +90,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="bf16 is faster and a little off (models/dspfusion/README.md; default: %(default)s)",
+        help="bf16 is faster and a little off, see models/dspfusion/README.md (default: %(default)s)",
     )
     parser.add_argument(
         "--compile",

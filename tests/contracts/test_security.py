@@ -425,7 +425,7 @@ def test_what_is_typed_is_data(
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert {path.name for path in tmp_path.iterdir()} <= {"w"}
-    assert {path.name for path in (tmp_path / "w").iterdir()} <= {"work"}
+    assert {path.name for path in (tmp_path / "w").glob("*")} <= {"work"}
 
 
 def test_a_run_id_that_leads_elsewhere(
