@@ -234,7 +234,7 @@ def shrink_training(recipe: TrainRecipe) -> TrainRecipe:
         "num_workers": min(recipe.num_workers, 2),
         "use_gpu": False,
         "preview_every": recipe.preview_every and 2,
-        # A try-out is not registered: it would take the challenger's place.
+        # A trial run is not registered: it would take the challenger's place.
         "register_as": None,
     }
     return recipe.model_copy(update=changes)

@@ -20,7 +20,7 @@ _PACE_OVER_S = 1800.0
 
 
 class Advance(Protocol):
-    """Say how many are done, what they are at, and, where it was not known before, of how many."""
+    """Report how many are done, which one is next, and the total where it was not known before."""
 
     def __call__(self, done: int, text: str = "", *, total: int | None = None) -> None:
         """Show it."""
@@ -68,7 +68,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[text]}"),
     )
-    # Rich forgets after 30 s, and then knows no pace where reports come more seldom.
+    # Rich estimates the pace over 30 s by default: nothing where reports are further apart.
     with Progress(*columns, console=CONSOLE, speed_estimate_period=_PACE_OVER_S) as bar:
         task = bar.add_task(title, total=total, text="")
 
@@ -80,7 +80,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 
 def _lines(title: str, known_total: int | None) -> Advance:
     shown, shown_at = 0, time.monotonic()
-    # A resumed run starts in the middle: its pace counts from the first that it tells of.
+    # A resumed run starts in the middle: its pace counts from its first report.
     first: tuple[int, float] | None = None
 
     def advance(done: int, text: str = "", *, total: int | None = None) -> None:

@@ -44,7 +44,7 @@ def generate(
 ) -> DatasetVersion:
     """Make the version that `config` describes over the index called `scenes`.
 
-    Shards that exist are reused; the manifest is published last. A try-out (`smoke`) has a name of
+    Shards that exist are reused; the manifest is published last. A trial run (`smoke`) has a name of
     its own. Raises ValueError on bad sources.
     """
     if smoke:
@@ -84,7 +84,7 @@ def _build(
 ) -> list[ShardInfo]:
     """Make the shards as Ray tasks, a bounded number at a time.
 
-    With `keep_figures` what they took is the next forecast's; a try-out is too short to tell.
+    With `keep_figures` the next forecast starts from what they took; a trial run is too short for that.
     """
     # Ray is only needed where there is something to do.
     from infra.cluster.cluster import connected, map_tasks, num_cpus
@@ -137,9 +137,10 @@ def dry_run(
     price: float | None = None,
     fresh: bool = False,
 ) -> None:
-    """Say what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
+    """Print what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
 
-    Bytes and time are those of a former run, or measured on a few scenes, made and dropped (`fresh`).
+    Bytes and time are those of an earlier run; with `fresh`, or without such a run, a few scenes are
+    made, measured and dropped.
     """
     chosen = _choose(config, load_index(settings, scenes).scenes, smoke=smoke)
     root = open_datasets(settings)
@@ -171,9 +172,9 @@ def _forecast_rows(
     busy = ahead.core_s / (ahead.clock_s * cluster.num_cores)
     size = f"{cluster.num_nodes} nodes of {cluster.cores_per_node} cores"
     rows["on the cluster"] = (
-        f"{_duration(ahead.clock_s)} on {size}, which work {busy:.0%} of it; starting Ray is not in it"
+        f"{_duration(ahead.clock_s)} on {size}, busy {busy:.0%} of the time; without starting Ray"
     )
-    # A node is paid for until the last shard is there, whether its cores work or not.
+    # A node is paid for until the last shard is written, whether its cores are busy or not.
     core_h = ahead.clock_s * cluster.num_cores / 3600
     rows["paid for"] = f"{core_h:.2f} core-hours"
     if price is not None:
@@ -190,7 +191,7 @@ def _duration(seconds: float) -> str:
 
 def verify(version_or_uri: str, settings: Settings) -> None:
     """Check a version. Raises ValueError that counts and names what is wrong."""
-    # What the cache holds was checked when it was fetched; what the store holds is asked here.
+    # The cache was checked when it was filled; this asks the store itself.
     root, name = find_manifest(version_or_uri, settings, cached=False)
     version = find_version(root, name)
     with progress("shards", len(version.shards)) as advance:
@@ -203,7 +204,7 @@ def verify(version_or_uri: str, settings: Settings) -> None:
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
-    """Say what no version needs, and with `delete` delete it."""
+    """Print what no version needs, and with `delete` delete it."""
     root = open_datasets(settings)
     garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
     for entry in (*garbage.shards, *garbage.unfinished):

@@ -172,7 +172,7 @@ def _tell(decision: _Decision, *, dry_run: bool, forced: bool) -> None:
     if decision.champion and not decision.verdict.comparisons and decision.rows_sha256:
         # They could not be compared at all: most likely on different scenes.
         same = f"models:/{decision.challenger.name}/{decision.over} --scenes INDEX --split SPLIT"
-        say(f"  the champion is measured anew with: python -m jobs.evaluate {same}")
+        say(f"  measure the champion again with: python -m jobs.evaluate {same}")
     gate = "passed" if decision.verdict.passed else "refused"
     facts(
         {

@@ -1,5 +1,5 @@
-"""What a command will ask of a cluster, known before it is submitted: a job that waits there for ever
-is worse than a line here."""
+"""What a command needs of a cluster, known before it is submitted: an error here is better than a job
+that waits there without end."""
 
 from __future__ import annotations
 

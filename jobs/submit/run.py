@@ -115,12 +115,12 @@ def _code(code: str, excludes: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_archive(uri: str) -> None:
-    """Raise ValueError when there is no such archive; say so when that cannot be asked from here."""
+    """Raise ValueError when there is no such archive; where that cannot be checked from here, print so."""
     parent, _, name = uri.rpartition("/")
     try:
         absent = open_folder(parent, read_settings()).size_of(name) is None
     except OSError as error:
-        say(f"  whether the code is there could not be asked from here: {error}")
+        say(f"  not checked whether the code is there: {error}")
         return
     if absent:
         raise ValueError(f"{uri}: no such object; put it there with: jobs.submit pack {parent}")
