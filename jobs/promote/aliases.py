@@ -28,7 +28,9 @@ def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: 
         registry.move_champion(client, name, event.version, previous=previous, check=lock.check)
     except registry.LostLockError as lost:
         _give_way(client, name, event)
-        raise ValueError(f"{lost}; its own changes were undone; run the same command again") from lost
+        raise ValueError(
+            f"{lost}; its own changes were undone; run the same command again"
+        ) from lost
     write(event.model_copy(update={"finished": True}))
 
 
