@@ -29,7 +29,7 @@ def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: 
     except registry.LostLockError as lost:
         _give_way(client, name, event)
         raise ValueError(
-            f"{lost}; its own changes were undone; run the same command again"
+            f"{lost}; its own changes were taken back; run the same command again"
         ) from lost
     write(event.model_copy(update={"finished": True}))
 
