@@ -32,7 +32,7 @@ def section(title: str) -> None:
         CONSOLE.print(f"\n[bold cyan]── {title}[/]")
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line as it is."""
     if not _logged(text.strip()):
         CONSOLE.print(text, markup=False)
@@ -46,7 +46,7 @@ def _logged(message: str, **fields: Any) -> bool:
     return line is not None
 
 
-def facts(rows: Mapping[str, str]) -> None:
+def print_facts(rows: Mapping[str, str]) -> None:
     """Print names and values in two columns."""
     if _logged("facts", facts=dict(rows)):
         return
@@ -92,7 +92,7 @@ def _lines(title: str, known_total: int | None) -> Advance:
             pace = (now - first[1]) / (done - first[0]) if done > first[0] else 0.0
             left = f"about {pace * (total - done):.0f} s left" if pace and done < total else ""
             if not _logged("progress", title=title, done=done, total=total, text=text):
-                say("  " + "  ".join(filter(None, (f"{title} {done}/{total}", text, left))))
+                print_line("  " + "  ".join(filter(None, (f"{title} {done}/{total}", text, left))))
             shown, shown_at = done, now
 
     return advance

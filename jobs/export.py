@@ -14,14 +14,14 @@ from jobs.command_line import Command, Verb, add_work, run_command
 
 def _export(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.console import facts
+    from jobs.console import print_facts
     from jobs.fuse.run import bundle_of, resolve_model
     from pipelines.bundles.export import write_onnx
 
     settings = read_settings(work=arguments.work)
     model = resolve_model(arguments.model, settings)
     error = write_onnx(arguments.onnx, bundle_of(model, settings))
-    facts({"model": model, "onnx": str(arguments.onnx), "largest error": f"{error:.1e}"})
+    print_facts({"model": model, "onnx": str(arguments.onnx), "largest error": f"{error:.1e}"})
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from jobs.console import say
+    from jobs.console import print_line
     from pipelines.parity.cases import check_folder
     from pipelines.parity.golden import open_folder
 
     folder = open_folder(arguments.folder)
     started = time.perf_counter()
-    say(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
+    print_line(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
     failed = num_tensors = 0
     for comparison in check_folder(folder):
         num_tensors += 1
         failed += not comparison.passed
-        say(line(comparison))
+        print_line(line(comparison))
     seconds = time.perf_counter() - started
-    say(f"{num_tensors} tensors, {failed} above tolerance ({seconds:.0f} s)")
+    print_line(f"{num_tensors} tensors, {failed} above tolerance ({seconds:.0f} s)")
     if failed:
         sys.exit(1)
 

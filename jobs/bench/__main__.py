@@ -39,11 +39,11 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _model(arguments: argparse.Namespace) -> None:
-    from jobs.bench.model_speed import REAL_PAIRS, bench_model, say_own_peak
+    from jobs.bench.model_speed import REAL_PAIRS, bench_model, print_own_peak
 
     if arguments.peak:
         part, side = arguments.peak
-        say_own_peak(part, side, crop_px=arguments.crop)
+        print_own_peak(part, side, crop_px=arguments.crop)
         return
     pairs = arguments.pairs or REAL_PAIRS
     bench_model(arguments.parts, repeats=arguments.repeats, crop_px=arguments.crop, pairs=pairs)

@@ -10,7 +10,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from jobs.console import say
+from jobs.console import print_line
 from models.metrics import DEFAULT, measure, to_grey
 from pipelines.sources.pictures import to_tensor
 from pipelines.synthetic.pairs import render_scene
@@ -42,15 +42,17 @@ def bench_metrics(*, repeats: int, batch_size: int) -> None:
             started = time.process_time()
             found[name] = build()
             seconds[name].append((time.process_time() - started) / batch_size)
-    say(f"{len(DEFAULT)} metrics, {WIDTH_PX}x{HEIGHT_PX}, batch {batch_size}, float64, 1 thread")
-    say(f"{'':<25} {'s a picture':>11} {'ours is':>8}   largest relative difference")
+    print_line(
+        f"{len(DEFAULT)} metrics, {WIDTH_PX}x{HEIGHT_PX}, batch {batch_size}, float64, 1 thread"
+    )
+    print_line(f"{'':<25} {'s a picture':>11} {'ours is':>8}   largest relative difference")
     ours = statistics.median(seconds["ours"])
     for name in builds:
         median = statistics.median(seconds[name])
         line = f"{name:<25} {median:11.3f}"
         if name != "ours":
             line += f" {median / ours:7.1f}x   {_difference(found['ours'], found[name]):.1e}"
-        say(line)
+        print_line(line)
 
 
 def _plain(levels: list[list[ndarray]], blur: Blur) -> Values:

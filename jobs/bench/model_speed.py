@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from jobs.console import say
+from jobs.console import print_line
 from models.dspfusion.config import DSPFusionConfig, Stage1Config, Stage2Config
 from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.released import OFFICIAL_FILES, official_name
@@ -251,19 +251,21 @@ def bench_model(
 ) -> None:
     """Print a line for each part, and for bf16 a second one, on `pairs`."""
     torch.set_num_threads(1)
-    say(
+    print_line(
         f"{WIDTH_PX}x{HEIGHT_PX} pair, float32, 1 thread; steps: batch {BATCH_SIZE}, "
         f"crop {crop_px}; torch {torch.__version__}"
     )
-    say("part        plain s   ours s  faster plain MiB  ours MiB   share   difference  PSNR dB")
+    print_line(
+        "part        plain s   ours s  faster plain MiB  ours MiB   share   difference  PSNR dB"
+    )
     for part in parts:
-        say(compare(part, repeats=repeats, crop_px=crop_px))
+        print_line(compare(part, repeats=repeats, crop_px=crop_px))
         if part == "bf16":
-            say(describe_bf16(filled_fuser(), pairs))
+            print_line(describe_bf16(filled_fuser(), pairs))
 
 
-def say_own_peak(part: Part, side: Side, *, crop_px: int) -> None:
+def print_own_peak(part: Part, side: Side, *, crop_px: int) -> None:
     """Do one side's work once in this process and print the memory that it took."""
     torch.set_num_threads(1)
     make_work(part, side, crop_px=crop_px)()
-    say(json.dumps({"peak_mib": own_peak_mib()}))
+    print_line(json.dumps({"peak_mib": own_peak_mib()}))

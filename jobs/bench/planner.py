@@ -26,7 +26,7 @@ from infra.cluster import cluster
 from infra.settings import Settings
 from jobs.bench.shard_factory import made_up_scene, rendered_scenes
 from jobs.config import find_recipe
-from jobs.console import facts, say, section
+from jobs.console import print_facts, print_line, section
 from jobs.locations import source_reader
 from jobs.recipes import DATASETS
 from jobs.scan.run import load_index
@@ -89,7 +89,7 @@ def bench_plan(
     work = settings.work / "bench" / ("plan-smoke" if smoke else "plan")
     section("Plan many scenes")
     simulation = simulate(100 if smoke else num_planned)
-    _tell_simulation(simulation)
+    _print_simulation(simulation)
     section("Forecast and run, in turn")
     size = (8, 48, 64) if smoke else (64, 480, 640)
     table: Sequence[Scene] = (
@@ -102,11 +102,11 @@ def bench_plan(
     most = max(len(table) // (_SHARDS_PER_CORE * max(_NUM_CORES)), config.shard.num_positives + 1)
     plan = plan_shards(config.model_copy(update={"scenes_per_shard": most}), table)
     runs = check_forecasts(plan, settings, rounds=1 if smoke else _ROUNDS)
-    _tell_runs(runs)
+    _print_runs(runs)
     path = settings.work / "bench" / ("plan-smoke.json" if smoke else "plan.json")
     results = {"simulation": simulation.model_dump(), "runs": [run.model_dump() for run in runs]}
     write_whole(path, json.dumps(results, indent=1).encode())
-    facts({"results": str(path)})
+    print_facts({"results": str(path)})
     return runs, simulation
 
 
@@ -149,12 +149,12 @@ def _run(
     )
 
 
-def _tell_runs(runs: list[Run]) -> None:
-    say(
+def _print_runs(runs: list[Run]) -> None:
+    print_line(
         "  cores  clock: forecast, run, ratio   CPU: forecast, run, ratio   bytes: ratio   a task's share"
     )
     for run in runs:
-        say(
+        print_line(
             f"  {run.num_cores:5}  {run.forecast_clock_s:15.1f} {run.clock_s:6.1f} "
             f"{run.clock_s / run.forecast_clock_s:6.2f}   {run.forecast_core_s:13.1f} "
             f"{run.core_s:6.1f} {run.core_s / run.forecast_core_s:6.2f}   "
@@ -171,11 +171,13 @@ def _tell_runs(runs: list[Run]) -> None:
         for name, ratio in ratios.items():
             word = "holds" if abs(ratio - 1) <= _MOST_OFF else "MISSED"
             word = word if quiet or name != "clock" else "busy"
-            say(
+            print_line(
                 f"  {word:<6}  {num_cores} cores, {name}: {ratio:.2f} of the forecast (within 20 %)"
             )
         if not quiet:
-            say("          (others had the cores: the clock is to be measured when they are quiet)")
+            print_line(
+                "          (others had the cores: the clock is to be measured when they are quiet)"
+            )
 
 
 def simulate(num_scenes: int) -> Simulation:
@@ -232,8 +234,8 @@ def _empty_shard(name: str, root: LocalFolder) -> ShardInfo:
     return info
 
 
-def _tell_simulation(found: Simulation) -> None:
-    facts(
+def _print_simulation(found: Simulation) -> None:
+    print_facts(
         {
             "scenes": f"{found.num_scenes:,} in {found.num_shards:,} shards",
             "manifest": f"{found.manifest_mib:.1f} MiB",
@@ -245,5 +247,5 @@ def _tell_simulation(found: Simulation) -> None:
         ("driver's peak memory", found.peak_mib, _MOST_PLAN_MIB, "MiB"),
     ):
         word = "holds" if value <= most else "MISSED"
-        say(f"  {word:<6}  {name}: {value:.4g} {unit} (<= {most:g})")
-    say(f"          (by the clock, with neighbours: {found.plan_clock_s:.1f} s)")
+        print_line(f"  {word:<6}  {name}: {value:.4g} {unit} (<= {most:g})")
+    print_line(f"          (by the clock, with neighbours: {found.plan_clock_s:.1f} s)")

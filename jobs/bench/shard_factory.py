@@ -28,7 +28,7 @@ from torch import Tensor
 from infra.cluster import cluster
 from infra.settings import Settings
 from jobs.config import find_recipe
-from jobs.console import CONSOLE, facts, say, section
+from jobs.console import CONSOLE, print_facts, print_line, section
 from jobs.generate.run import generate
 from jobs.recipes import DATASETS
 from jobs.scan.run import index_path
@@ -119,23 +119,23 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     lines.append(_growth(config, many, work / "growth" / run, sizes))
     if sizes.num_planned:
         lines.append(_driver_memory(sizes.num_planned, work / "planned"))
-    tell(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
+    report_lines(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
     return lines
 
 
-def tell(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
+def report_lines(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
     """Print the lines, and write them to `path` with the sizes that they were measured at."""
     for line in lines:
         word = "holds" if line.holds else "MISSED"
         sign = ">=" if line.at_least else "<="
-        say(
+        print_line(
             f"  {word:<6}  {line.name:<38} {line.value:8.3g}  ({sign} {line.target:g})  {line.detail}"
         )
     results = [asdict(line) | {"holds": line.holds} for line in lines]
     write_whole(
         path, json.dumps({"sizes": sizes.model_dump(), "lines": results}, indent=1).encode()
     )
-    facts({"results": str(path)})
+    print_facts({"results": str(path)})
 
 
 def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:

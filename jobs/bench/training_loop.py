@@ -24,9 +24,9 @@ from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
 from jobs.bench.model_speed import peak_mib
-from jobs.bench.shard_factory import Line, rendered_scenes, tell
+from jobs.bench.shard_factory import Line, rendered_scenes, report_lines
 from jobs.config import find_recipe, shrink_training
-from jobs.console import facts, section
+from jobs.console import print_facts, section
 from jobs.recipes import DATASETS, TRAINING
 from models.dspfusion.config import Stage1Config
 from models.dspfusion.stage1 import Stage1
@@ -81,10 +81,10 @@ def bench_train(settings: Settings, *, smoke: bool = False) -> list[Line]:
         loop, step_s = _loop_against_bare(config, version, root, sizes, Path(scratch))
         lines = [loop, _stall(config, step_s, Path(scratch), sizes.rounds)]
         lines.append(_two_workers(config, root, sizes, Path(scratch)))
-        facts({"published network": _published_checkpoint(Path(scratch))})
+        print_facts({"published network": _published_checkpoint(Path(scratch))})
     if sizes.memory_crop_px:
         lines += [_memory(part, sizes.memory_crop_px) for part in ("stage1", "stage2")]
-    tell(lines, sizes, work.parent / ("train-smoke.json" if smoke else "train.json"))
+    report_lines(lines, sizes, work.parent / ("train-smoke.json" if smoke else "train.json"))
     return lines
 
 

@@ -14,11 +14,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     import os
 
     from infra.settings import read_settings
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.demo.run import demo
 
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    say(f"Work folder: {os.path.relpath(settings.work)}")
+    print_line(f"Work folder: {os.path.relpath(settings.work)}")
     demo(settings, smoke=arguments.smoke)
 
 

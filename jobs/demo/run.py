@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infra.settings import Settings
 from jobs.config import find_recipe, shrink_evaluation, shrink_training
-from jobs.console import facts, progress, section
+from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
 from jobs.fuse.run import bundle_of, fuse_files
@@ -64,7 +64,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     fused = _fuse_one(settings, stage2.model)
     section(f"Done in {time.monotonic() - started:.0f} s")
     champion = f"is version {promoted.champion}" if promoted.champion else "is no version yet"
-    facts(
+    print_facts(
         {
             "dataset version": dataset.name,
             **_loss_lines(settings, {"Stage I run": stage1.run_id, "Stage II run": stage2.run_id}),
@@ -114,7 +114,7 @@ def _fuse_one(settings: Settings, model: str) -> Path:
         write_whole(path, encode_png(image))
     written = folder / "fused.png"
     fuse_files(load_bundle(bundle_of(model, settings)), *sources, written)
-    facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
+    print_facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
     return written
 
 

@@ -27,11 +27,11 @@ from jobs.recipes import EVALUATION
 def _evaluate(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe, shrink_evaluation
-    from jobs.console import facts, say
+    from jobs.console import print_facts, print_line
 
     recipe = read_recipe(EVALUATION, arguments, shrink_evaluation)
     if arguments.show:
-        say("\n".join(describe_settings(recipe)))
+        print_line("\n".join(describe_settings(recipe)))
         return
     from jobs.evaluate.report import REPORT
     from jobs.evaluate.run import evaluate
@@ -47,10 +47,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         tag=not arguments.smoke,
         folders=_folders(arguments.method),
     )
-    facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
+    print_facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:
         name, _, number = evaluated.model.removeprefix("models:/").partition("/")
-        say(f"next: python -m jobs.promote {name} --version {number}")
+        print_line(f"next: python -m jobs.promote {name} --version {number}")
 
 
 def _folders(assignments: Sequence[str]) -> dict[str, Path]:

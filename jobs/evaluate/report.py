@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings
-from jobs.console import say
+from jobs.console import print_line
 from jobs.evaluate.subject import ROWS, Subject
 from jobs.locations import source_reader
 from pipelines.bundles.export import load_bundle
@@ -151,7 +151,7 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
     if not counts or not scenes:
         return {}
     if load_bundle(subject.bundle).denoiser is None:
-        say("  no sampling-steps curve: this model has no diffusion")
+        print_line("  no sampling-steps curve: this model has no diffusion")
         return {}
     arguments = (scenes, subject.measurement, source_reader(settings))
     with cluster.connected(settings):

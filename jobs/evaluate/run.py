@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit
 from jobs.config import EvaluateRecipe
-from jobs.console import say
+from jobs.console import print_line
 from jobs.evaluate.report import make_report, overall_means
 from jobs.evaluate.subject import PARTS, ROWS, Subject, check_subject, measure_scenes
 from jobs.fuse.run import bundle_of, resolve_model
@@ -69,7 +69,7 @@ def evaluate(
     done = tracking.find_run(client, tags["config_digest"])
     if done and done.info.status == "FINISHED" and (folder / ROWS).is_file():
         run_id = done.info.run_id
-        say(f"  evaluated already: run {run_id}")
+        print_line(f"  evaluated already: run {run_id}")
     else:
         run_id = tracking.open_run(
             client,
@@ -81,7 +81,7 @@ def evaluate(
             if not (folder / ROWS).is_file():
                 write_rows(measure_scenes(subject, settings, folder / PARTS), folder / ROWS)
             shutil.rmtree(folder / PARTS, ignore_errors=True)
-            say("  writing the report")
+            print_line("  writing the report")
             make_report(client, subject, folder, run_id, settings)
         except BaseException as error:
             tracking.fail_run(client, run_id, error)
@@ -95,11 +95,11 @@ def evaluate(
 def _evaluated(model: str, run_id: str, folder: Path) -> Evaluated:
     rows = read_rows(folder / ROWS)
     for line in format_table(summarise(rows), model=MODEL, baseline=BASELINE):
-        say(f"  {line}")
+        print_line(f"  {line}")
     parts = by_dataset(rows)
     if len(parts) > 1:
         for line in format_datasets(parts, model=MODEL, baseline=BASELINE):
-            say(f"  {line}")
+            print_line(f"  {line}")
     return Evaluated(model=model, run_id=run_id, folder=folder, means=overall_means(rows))
 
 

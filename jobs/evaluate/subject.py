@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra.settings import REPOSITORY, Settings
 from jobs.config import EvaluateRecipe
-from jobs.console import progress, say
+from jobs.console import print_line, progress
 from jobs.locations import source_reader
 from models.metrics import EVALUATED, METRIC_VERSION, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
@@ -85,7 +85,9 @@ def check_subject(subject: Subject) -> None:
         check_folder(name, folder, subject.scenes)
     for name in EVALUATED:
         if name not in metrics_for(subject.scenes):
-            say(f"  {name} is left out: it needs {MIN_SIDE_PX[name]} px a side of every scene")
+            print_line(
+                f"  {name} is left out: it needs {MIN_SIDE_PX[name]} px a side of every scene"
+            )
 
 
 def measure_scenes(subject: Subject, settings: Settings, folder: Path) -> list[Row]:
@@ -110,7 +112,7 @@ def measure_scenes(subject: Subject, settings: Settings, folder: Path) -> list[R
     left = [part for part in parts if part not in done]
     by_id = {scene.id: scene for scene in subject.scenes}
     if done:
-        say(f"  {len(done)} of {len(parts)} parts were measured before")
+        print_line(f"  {len(done)} of {len(parts)} parts were measured before")
     with (
         cluster.connected(settings),
         progress("scenes", len(subject.scenes)) as advance,

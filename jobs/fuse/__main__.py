@@ -20,7 +20,7 @@ PRECISIONS = ("float32", "bf16")
 
 def _fuse(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.console import facts, say
+    from jobs.console import print_facts, print_line
     from jobs.fuse.run import bundle_of, fuse_folders, fuse_one, is_picture, resolve_model
     from jobs.locations import open_folder
     from pipelines.bundles.export import read_bundle
@@ -41,7 +41,7 @@ def _fuse(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
     if kinds[0]:
         uri = fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
-        facts({"model": model, "fused": uri})
+        print_facts({"model": model, "fused": uri})
         return
     fused = fuse_folders(
         fusing,
@@ -53,10 +53,10 @@ def _fuse(arguments: argparse.Namespace) -> None:
         local=arguments.local,
     )
     counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} were there before"
-    facts({"model": model, "fused": counts})
+    print_facts({"model": model, "fused": counts})
     if fused.failures:
         out = open_folder(arguments.out, settings).uri
-        say(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
+        print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from infra.settings import Settings
-from jobs.console import progress, say
+from jobs.console import print_line, progress
 from jobs.locations import open_folder, open_sources, source_reader
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.bundles.fusing import (
@@ -62,7 +62,7 @@ def fuse_folders(
     left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
     skipped = len(pairs) - len(left)
     if skipped:
-        say(f"  {skipped} of {len(pairs)} pictures were there before")
+        print_line(f"  {skipped} of {len(pairs)} pictures were there before")
     arguments = (fusing, source_reader(settings), folder)
     failures: list[Failure] = []
     with progress("pairs", len(pairs)) as advance:

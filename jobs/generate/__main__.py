@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 def _generate(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.generate.run import generate, named
 
     config = read_recipe(DATASETS, arguments)
     if arguments.show:
-        say("\n".join(describe_settings(config)))
+        print_line("\n".join(describe_settings(config)))
         return
     config = named(config, arguments.scenes)
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
@@ -48,7 +48,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         )
     version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
     recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
-    say(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
+    print_line(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.console import facts
+    from jobs.console import print_facts
     from jobs.locations import find_manifest
     from pipelines.datasets.versions import find_version
     from pipelines.reports.dataset_gallery import write_gallery
@@ -87,7 +87,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     version = find_version(root, name)
     out = arguments.out or settings.work / "reports" / f"{version.name}.html"
     write_gallery(version, root, out)
-    facts({"version": version.name, "page": str(out)})
+    print_facts({"version": version.name, "page": str(out)})
 
 
 def _collect_garbage(arguments: argparse.Namespace) -> None:

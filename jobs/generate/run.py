@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.settings import Settings, code_commit
-from jobs.console import facts, progress, say
+from jobs.console import print_facts, print_line, progress
 from jobs.locations import find_manifest, open_datasets, source_reader
 from jobs.scan.run import load_index
 from pipelines.datasets.forecast import (
@@ -56,7 +56,7 @@ def generate(
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
     reused, to_build = split_reuse(plan_shards(config, chosen), root)
-    facts(
+    print_facts(
         {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
     )
     built = _build(to_build, root, settings, keep_figures=not smoke) if to_build else []
@@ -69,7 +69,7 @@ def generate(
         commit=code_commit(),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    facts(
+    print_facts(
         {
             "version": version.name,
             "holds": _holds(version),
@@ -153,7 +153,7 @@ def dry_run(
         kept = None if fresh else kept_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
-    facts(rows)
+    print_facts(rows)
 
 
 def _forecast_rows(
@@ -197,10 +197,10 @@ def verify(version_or_uri: str, settings: Settings) -> None:
     with progress("shards", len(version.shards)) as advance:
         problems = verify_version(version, root, on_progress=lambda done, _: advance(done))
     for problem in problems:
-        say(problem)
+        print_line(problem)
     if problems:
         raise ValueError(f"{version.name} is not whole: {len(problems)} problems, listed above")
-    facts({"whole": version.name, "holds": _holds(version)})
+    print_facts({"whole": version.name, "holds": _holds(version)})
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
@@ -208,13 +208,13 @@ def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> No
     root = open_datasets(settings)
     garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
     for entry in (*garbage.shards, *garbage.unfinished):
-        say(f"  {entry.name}")
+        print_line(f"  {entry.name}")
     size = f"{garbage.num_bytes / 2**20:.1f} MiB"
     count = (
         f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.unfinished)} unfinished"
     )
     if delete:
         delete_garbage(root, garbage)
-    facts({"deleted" if delete else "would delete": f"{count}, {size}"})
+    print_facts({"deleted" if delete else "would delete": f"{count}, {size}"})
     if not delete and (garbage.shards or garbage.unfinished):
-        say("next: python -m jobs.generate gc --delete")
+        print_line("next: python -m jobs.generate gc --delete")

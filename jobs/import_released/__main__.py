@@ -14,13 +14,13 @@ from jobs.command_line import Command, Verb, add_work, run_command
 
 def _import(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.console import facts, say
+    from jobs.console import print_facts, print_line
     from jobs.import_released.run import import_files
 
     settings = read_settings(work=arguments.work)
     model = import_files(arguments.folder, settings, name=arguments.name)
-    facts({"model": model, "origin": "released"})
-    say(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
+    print_facts({"model": model, "origin": "released"})
+    print_line(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from infra.settings import Settings, code_commit
-from jobs.console import say
+from jobs.console import print_line
 from jobs.train.records import REQUIREMENTS
 from pipelines.bundles.export import write_bundle
 from pipelines.bundles.released_weights import digests, read_released
@@ -27,7 +27,7 @@ def import_files(folder: Path, settings: Settings, *, name: str) -> str:
     tags = origin_tags(folder, name)
     done = tracking.find_run(client, tags["config_digest"])
     if done and done.info.status == "FINISHED":
-        say("  these files are registered under this name already")
+        print_line("  these files are registered under this name already")
         return str(done.data.tags["registered_model"])
     config = {"model": fuser.config.model_dump(mode="json")}
     run = tracking.open_run(client, name="import_released", config=config, tags=tags)

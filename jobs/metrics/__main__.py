@@ -13,7 +13,7 @@ from jobs.command_line import Command, Verb, run_command
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.metrics.run import measure_folders, print_means, score_folders, write_table
     from models.metrics import DEFAULT, METRICS
     from pipelines.evaluation.method_folders import check_complete, find_triples
@@ -21,7 +21,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     found = find_triples(arguments.vi, arguments.ir, arguments.fused)
     if arguments.partial:
         for sentence in found.incomplete:
-            say(f"  left out: {sentence}")
+            print_line(f"  left out: {sentence}")
     else:
         check_complete(found)
     table = measure_folders(found, METRICS if arguments.variants else DEFAULT)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from jobs.console import facts, progress, say
+from jobs.console import print_facts, print_line, progress
 from models.metrics import METRIC_VERSION, MIN_SIDE_PX
 from pipelines.evaluation.method_folders import (
     Found,
@@ -76,6 +76,6 @@ def means_of(table: Table) -> dict[str, str]:
 
 def print_means(table: Table, out: Path) -> None:
     """Print the mean of every metric, and where the table lies."""
-    say(f"  means over {len(table)} pictures, metric version {METRIC_VERSION}")
-    facts(means_of(table))
-    facts({"table": str(out)})
+    print_line(f"  means over {len(table)} pictures, metric version {METRIC_VERSION}")
+    print_facts(means_of(table))
+    print_facts({"table": str(out)})

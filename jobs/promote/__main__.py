@@ -22,7 +22,7 @@ from jobs.recipes import PROMOTION
 def _promote(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.promote.decision import promote
 
     if bool(arguments.force) != bool(arguments.reason):
@@ -31,7 +31,7 @@ def _promote(arguments: argparse.Namespace) -> None:
         raise ValueError("--smoke has no effect here: a promotion is judged by what was measured")
     recipe = read_recipe(PROMOTION, arguments)
     if arguments.show:
-        say("\n".join(describe_settings(recipe)))
+        print_line("\n".join(describe_settings(recipe)))
         return
     promoted = promote(
         recipe,
@@ -43,10 +43,12 @@ def _promote(arguments: argparse.Namespace) -> None:
         break_lock=arguments.break_lock,
     )
     if promoted.champion != promoted.version and not promoted.passed:
-        say(f"the gate refused version {promoted.version}, for the reasons above")
+        print_line(f"the gate refused version {promoted.version}, for the reasons above")
         sys.exit(1)
     if not arguments.dry_run:
-        say(f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …")
+        print_line(
+            f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …"
+        )
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
@@ -76,20 +78,20 @@ def _show_diff(arguments: argparse.Namespace) -> None:
 
 def _trace(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.promote.trace import trace
     from pipelines.promotion.lineage import broken, tree_lines
 
     settings = read_settings(work=arguments.work)
     link = trace(settings, model=arguments.model, each_scene=arguments.scenes)
     for line in tree_lines(link):
-        say(line)
+        print_line(line)
     problems = broken(link)
     for problem in problems:
-        say(f"broken: {problem}")
+        print_line(f"broken: {problem}")
     if problems:
         sys.exit(1)
-    say("every link holds")
+    print_line("every link holds")
 
 
 def _measure_parity(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra.settings import Settings, code_commit, who_runs
-from jobs.console import facts
+from jobs.console import print_facts
 from pipelines.promotion.history import Event, below, champions
 
 
@@ -81,7 +81,7 @@ def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = F
         )
         events = [Event(**event) for event in registry.read_events(client, name).values()]
         move_champion(client, lock, name, event, previous=below(champions(events), target))
-    facts({"champion": f"version {target}", "rolled back from": f"version {event.over}"})
+    print_facts({"champion": f"version {target}", "rolled back from": f"version {event.over}"})
     return event
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit, who_runs
 from jobs.config import PromoteRecipe
-from jobs.console import facts, say
+from jobs.console import print_facts, print_line
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
@@ -83,13 +83,13 @@ def promote(
         champion = registry.find_alias(client, name, registry.CHAMPION)
         number = str(challenger.version)
         if champion and champion.version == challenger.version:
-            say(f"  version {number} is the champion already")
+            print_line(f"  version {number} is the champion already")
             return Promoted(passed=True, version=number, champion=number, reasons=())
         decision = _decide(recipe, settings, client, challenger, champion)
         moved = not dry_run and (decision.verdict.passed or force is not None)
         if moved:
             _record(client, held, decision, force)
-        _tell(decision, dry_run=dry_run, forced=moved and not decision.verdict.passed)
+        _print_decision(decision, dry_run=dry_run, forced=moved and not decision.verdict.passed)
     return Promoted(
         passed=decision.verdict.passed,
         version=number,
@@ -166,15 +166,15 @@ def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> N
     registry.tag_version(client, challenger, tags)
 
 
-def _tell(decision: _Decision, *, dry_run: bool, forced: bool) -> None:
+def _print_decision(decision: _Decision, *, dry_run: bool, forced: bool) -> None:
     for reason in decision.verdict.reasons:
-        say(f"  {reason}")
+        print_line(f"  {reason}")
     if decision.champion and not decision.verdict.comparisons and decision.rows_sha256:
         # They could not be compared at all: most likely on different scenes.
         same = f"models:/{decision.challenger.name}/{decision.over} --scenes INDEX --split SPLIT"
-        say(f"  measure the champion again with: python -m jobs.evaluate {same}")
+        print_line(f"  measure the champion again with: python -m jobs.evaluate {same}")
     gate = "passed" if decision.verdict.passed else "refused"
-    facts(
+    print_facts(
         {
             "version": str(decision.challenger.version),
             "against": decision.against,
@@ -182,7 +182,7 @@ def _tell(decision: _Decision, *, dry_run: bool, forced: bool) -> None:
         }
     )
     if dry_run:
-        say("  nothing was changed (--dry-run)")
+        print_line("  nothing was changed (--dry-run)")
 
 
 def measure_parity(settings: Settings, *, name: str, version: str | None = None) -> dict[str, str]:
@@ -195,5 +195,5 @@ def measure_parity(settings: Settings, *, name: str, version: str | None = None)
     found = registry.find_model(client, uri)
     evidence = bundle_evidence(bundle_of(f"models:/{name}/{found.version}", settings))
     registry.tag_version(client, found, evidence)
-    facts({"version": str(found.version), "largest difference": evidence[PARITY]})
+    print_facts({"version": str(found.version), "largest difference": evidence[PARITY]})
     return evidence

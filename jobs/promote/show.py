@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra.settings import Settings
-from jobs.console import say
+from jobs.console import print_line
 from pipelines.evaluation.rows import MODEL
 from pipelines.promotion.evidence import EVALUATION, PARITY, PROGRAM, WEIGHTS
 from pipelines.promotion.history import Event
@@ -32,7 +32,7 @@ def show_history(settings: Settings, *, name: str) -> None:
 
     events = registry.read_events(tracking.connect(settings), name)
     if not events:
-        say(f"no version of {name!r} was promoted yet")
+        print_line(f"no version of {name!r} was promoted yet")
         return
     head = ["#", "when", "what", "version", "over", "who", "evidence", "why"]
     _print_table([head, *(_line(number, Event(**event)) for number, event in events.items())])
@@ -58,9 +58,9 @@ def show_diff(settings: Settings, *, name: str, one: str, other: str) -> None:
     _print_table([head, *lineage])
     settings_of = [_pair(key, *runs) for key in dict.fromkeys([*runs[0], *runs[1]])]
     differing = [line for line in settings_of if line[1] != line[2]]
-    say(f"\nsettings: {len(settings_of) - len(differing)} equal, {len(differing)} differ")
+    print_line(f"\nsettings: {len(settings_of) - len(differing)} equal, {len(differing)} differ")
     _print_table(differing)
-    say("\nmeans over all scenarios")
+    print_line("\nmeans over all scenarios")
     _print_table([_pair(key, *means) for key in dict.fromkeys([*means[0], *means[1]])])
 
 
@@ -98,4 +98,4 @@ def _print_table(lines: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        say("  " + "  ".join(cells).rstrip())
+        print_line("  " + "  ".join(cells).rstrip())

@@ -16,7 +16,7 @@ def _scan(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from infra.settings import read_settings
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.scan.run import scan_folder
 
     name = arguments.name or Path(arguments.folder).resolve().name.lower()
@@ -27,7 +27,7 @@ def _scan(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         max_refused_share=arguments.max_refused_share,
     )
-    say(f"next: python -m jobs.generate small --scenes {name}")
+    print_line(f"next: python -m jobs.generate small --scenes {name}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from infra.settings import Settings
-from jobs.console import facts, progress
+from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
 from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.scenes import (
@@ -53,7 +53,7 @@ def scan_folder(
         shown["refused"] = describe_refused(result.refused)
     if leaks:
         shown["leaks"] = _describe_leaks(leaks)
-    facts({**shown, "index": str(path), "report": str(report)})
+    print_facts({**shown, "index": str(path), "report": str(report)})
     return result
 
 

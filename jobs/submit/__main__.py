@@ -85,11 +85,11 @@ def _stop(arguments: argparse.Namespace) -> None:
 
 def _pack(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.console import say
+    from jobs.console import print_line
     from jobs.submit.run import pack
 
     uri = pack(arguments.to, read_settings())
-    say(f"next: python -m jobs.submit --code {uri} -- COMMAND")
+    print_line(f"next: python -m jobs.submit --code {uri} -- COMMAND")
 
 
 def _server(arguments: argparse.Namespace) -> JobServer:

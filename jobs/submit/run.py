@@ -23,7 +23,7 @@ from infra.settings import (
     read_settings,
 )
 from jobs.commands import command_names
-from jobs.console import facts, say
+from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
 from jobs.submit.needs import Needs, missing
 from pipelines.store.names import nearest
@@ -70,7 +70,7 @@ def submit(
     with _code(code, excludes) as (location, commit):
         metadata = {"command": shlex.join(words), "commit": commit, "code": code}
         metadata |= {"config": needs.config} if needs.config else {}
-        facts({"job": job_id, **metadata, **environment})
+        print_facts({"job": job_id, **metadata, **environment})
         submit_job(
             server,
             job_id,
@@ -106,7 +106,7 @@ def _code(code: str, excludes: Sequence[str]) -> Iterator[tuple[str, str]]:
             packed = pack_tree(path, excludes=excludes)
             if packed.untracked:
                 shown = ", ".join(packed.untracked[:_NUM_SHOWN])
-                say(
+                print_line(
                     f"  not in git, so not sent: {len(packed.untracked)} files ({shown}); git add them"
                 )
             yield str(path), code_commit()
@@ -120,7 +120,7 @@ def check_archive(uri: str) -> None:
     try:
         absent = open_folder(parent, read_settings()).size_of(name) is None
     except OSError as error:
-        say(f"  not checked whether the code is there: {error}")
+        print_line(f"  not checked whether the code is there: {error}")
         return
     if absent:
         raise ValueError(f"{uri}: no such object; put it there with: jobs.submit pack {parent}")
@@ -141,7 +141,7 @@ def check_resources(server: JobServer, needs: Needs) -> None:
 def print_next(server: JobServer, job_id: str) -> None:
     """Print how to see the log of a job."""
     at = f" --address {server.address}" if server.address != job_server() else ""
-    say(f"next: python -m jobs.submit logs {job_id} --follow{at}")
+    print_line(f"next: python -m jobs.submit logs {job_id} --follow{at}")
 
 
 def follow(server: JobServer, job_id: str) -> None:
@@ -152,7 +152,7 @@ def follow(server: JobServer, job_id: str) -> None:
         job = follow_job(server, job_id, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         if not _wants_to_stop():
-            say(f"\n{job_id} keeps running")
+            print_line(f"\n{job_id} keeps running")
             print_next(server, job_id)
             sys.exit(130)
         job = stop(server, job_id)
@@ -175,7 +175,7 @@ def stop(server: JobServer, job_id: str) -> JobDetails:
     from infra.submit import stop_job
 
     job = stop_job(server, job_id)
-    say(f"{job_id}: {job.status}")
+    print_line(f"{job_id}: {job.status}")
     return job
 
 
@@ -206,7 +206,7 @@ def pack(to: str, settings: Settings, *, repository: Path = REPOSITORY) -> str:
     name = f"{commit}.zip"
     if folder.size_of(name) is None:
         folder.write_once(name, data)
-    facts({"code": f"{folder.uri}/{name}", "holds": f"{len(data) / 2**20:.1f} MiB"})
+    print_facts({"code": f"{folder.uri}/{name}", "holds": f"{len(data) / 2**20:.1f} MiB"})
     return f"{folder.uri}/{name}"
 
 
@@ -216,13 +216,13 @@ def show_jobs(server: JobServer) -> None:
 
     jobs = list_jobs(server)
     if not jobs:
-        say("no jobs yet")
+        print_line("no jobs yet")
         return
     width = max(len(job.submission_id) for job in jobs)
     for job in jobs:
         command = (job.metadata or {}).get("command", job.entrypoint)
         line = f"{job.submission_id:<{width}}  {job.status:<9}  {_times(job):<28}  {command}"
-        say(line.rstrip())
+        print_line(line.rstrip())
 
 
 def show_status(server: JobServer, job_id: str) -> None:
@@ -235,4 +235,4 @@ def show_status(server: JobServer, job_id: str) -> None:
     if job.status == "FAILED":
         rows["why"] = _outcome(job)
     rows |= (job.runtime_env or {}).get("env_vars", {})
-    facts({name: str(value) for name, value in rows.items()})
+    print_facts({name: str(value) for name, value in rows.items()})

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 def _train(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe, shrink_training
-    from jobs.console import say
+    from jobs.console import print_line
 
     recipe = read_recipe(TRAINING, arguments, shrink_training)
     if arguments.show:
-        say("\n".join(describe_settings(recipe)))
+        print_line("\n".join(describe_settings(recipe)))
         return
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     # It becomes part of a folder's name.
@@ -42,7 +42,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if arguments.workers:
             raise ValueError("--local is one process; leave --workers out")
         checkpoint = train_local(recipe, settings, name=name, compiled=arguments.compile)
-        say(f"checkpoint: {checkpoint}")
+        print_line(f"checkpoint: {checkpoint}")
         return
     from jobs.train.run import train
 
@@ -53,19 +53,19 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _print_next(arguments: argparse.Namespace, recipe: TrainRecipe, trained: Trained) -> None:
-    from jobs.console import facts, say
+    from jobs.console import print_facts, print_line
 
     following = recipe_after(arguments.recipe)
     later = "a recipe that follows registers" if following else "by its recipe"
     why_not = "a trial run" if arguments.smoke else later
-    facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
+    print_facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
     if trained.model:
-        say(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
+        print_line(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
     elif following:
         source = f"--set dataset={recipe.dataset} --set stage1=runs:/{trained.run_id}"
-        say(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
+        print_line(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
     elif arguments.smoke:
-        say("next: the same command without --smoke")
+        print_line("next: the same command without --smoke")
 
 
 def recipe_after(name: str) -> str | None:

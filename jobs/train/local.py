@@ -9,7 +9,7 @@ import torch
 
 from infra.settings import Settings
 from jobs.config import TrainRecipe
-from jobs.console import facts, progress, say
+from jobs.console import print_facts, print_line, progress
 from jobs.train.inputs import find_sources, plan_training
 from jobs.train.pictures import MAP, preview_pairs, write_map, write_preview
 from pipelines.datasets.versions import DatasetVersion
@@ -83,6 +83,6 @@ def _write_map(
         found = write_map(path, checkpoint, version, unseen, settings)
     except ModuleNotFoundError as absent:
         package = (absent.name or "").partition(".")[0]
-        say(f"  no map of the degradation priors: {package} is not installed")
+        print_line(f"  no map of the degradation priors: {package} is not installed")
         return
-    facts(in_words(found))
+    print_facts(in_words(found))

@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 
 from infra.settings import Settings
-from jobs.console import say
+from jobs.console import print_line
 from jobs.locations import open_datasets, source_reader
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.bundles.export import fuser_of_checkpoint
@@ -40,7 +40,7 @@ def preview_pairs(
         try:
             return pairs_of_scenes(unseen, version.config.shard, read=source_reader(settings))
         except (ValueError, OSError) as error:  # a training reads shards; it can do without sources
-            say(f"  previews show scenes that are trained on: {error}")
+            print_line(f"  previews show scenes that are trained on: {error}")
     return pairs_of_shards(version, open_datasets(settings))
 
 
@@ -87,5 +87,5 @@ def _embed_unseen(
         pictures = degraded_pictures(scenes, single_scenarios(shard), seed=shard.seed, read=read)
         return embed(fuser, pictures)
     except (ValueError, OSError) as error:  # as above: what was trained must not be lost for a map
-        say(f"  the map of degradation priors shows scenes that were trained on: {error}")
+        print_line(f"  the map of degradation priors shows scenes that were trained on: {error}")
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.repeating import repeated
 from infra.settings import Settings
-from jobs.console import progress, say
+from jobs.console import print_line, progress
 from jobs.train.inputs import Planned, Sources
 from jobs.train.pictures import MAP, write_map
 from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
@@ -51,8 +51,10 @@ def log_lineage(
 
     tracking.log_json(client, run_id, planned.inputs, f"{FOLDER}/{INPUTS}")
     if sources.trained is None:
-        say(f"  no index in {settings.work / 'scenes'} is the one of {planned.version.name}: ")
-        say("  jobs.promote trace will not find the way back to its source files")
+        print_line(
+            f"  no index in {settings.work / 'scenes'} is the one of {planned.version.name}: "
+        )
+        print_line("  jobs.promote trace will not find the way back to its source files")
         return
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
         write_scenes(ScanResult(scenes=sources.trained, refused=()), Path(scratch) / SCENES)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infra.settings import Settings
 from jobs.config import TrainRecipe
-from jobs.console import facts, say
+from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
 from jobs.train.inputs import Planned, find_sources, plan_training
 from jobs.train.pictures import preview_pairs
@@ -48,17 +48,19 @@ def train(
     planned = plan_training(recipe, settings, name=name, compiled=compiled)
     num_workers = num_workers or recipe.num_workers
     share_of_step(recipe.optim, recipe.num_workers, num_workers)  # refuses what cannot be shared
-    with training_lease(client, planned.digest, say=say) as is_lost:
+    with training_lease(client, planned.digest, say=print_line) as is_lost:
         before = tracking.find_run(client, planned.digest)
         if before and before.info.status == "FINISHED":
             run_id, made = before.info.run_id, before.data.tags
-            say(f"  this configuration is trained already: run {run_id}")
+            print_line(f"  this configuration is trained already: run {run_id}")
             return Trained(run_id=run_id, model=made.get("registered_model"))
         # By value to the workers: none needs to see the folder that Stage I's weights lie in here.
         stage1 = read_stage1(planned.config)
         make_objective(planned.config, stage1)  # what is wrong shows here, not on the workers
         run_id = open_run(client, planned)
-        facts({"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name})
+        print_facts(
+            {"run": run_id + (" (resumed)" if before else ""), "dataset": planned.version.name}
+        )
         try:
             made = _train_run(client, run_id, planned, stage1, settings, num_workers=num_workers)
         except BaseException as error:
@@ -113,7 +115,7 @@ def _end_failed(client: Any, run_id: str, error: BaseException) -> None:
 
     tracking.fail_run(client, run_id, error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
-        say("interrupted; the same command resumes from the last checkpoint")
+        print_line("interrupted; the same command resumes from the last checkpoint")
     if isinstance(error, tracking.NO_ANSWER):
         raise ConnectionError(
             f"{error}; the checkpoint is kept: run the same command again when MLflow answers"
