@@ -25,10 +25,12 @@ OddSize = Annotated[int, AfterValidator(_odd)]
 class BlurRanges(BaseModel):
     """Spec 3.5, VI Blur, last column: Gaussian 21 x 21, sigma uniform in [0.2, 4.0]."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size_px: OddSize = 21
+    """Side of the kernel in pixels, odd."""
     sigma_range_px: NonNegativeInterval = (0.2, 4.0)
+    """Width of the Gaussian in pixels, drawn uniformly."""
 
 
 # A second class: a configuration that names one field must keep these defaults of the others.
@@ -38,10 +40,12 @@ class GaussianBlurRanges(BaseModel):
     21 pixels are 5 sigma to each side, so the sampled kernel is the Gaussian, not a part of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size_px: OddSize = 21
+    """Side of the kernel in pixels, odd."""
     sigma_range_px: NonNegativeInterval = (2.0, 2.0)
+    """Width of the Gaussian in pixels, drawn uniformly."""
 
 
 class BlurParams(BaseModel):

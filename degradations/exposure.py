@@ -18,10 +18,12 @@ class LowLightRanges(BaseModel):
     the stronger gamma with the higher gain.  The defaults bring such targets to the same means.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gain_range: NonNegativeInterval = (0.45, 0.75)
+    """Factor on the picture after gamma."""
     gamma_range: NonNegativeInterval = (1.4, 1.8)
+    """Exponent of the tone curve; above 1 darkens."""
 
 
 class OverExposureRanges(BaseModel):
@@ -31,10 +33,12 @@ class OverExposureRanges(BaseModel):
     lights (fits: gamma 0.3 and 0.6, gain near 1).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gain_range: NonNegativeInterval = (1.1, 1.5)
+    """Factor on the picture after gamma."""
     gamma_range: NonNegativeInterval = (0.5, 0.8)
+    """Exponent of the tone curve; below 1 lightens."""
 
 
 class ExposureParams(BaseModel):
@@ -49,10 +53,12 @@ class ExposureParams(BaseModel):
 class LowContrastRanges(BaseModel):
     """Spec 3.5, IR LC: 0.5 x + 90, with a modest range round both numbers; nothing is clipped."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     slope_range: NonNegativeInterval = (0.4, 0.6)
+    """Factor on the picture."""
     offset_range_level: Interval = (80.0, 100.0)
+    """Added after it, in levels of 0 to 255."""
 
 
 class LowContrastParams(BaseModel):

@@ -18,12 +18,16 @@ from degradations.intervals import (
 class ViRandomNoiseRanges(BaseModel):
     """Spec 3.5, VI RN (EMS): Gaussian sigma 10, then Poisson with a peak of 70 to 90 counts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sigma_range_level: NonNegativeInterval = (10.0, 10.0)
+    """Std of the Gaussian noise, in levels of 0 to 255."""
     peak_range: NonNegativeIntInterval = (70, 90)
+    """Mean photon count of a white pixel; 0 turns the shot noise off."""
     salt_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of pixels that become white."""
     pepper_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of pixels that become black."""
 
 
 # A second class and not an instance of the first: a configuration that names one field of the
@@ -35,12 +39,16 @@ class IrRandomNoiseRanges(BaseModel):
     samples about 1e-3 of the dark pixels are white and 1e-3 of the bright ones black.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sigma_range_level: NonNegativeInterval = (14.0, 14.0)
+    """Std of the Gaussian noise, in levels of 0 to 255."""
     peak_range: NonNegativeIntInterval = (70, 90)
+    """Mean photon count of a white pixel; 0 turns the shot noise off."""
     salt_fraction: float = Field(default=1e-3, ge=0, le=1)
+    """Share of pixels that become white."""
     pepper_fraction: float = Field(default=1e-3, ge=0, le=1)
+    """Share of pixels that become black."""
 
 
 class RandomNoiseParams(BaseModel):
@@ -58,9 +66,10 @@ class RandomNoiseParams(BaseModel):
 class GaussianNoiseRanges(BaseModel):
     """DRFusion spec 7: white Gaussian of 14 levels in both cameras; no shot noise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sigma_range_level: NonNegativeInterval = (14.0, 14.0)
+    """Std of the Gaussian noise, in levels of 0 to 255."""
 
 
 class GaussianNoiseParams(BaseModel):
@@ -75,10 +84,12 @@ class GaussianNoiseParams(BaseModel):
 class StripeNoiseRanges(BaseModel):
     """Spec 3.5, IR SN, last column: Gaussian std U(5, 10) and column std U(5, 8.5)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sigma_range_level: NonNegativeInterval = (5.0, 10.0)
+    """Std of the Gaussian noise, in levels of 0 to 255."""
     column_sigma_range_level: NonNegativeInterval = (5.0, 8.5)
+    """Std of the offset of a column, in levels of 0 to 255."""
 
 
 class StripeNoiseParams(BaseModel):

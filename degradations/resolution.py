@@ -13,9 +13,10 @@ from degradations.intervals import PositiveIntInterval
 class LowResolutionRanges(BaseModel):
     """DRFusion spec 7: its composite infrared files are 4×4 block means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     factor_range: PositiveIntInterval = (4, 4)
+    """Side of a block that becomes one pixel, in pixels."""
 
 
 class LowResolutionParams(BaseModel):

@@ -17,13 +17,18 @@ DROP_KERNEL = np.array([[0, 0.1, 0], [0.1, 8, 0.1], [0, 0.1, 0]], dtype=np.float
 class RainRanges(BaseModel):
     """Spec 3.5, VI Rain (EMS): alpha 0.9, beta 0.8, angle uniform in [-45, 45]."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     angle_range_deg: Interval = (-45.0, 45.0)
+    """Direction of the streaks, in degrees."""
     alpha: float = Field(default=0.9, ge=0, le=1)
+    """Weight of the scene."""
     beta_level: float = Field(default=0.8, ge=0, allow_inf_nan=False)
+    """Weight of the streaks."""
     drop_fraction: float = Field(default=5 / 256, ge=0, le=1)
+    """Share of pixels that hold a drop."""
     length_px: int = Field(default=50, ge=1)
+    """Side of the streak kernel in pixels; a streak is half as long."""
 
 
 class RainParams(BaseModel):
@@ -46,10 +51,12 @@ class RainParams(BaseModel):
 class HazeRanges(BaseModel):
     """Spec 3.6, haze (EMS): beta 0.12 and airlight 0.8 are the values of its script."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     beta_range: NonNegativeInterval = (0.12, 0.12)
+    """Extinction per unit of depth; the depth goes from 0 to 17."""
     airlight: float = Field(default=0.8, ge=0, le=1)
+    """Brightness of the haze, in [0, 1]."""
 
 
 class HazeParams(BaseModel):

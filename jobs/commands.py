@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
+
+from jobs.command_line import Command
 
 _FOLDER = Path(__file__).parent
 
@@ -19,9 +22,16 @@ def command_names() -> list[str]:
 
 
 def summary_of(command: str) -> str:
-    """What a command does: its docstring's first line, after the way to call it."""
-    package = _FOLDER / command / "__init__.py"
+    """What a command does: its docstring's first paragraph, after the way to call it."""
+    package = _FOLDER / command / "__main__.py"
     source = package if package.exists() else _FOLDER / f"{command}.py"
     doc = ast.get_docstring(ast.parse(source.read_text())) or ""
-    usage, _, told = doc.partition("\n\n")[0].replace("\n", " ").partition(": ")
-    return told or usage
+    return doc.partition("\n\n")[0].replace("\n", " ").partition(": ")[2]
+
+
+def load_command(name: str) -> Command:
+    """The command of that name, which must be one of `command_names()`."""
+    is_package = (_FOLDER / name / "__main__.py").exists()
+    module = importlib.import_module(f"jobs.{name}.__main__" if is_package else f"jobs.{name}")
+    command: Command = module.COMMAND
+    return command

@@ -1,14 +1,17 @@
-"""Recipes as commands see them: complete typed configurations, `--set a.b=c`, `--smoke`."""
+"""Recipes as commands see them: complete typed configurations, `--set a.b=c`, `--smoke`, `--show`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from jobs.recipes import Recipes
 from models import system_of
 from pipelines.evaluation.baselines import Baseline
 from pipelines.promotion.gate import GateConfig
@@ -19,20 +22,22 @@ _Config = TypeVar("_Config", bound=BaseModel)
 
 
 class EvaluateRecipe(BaseModel):
-    """An evaluation: under which scenarios, on how many scenes (None for all), with which seed.
+    """An evaluation. The average is always among the baselines: a first version is judged against it."""
 
-    The average is always among the baselines: a first version is judged against it. `steps` are
-    other numbers of sampling steps to try on the example scenes.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scenarios: tuple[str, ...]
+    """What is done to the pictures before they are fused, by name."""
     baselines: tuple[Baseline, ...] = ("average", "maximum")
+    """Classical methods to measure too; the average is one of them."""
     steps: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Other numbers of sampling steps to try on the example scenes."""
     num_scenes: int | None = Field(default=None, ge=1)
+    """How many scenes of the split; null for all."""
     num_examples: int = Field(default=3, ge=0)
+    """Scenes that are shown as pictures in the report."""
     seed: int = 0
+    """Of the degradations that are drawn."""
 
     @field_validator("baselines")
     @classmethod
@@ -43,50 +48,84 @@ class EvaluateRecipe(BaseModel):
 
 
 class PromoteRecipe(BaseModel):
-    """What the gate asks of a challenger.
+    """What the gate asks of a challenger."""
 
-    `parity_tolerance` bounds the difference, in [0, 1], of the program it serves from the module that
-    was evaluated: a quarter of the smallest step of an 8-bit picture would be 1e-3.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gate: GateConfig = GateConfig()
     parity_tolerance: float = Field(default=1e-4, gt=0, lt=1)
+    """Largest difference of the served program from the evaluated module, in [0, 1]: 1e-3 would be a
+    quarter of the smallest step of an 8-bit picture."""
 
 
-def add_recipe_arguments(
-    parser: argparse.ArgumentParser,
-    recipes: Mapping[str, Callable[[], BaseModel]],
-    *,
-    default: str | None = None,
-) -> None:
-    """Add RECIPE, `--set` and `--smoke`."""
-    names = ", ".join(recipes)
-    if default:
-        parser.add_argument("--recipe", default=default, metavar="RECIPE", help=f"one of: {names}")
+def find_recipe(recipes: Recipes[_Config], name: str) -> _Config:
+    """Call the recipe of that name, or the function that `MODULE:FUNCTION` names.
+
+    Raises ValueError that lists the recipes, or says what is wrong with the function.
+    """
+    if ":" in name:
+        config = _function_of(name)()
+    elif name in recipes:
+        config = recipes[name]()
     else:
-        parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {names}")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change one setting, for example optim.num_steps=500 (repeatable)",
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="shrink everything to a try-out of seconds"
-    )
-
-
-def find_recipe(recipes: Mapping[str, Callable[[], _Config]], name: str) -> _Config:
-    """Call the recipe of that name. Raises ValueError that lists the others."""
-    if name not in recipes:
         raise ValueError(
-            f"no recipe {name!r}{nearest(name, recipes)}; there are: {', '.join(recipes)}"
+            f"no recipe {name!r}{nearest(name, recipes)}; there are: {', '.join(recipes)}; "
+            "one of yours is written MODULE:FUNCTION"
         )
-    return recipes[name]()
+    if not recipes.accepts(config):
+        wanted = recipes.types[0].partition(":")[2]
+        raise ValueError(
+            f"recipe {name}: returns {type(config).__name__}; this command needs {wanted}"
+        )
+    return config
+
+
+def _function_of(name: str) -> Callable[[], Any]:
+    """The function that `MODULE:FUNCTION` names. Raises ValueError when there is none to call."""
+    module_name, _, function_name = name.partition(":")
+    if not (module_name.replace(".", "_").isidentifier() and function_name.isidentifier()):
+        raise ValueError(f"recipe {name}: write MODULE:FUNCTION, for example team.recipes:small")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"recipe {name}: {error}; modules are found from the repository root and on PYTHONPATH"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(
+            f"recipe {name}: {module_name} has no function {function_name!r}"
+            f"{nearest(function_name, vars(module))}"
+        )
+    if inspect.signature(function).parameters:
+        raise ValueError(f"recipe {name}: a recipe is a function without arguments")
+    found: Callable[[], Any] = function
+    return found
+
+
+def read_recipe(
+    recipes: Recipes[_Config],
+    arguments: argparse.Namespace,
+    shrink: Callable[[_Config], _Config] | None = None,
+) -> _Config:
+    """The recipe that a command line names: made smaller for `--smoke`, then changed by `--set`."""
+    config = find_recipe(recipes, arguments.recipe)
+    if shrink and arguments.smoke:
+        config = shrink(config)
+    return override(config, arguments.overrides)
+
+
+def describe_settings(config: BaseModel, *, prefix: str = "") -> Iterator[str]:
+    """A line `key = value  # documentation` for every setting, as `--set` takes keys and values."""
+    values = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from describe_settings(value, prefix=f"{prefix}{name}.")
+        else:
+            documentation = " ".join((field.description or "").split())
+            line = f"{prefix}{name} = {json.dumps(values[name])}"
+            yield f"{line}  # {documentation}" if documentation else line
 
 
 def override(config: _Config, assignments: Sequence[str]) -> _Config:
@@ -101,7 +140,7 @@ def override(config: _Config, assignments: Sequence[str]) -> _Config:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: write KEY=VALUE")
-        _assign(tree, path, _parse_value(text))
+        _assign(tree, path.strip(), _parse_value(text.strip()))
     return type(config).model_validate(tree)
 
 
@@ -147,7 +186,7 @@ def shrink_training(config: TrainingConfig) -> TrainingConfig:
         "num_workers": min(config.num_workers, 2),
         "use_gpu": False,
         "preview_every": config.preview_every and 2,
-        # A try-out is not registered: it would take the challenger's place.
+        # A trial run is not registered: it would take the challenger's place.
         "register_as": None,
     }
     return config.model_copy(update=changes)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -22,7 +20,7 @@ _PACE_OVER_S = 1800.0
 
 
 class Advance(Protocol):
-    """Say how many are done, what they are at, and, where it was not known before, of how many."""
+    """Report how many are done, which one is next, and the total where it was not known before."""
 
     def __call__(self, done: int, text: str = "", *, total: int | None = None) -> None:
         """Show it."""
@@ -70,7 +68,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[text]}"),
     )
-    # Rich forgets after 30 s, and then knows no pace where reports come more seldom.
+    # Rich estimates the pace over 30 s by default: nothing where reports are further apart.
     with Progress(*columns, console=CONSOLE, speed_estimate_period=_PACE_OVER_S) as bar:
         task = bar.add_task(title, total=total, text="")
 
@@ -82,7 +80,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 
 def _lines(title: str, known_total: int | None) -> Advance:
     shown, shown_at = 0, time.monotonic()
-    # A resumed run starts in the middle: its pace counts from the first that it tells of.
+    # A resumed run starts in the middle: its pace counts from its first report.
     first: tuple[int, float] | None = None
 
     def advance(done: int, text: str = "", *, total: int | None = None) -> None:
@@ -100,50 +98,10 @@ def _lines(title: str, known_total: int | None) -> Advance:
     return advance
 
 
-def run_command(
-    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser
-) -> NoReturn:
-    """Parse the command line and run `main`; a person's mistake is one line and exit status 2."""
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args()
-    try:
-        main(arguments)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        if arguments.debug:
-            raise
-        said = f"error: {one_line(error)}"
-        print(json_line(said, level="ERROR") or said, file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
-
-
-Verb = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]
-
-
-def run_verbs(
-    module: str, doc: str | None, verbs: Mapping[str, Verb], *, otherwise: Verb, work: bool = True
-) -> NoReturn:
-    """Run a command whose first word may be a verb; each adds its arguments and has its `main`.
-
-    Without `work` it has no `--work`.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    add, main = verbs.get(verb, otherwise)
-    if verb in verbs:
-        parser.add_argument("verb", choices=[verb])
-    add(parser)
-    if work:
-        parser.add_argument(
-            "--work", type=Path, help="work folder (default: FUSION_WORK or ./work)"
-        )
-    run_command(main, parser)
+def print_error(error: BaseException) -> None:
+    """Print an error on one line of the error stream."""
+    line = f"error: {one_line(error)}"
+    print(json_line(line, level="ERROR") or line, file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

@@ -9,15 +9,18 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobs.console import print_line, run_command
-from models.golden import Comparison
-from pipelines.parity.folder import open_folder, systems_in
+from jobs.command_line import Command, Verb, run_command
+
+if TYPE_CHECKING:
+    from models.golden import Comparison
 
 
-def _main(arguments: argparse.Namespace) -> None:
-    # Here, because the models take a second to import and --help need not wait for them.
+def _compare(arguments: argparse.Namespace) -> None:
+    from jobs.console import print_line
     from models import SYSTEMS
+    from pipelines.parity.folder import open_folder, systems_in
 
     checks = {each.name: each.golden_checks for each in SYSTEMS if each.golden_checks}
     folders = [
@@ -46,11 +49,18 @@ def line(comparison: Comparison) -> str:
     )
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder laid out like shared/parity")
+
+
+COMMAND = Command(
+    "parity", __doc__, ["python -m jobs.parity ../shared/parity"], Verb(_add_arguments, _compare)
+)
+
+
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.parity", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder laid out like shared/parity")
-    run_command(_main, parser)
+    run_command(COMMAND)
 
 
 if __name__ == "__main__":

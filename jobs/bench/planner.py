@@ -30,7 +30,7 @@ from jobs.config import find_recipe
 from jobs.console import print_facts, print_line, section
 from jobs.locations import source_reader
 from jobs.recipes import DATASETS
-from jobs.scan import load_index
+from jobs.scan.run import load_index
 from pipelines.datasets.forecast import SceneCost, calibrate, forecast
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards import ShardInfo, marker_of, tar_of, write_shard
@@ -90,7 +90,7 @@ def bench_plan(
     work = settings.work / "bench" / ("plan-smoke" if smoke else "plan")
     section("Plan many scenes")
     simulation = simulate(100 if smoke else num_planned)
-    _tell_simulation(simulation)
+    _print_simulation(simulation)
     section("Forecast and run, in turn")
     size = (8, 48, 64) if smoke else (64, 480, 640)
     table: Sequence[Scene] = (
@@ -103,7 +103,7 @@ def bench_plan(
     most = max(len(table) // (_SHARDS_PER_CORE * max(_NUM_CORES)), config.shard.num_positives + 1)
     plan = plan_shards(config.model_copy(update={"scenes_per_shard": most}), table)
     runs = check_forecasts(plan, settings, rounds=1 if smoke else _ROUNDS)
-    _tell_runs(runs)
+    _print_runs(runs)
     path = settings.work / "bench" / ("plan-smoke.json" if smoke else "plan.json")
     results = {"simulation": simulation.model_dump(), "runs": [run.model_dump() for run in runs]}
     write_whole(path, json.dumps(results, indent=1).encode())
@@ -148,7 +148,7 @@ def _run(
     )
 
 
-def _tell_runs(runs: list[Run]) -> None:
+def _print_runs(runs: list[Run]) -> None:
     print_line(
         "  cores  clock: forecast, run, ratio   CPU: forecast, run, ratio   bytes: ratio   a task's share"
     )
@@ -233,7 +233,7 @@ def _empty_shard(name: str, root: LocalFolder) -> ShardInfo:
     return info
 
 
-def _tell_simulation(found: Simulation) -> None:
+def _print_simulation(found: Simulation) -> None:
     print_facts(
         {
             "scenes": f"{found.num_scenes:,} in {found.num_shards:,} shards",

@@ -32,7 +32,7 @@ from jobs.config import find_recipe
 from jobs.console import CONSOLE, print_facts, print_line, section
 from jobs.generate.run import generate
 from jobs.recipes import DATASETS
-from jobs.scan import index_path
+from jobs.scan.run import index_path
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.groups import Group
 from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
@@ -122,11 +122,11 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     lines.append(_growth(config, many, work / "growth" / run, sizes))
     if sizes.num_planned:
         lines.append(_driver_memory(sizes.num_planned, work / "planned"))
-    tell(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
+    report_lines(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
     return lines
 
 
-def tell(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
+def report_lines(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
     """Print the lines, and write them to `path` with the sizes that they were measured at."""
     for line in lines:
         word = "holds" if line.holds else "MISSED"

@@ -24,7 +24,7 @@ from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
 from jobs.bench.model_speed import peak_mib
-from jobs.bench.shard_factory import Line, rendered_scenes, tell
+from jobs.bench.shard_factory import Line, rendered_scenes, report_lines
 from jobs.config import find_recipe, shrink_training
 from jobs.console import print_facts, section
 from jobs.recipes import DATASETS, TRAINING
@@ -82,7 +82,7 @@ def bench_train(settings: Settings, *, smoke: bool = False) -> list[Line]:
         print_facts({"published network": _published_checkpoint(Path(scratch))})
     if sizes.memory_crop_px:
         lines += [_memory(part, sizes.memory_crop_px) for part in ("stage1", "stage2")]
-    tell(lines, sizes, work.parent / ("train-smoke.json" if smoke else "train.json"))
+    report_lines(lines, sizes, work.parent / ("train-smoke.json" if smoke else "train.json"))
     return lines
 
 

@@ -1,36 +1,21 @@
-"""python -m jobs.evaluate MODEL --scenes INDEX: measure a model under degradations, on Ray.
-
-Every scene is degraded on the fly in each scenario, fused by the model and by classical baselines,
-and measured against its high-quality sources. Rows and report go to an MLflow run; a registered
-version is tagged with it, which is what `jobs.promote` asks for. An evaluation that was stopped goes
-on from the scenes it had finished, with the same command. `--method NAME=DIR` adds another method's
-fused pictures of the clean pairs as a row.
-"""
+"""An evaluation: measured on Ray, logged to MLflow, reused when it is unchanged."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.settings import Settings, code_commit, read_settings
-from jobs.config import (
-    EvaluateRecipe,
-    add_recipe_arguments,
-    find_recipe,
-    override,
-    shrink_evaluation,
-)
-from jobs.console import print_facts, print_line, run_command
-from jobs.evaluate.report import REPORT, make_report, overall_means
+from infra.settings import Settings, code_commit
+from jobs.config import EvaluateRecipe
+from jobs.console import print_line
+from jobs.evaluate.report import make_report, overall_means
 from jobs.evaluate.subject import PARTS, ROWS, Subject, check_subject, measure_scenes
 from jobs.fuse.run import bundle_of, resolve_model
-from jobs.recipes import EVALUATION
-from jobs.scan import load_index
+from jobs.scan.run import load_index
 from pipelines.evaluation.measuring import choose_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
 from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
@@ -125,62 +110,3 @@ def _tag_version(client: Any, model: str, run_id: str) -> None:
 
     version = registry.find_model(client, model)
     client.set_model_version_tag(version.name, version.version, "evaluation_run_id", run_id)
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    recipe = find_recipe(EVALUATION, arguments.recipe)
-    if arguments.smoke:
-        recipe = shrink_evaluation(recipe)
-    recipe = override(recipe, arguments.overrides)
-    evaluated = evaluate(
-        recipe,
-        settings,
-        model=arguments.model,
-        scenes=arguments.scenes,
-        split=arguments.split,
-        dataset=arguments.dataset,
-        # A try-out must not become what the gate judges a version by.
-        tag=not arguments.smoke,
-        folders=_folders(arguments.method),
-    )
-    print_facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
-    if arguments.model.startswith("models:/") and not arguments.smoke:
-        name, _, number = evaluated.model.removeprefix("models:/").partition("/")
-        print_line(f"next: python -m jobs.promote {name} --version {number}")
-
-
-def _folders(assignments: Sequence[str]) -> dict[str, Path]:
-    folders = {}
-    for assignment in assignments:
-        name, equals, folder = assignment.partition("=")
-        if not equals or not name or name in folders:
-            raise ValueError(f"--method {assignment}: write NAME=DIR, every name once")
-        folders[name] = Path(folder)
-    return folders
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description=__doc__)
-    parser.add_argument(
-        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
-    )
-    parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--dataset", help="only this one of the data sets in the index")
-    parser.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="a folder of another method's fused pictures of the clean pairs (repeatable)",
-    )
-    add_recipe_arguments(parser, EVALUATION, default="singles")
-    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,145 @@
-"""Run the command."""
+"""python -m jobs.fuse MODEL --vi URI --ir URI --out URI: fuse a pair, or two folders of pairs.
 
-from jobs.fuse.run import main
+MODEL is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder; URIs are paths or
+s3://bucket/prefix. Results are PNG, of 16 bits a channel if an input was. Folders are fused on Ray, by
+actors that hold the model; the same command again skips the pictures that are there. What cannot be
+fused is listed in OUT/failures.json, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs.command_line import Command, Verb, add_address, add_work, run_command
+
+# That of models.system, which imports torch; a test holds them equal.
+PRECISIONS = ("float32", "bf16")
+
+
+def _fuse(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.console import print_facts, print_line
+    from jobs.fuse.run import (
+        bundle_of,
+        fuse_folders,
+        fuse_one,
+        is_picture,
+        read_chains,
+        resolve_model,
+    )
+    from jobs.locations import open_folder
+    from models.system import FuseOptions
+    from pipelines.bundles.export import read_bundle
+    from pipelines.bundles.fusing import FAILURES, Fusing
+
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    model = resolve_model(arguments.model, settings)
+    fusing = Fusing(
+        bundle=read_bundle(bundle_of(model, settings)),
+        options=FuseOptions(
+            precision=arguments.precision,
+            compiled=arguments.compile,
+            tile_px=arguments.tile,
+            tile_passes=arguments.tile_passes,
+            stretch=arguments.stretch,
+        ),
+        **read_chains(arguments.degradation),
+    )
+    fusing.hints()  # a degradation that the model cannot be told of is refused before any picture
+    if fusing.bundle.system.hint_names and not arguments.degradation:
+        print_line("  no --degradation given: the model is told that both pictures are clean")
+    kinds = [is_picture(uri) for uri in (arguments.vi, arguments.ir)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
+    if kinds[0]:
+        uri = fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
+        print_facts({"model": model, "fused": uri})
+        return
+    fused = fuse_folders(
+        fusing,
+        settings,
+        vi=arguments.vi,
+        ir=arguments.ir,
+        out=arguments.out,
+        overwrite=arguments.overwrite,
+        local=arguments.local,
+    )
+    counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} were there before"
+    print_facts({"model": model, "fused": counts})
+    if fused.failures:
+        out = open_folder(arguments.out, settings).uri
+        print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
+        sys.exit(1)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
+    )
+    what = "picture, folder or s3://bucket/prefix"
+    parser.add_argument("--vi", required=True, help=f"visible {what}")
+    parser.add_argument("--ir", required=True, help=f"infrared {what}")
+    parser.add_argument("--out", required=True, help="PNG to write (for two files), or folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make pictures again that are there already"
+    )
+    parser.add_argument("--local", action="store_true", help="in this process, without Ray")
+    add_address(parser)
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
+    )
+    parser.add_argument(
+        "--tile-passes",
+        type=int,
+        metavar="N",
+        help="runs over the tiles: more are nearer to the whole picture (default: the model's)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="bf16 is faster and a little off, see models/dspfusion/README.md (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the fusion network: minutes at the first size, for accelerators",
+    )
+    parser.add_argument(
+        "--stretch",
+        action="store_true",
+        help="stretch each result by its own extremes, as DSPFusion's authors do",
+    )
+    parser.add_argument(
+        "--degradation",
+        action="append",
+        default=[],
+        metavar="CAMERA:NAME:PARAM=VALUE",
+        help="what a camera suffers, for models that take hints (repeatable, in order), such as "
+        "vi:gaussian_noise:sigma_level=14",
+    )
+    add_work(parser)
+
+
+COMMAND = Command(
+    "fuse",
+    __doc__,
+    [
+        "python -m jobs.fuse models:/dspfusion@champion --vi a_vi.png --ir a_ir.png --out a.png",
+        "python -m jobs.fuse models:/dspfusion@champion --vi msrs/vi --ir msrs/ir --out fused",
+    ],
+    Verb(_add_arguments, _fuse),
+)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(COMMAND)
+
 
 if __name__ == "__main__":
     main()

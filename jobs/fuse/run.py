@@ -1,31 +1,20 @@
-"""python -m jobs.fuse MODEL --vi URI --ir URI --out URI: fuse a pair, or two folders of pairs.
-
-MODEL is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a bundle's folder; URIs are paths or
-`s3://bucket/prefix`. Results are PNG, of 16 bits a channel if an input was. Folders are fused on Ray, by
-actors that hold the model; the same command goes on where it was stopped. What cannot be fused is
-listed in OUT/failures.json, and the exit status is 1.
-"""
+"""Pairs of pictures fused into PNG: one in this process, folders on Ray."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import cast, get_args
+from typing import cast
 
 from pydantic import ValidationError
 
 from degradations.catalogue import Modality, find
 from degradations.chain import Applied
-from infra.settings import Settings, read_settings
-from jobs.console import print_facts, print_line, progress, run_command
+from infra.settings import Settings
+from jobs.console import print_line, progress
 from jobs.locations import open_folder, open_sources, source_reader
-from models.system import FuseOptions, Precision
-from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import (
-    FAILURES,
     Failure,
     FusablePair,
     Fusing,
@@ -147,49 +136,11 @@ def bundle_of(model: str, settings: Settings) -> Path:
     return registry.bundle_in(target)
 
 
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    model = resolve_model(arguments.model, settings)
-    fusing = Fusing(
-        bundle=read_bundle(bundle_of(model, settings)),
-        options=FuseOptions(
-            precision=arguments.precision,
-            compiled=arguments.compile,
-            tile_px=arguments.tile,
-            tile_passes=arguments.tile_passes,
-            stretch=arguments.stretch,
-        ),
-        **_chains(arguments.degradation),
-    )
-    fusing.hints()  # what cannot be told to the model shows here, not for every picture
-    if fusing.bundle.system.hint_names and not arguments.degradation:
-        print_line("  no --degradation given: the model is told that both pictures are clean")
-    kinds = [_is_picture(uri) for uri in (arguments.vi, arguments.ir)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
-    if kinds[0]:
-        uri = _fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
-        print_facts({"model": model, "fused": uri})
-        return
-    fused = fuse_folders(
-        fusing,
-        settings,
-        vi=arguments.vi,
-        ir=arguments.ir,
-        out=arguments.out,
-        overwrite=arguments.overwrite,
-        local=arguments.local,
-    )
-    counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} were there before"
-    print_facts({"model": model, "fused": counts})
-    if fused.failures:
-        out = open_folder(arguments.out, settings).uri
-        print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
-        sys.exit(1)
+def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
+    """What each camera suffers, from `CAMERA:NAME:PARAM=VALUE,…`, in the order that is given.
 
-
-def _chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
-    """What each camera suffers, from `CAMERA:NAME:PARAM=VALUE,…`, in the order that is given."""
+    Raises ValueError for a camera, degradation or parameter that does not exist.
+    """
     chains: dict[str, list[Applied]] = {"vi_chain": [], "ir_chain": []}
     for text in texts:
         camera, _, rest = text.partition(":")
@@ -207,7 +158,7 @@ def _chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
     return chains
 
 
-def _is_picture(uri: str) -> bool:
+def is_picture(uri: str) -> bool:
     """Whether a URI is one picture: a file on disk, or an object that is called like one."""
     if "://" in uri:
         return PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES
@@ -216,7 +167,7 @@ def _is_picture(uri: str) -> bool:
     return Path(uri).is_file()
 
 
-def _fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) -> str:
+def fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) -> str:
     """Fuse a single pair, in this process; `out` is a PNG's URI or a folder's."""
     if out.lower().endswith(".png"):
         parent, _, name = out.rpartition("/")
@@ -228,62 +179,3 @@ def _fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) ->
     if failure:
         raise ValueError(failure.reason)
     return f"{root.uri}/{name}"
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.fuse", description=__doc__)
-    parser.add_argument(
-        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
-    )
-    what = "picture, folder or s3://bucket/prefix"
-    parser.add_argument("--vi", required=True, help=f"visible {what}")
-    parser.add_argument("--ir", required=True, help=f"infrared {what}")
-    parser.add_argument("--out", required=True, help="PNG to write (for two files), or folder")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="make pictures anew that are there already"
-    )
-    parser.add_argument("--local", action="store_true", help="in this process, without Ray")
-    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
-    parser.add_argument(
-        "--tile",
-        type=int,
-        metavar="PX",
-        help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
-    )
-    parser.add_argument(
-        "--tile-passes",
-        type=int,
-        metavar="N",
-        help="runs over the tiles: more are nearer to the whole picture (default: the model's own)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=get_args(Precision),
-        default="float32",
-        help="bf16 is faster and a little off (models/dspfusion/README.md; default: %(default)s)",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the fusion network: minutes at the first size, for accelerators",
-    )
-    parser.add_argument(
-        "--stretch",
-        action="store_true",
-        help="stretch each result by its own extremes, as DSPFusion's authors do",
-    )
-    parser.add_argument(
-        "--degradation",
-        action="append",
-        default=[],
-        metavar="CAMERA:NAME:PARAM=VALUE",
-        help="what a camera suffers, for models that take hints (repeatable, in order): "
-        "vi:gaussian_noise:sigma_level=14",
-    )
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,166 @@
-"""Run the command."""
+"""python -m jobs.generate RECIPE --scenes INDEX: make a dataset version; what is unchanged is reused.
 
-from jobs.generate.run import main
+python -m jobs.generate RECIPE … --dry-run [--cluster 64x16]   what it would make, cost and take
+python -m jobs.generate verify VERSION            read every byte of it and report what is wrong
+python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
+python -m jobs.generate gc [--delete]             shards of no version, files of dead writers
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.command_line import (
+    Command,
+    Verb,
+    add_address,
+    add_recipe_arguments,
+    add_work,
+    run_command,
+)
+from jobs.recipes import DATASETS
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from pipelines.datasets.plan import DatasetConfig
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.config import describe_settings, read_recipe
+    from jobs.console import print_line
+    from jobs.generate.run import generate, named
+
+    config = read_recipe(DATASETS, arguments)
+    if arguments.show:
+        print_line("\n".join(describe_settings(config)))
+        return
+    config = named(config, arguments.scenes)
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    if arguments.dry_run:
+        _dry_run(config, settings, arguments)
+        return
+    if (arguments.cluster, arguments.price, arguments.fresh_figures) != (None, None, False):
+        raise ValueError(
+            "--cluster, --price and --fresh-figures have an effect with --dry-run only"
+        )
+    version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
+    recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
+    print_line(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
+
+
+def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
+    from jobs.generate.run import dry_run
+    from pipelines.datasets.forecast import ClusterSize
+
+    if arguments.price is not None and not arguments.cluster:
+        raise ValueError("--price is of a core-hour; it needs --cluster NODESxCORES")
+    dry_run(
+        config,
+        settings,
+        scenes=arguments.scenes,
+        smoke=arguments.smoke,
+        cluster=ClusterSize.parse(arguments.cluster) if arguments.cluster else None,
+        price=arguments.price,
+        fresh=arguments.fresh_figures,
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.run import verify
+
+    verify(arguments.version, read_settings(work=arguments.work))
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.console import print_facts
+    from jobs.locations import find_manifest
+    from pipelines.datasets.versions import find_version
+    from pipelines.reports.dataset_gallery import write_gallery
+
+    settings = read_settings(work=arguments.work)
+    root, name = find_manifest(arguments.version, settings)
+    version = find_version(root, name)
+    out = arguments.out or settings.work / "reports" / f"{version.name}.html"
+    write_gallery(version, root, out)
+    print_facts({"version": version.name, "page": str(out)})
+
+
+def _collect_garbage(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.run import collect_garbage
+
+    settings = read_settings(work=arguments.work)
+    collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser, DATASETS)
+    parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be made")
+    parser.add_argument(
+        "--cluster", metavar="NODESxCORES", help="with --dry-run: how long it takes on, say, 64x16"
+    )
+    parser.add_argument(
+        "--price", type=float, help="with --cluster: of a core-hour, in any currency"
+    )
+    parser.add_argument(
+        "--fresh-figures",
+        action="store_true",
+        help="with --dry-run: measure a few scenes here, also where an earlier run left its figures",
+    )
+    add_address(parser)
+    add_work(parser)
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "version", help="name of a version, of a recipe for its newest, or a manifest's path or URI"
+    )
+    add_work(parser)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    _add_version(parser)
+    parser.add_argument("--out", type=Path, help="the page (default: WORK/reports/VERSION.html)")
+
+
+def _add_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="delete what is listed")
+    parser.add_argument(
+        "--min-age-h",
+        type=float,
+        default=24.0,
+        help="keep what is younger than this many hours (default: %(default)s)",
+    )
+    add_work(parser)
+
+
+COMMAND = Command(
+    "generate",
+    __doc__,
+    [
+        "python -m jobs.generate small --scenes roadscene",
+        "python -m jobs.generate paper --scenes msrs --set scenes_per_shard=128 --dry-run",
+        "python -m jobs.generate verify roadscene-small",
+    ],
+    Verb(_add_recipe, _generate),
+    verbs={
+        "verify": Verb(_add_version, _verify),
+        "inspect": Verb(_add_inspect, _inspect),
+        "gc": Verb(_add_gc, _collect_garbage),
+    },
+)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(COMMAND)
+
 
 if __name__ == "__main__":
     main()

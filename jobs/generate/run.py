@@ -1,26 +1,17 @@
-"""python -m jobs.generate RECIPE --scenes INDEX: make a dataset version, rebuilding only what changed.
-
-python -m jobs.generate RECIPE … --dry-run [--cluster 64x16]   what it would make, cost and take
-python -m jobs.generate verify VERSION            read every byte of it and say what is wrong
-python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
-python -m jobs.generate gc [--delete]             shards of no version, files of dead writers
-"""
+"""Dataset versions: made shard by shard on Ray, forecast, verified, and cleaned up after."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from infra.settings import Settings, code_commit, read_settings
-from jobs.config import add_recipe_arguments, find_recipe, override
-from jobs.console import print_facts, print_line, progress, run_verbs
+from infra.settings import Settings, code_commit
+from jobs.console import print_facts, print_line, progress
 from jobs.locations import find_manifest, open_datasets, source_reader
-from jobs.recipes import DATASETS
-from jobs.scan import load_index
+from jobs.scan.run import load_index
 from pipelines.datasets.forecast import (
     ClusterSize,
     SceneCost,
@@ -42,7 +33,6 @@ from pipelines.datasets.versions import (
     publish_version,
     split_reuse,
 )
-from pipelines.reports.dataset_gallery import write_gallery
 from pipelines.sources.scan import check_refused_share
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.folders import Folder
@@ -55,7 +45,7 @@ def generate(
 ) -> DatasetVersion:
     """Make the version that `config` describes over the index called `scenes`.
 
-    Shards that exist are reused; the manifest is published last. A try-out (`smoke`) has a name of
+    Shards that exist are reused; the manifest is published last. A trial run (`smoke`) has a name of
     its own. Raises ValueError on bad sources.
     """
     if smoke:
@@ -104,7 +94,7 @@ def _counting(
 ) -> Iterator[Callable[[WrittenShard], None]]:
     """Connect to the cluster and give a function that counts each written shard, for people and meters.
 
-    With `keep_figures` what they took is the next forecast's; a try-out is too short to tell.
+    With `keep_figures` the next forecast starts from what they took; a trial run is too short for that.
     """
     from infra.cluster.connect import connected
     from infra.cluster.nodes import count_resource
@@ -158,9 +148,10 @@ def dry_run(
     price: float | None = None,
     fresh: bool = False,
 ) -> None:
-    """Say what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
+    """Print what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
 
-    Bytes and time are those of a former run, or measured on a few scenes, made and dropped (`fresh`).
+    Bytes and time are those of an earlier run; with `fresh`, or without such a run, a few scenes are
+    made, measured and dropped.
     """
     chosen = _choose(config, load_index(settings, scenes).scenes, smoke=smoke)
     root = open_datasets(settings)
@@ -192,9 +183,9 @@ def _forecast_rows(
     busy = ahead.core_s / (ahead.clock_s * cluster.num_cores)
     size = f"{cluster.num_nodes} nodes of {cluster.cores_per_node} cores"
     rows["on the cluster"] = (
-        f"{_duration(ahead.clock_s)} on {size}, which work {busy:.0%} of it; starting Ray is not in it"
+        f"{_duration(ahead.clock_s)} on {size}, busy {busy:.0%} of the time; without starting Ray"
     )
-    # A node is paid for until the last shard is there, whether its cores work or not.
+    # A node is paid for until the last shard is written, whether its cores are busy or not.
     core_h = ahead.clock_s * cluster.num_cores / 3600
     rows["paid for"] = f"{core_h:.2f} core-hours"
     if price is not None:
@@ -209,37 +200,9 @@ def _duration(seconds: float) -> str:
     return f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.0f} min"
 
 
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    config = override(find_recipe(DATASETS, arguments.recipe), arguments.overrides)
-    config = named(config, arguments.scenes)
-    ahead = (arguments.cluster, arguments.price, arguments.fresh_figures)
-    if arguments.dry_run:
-        cluster, price, fresh = ahead
-        if price is not None and not cluster:
-            raise ValueError("--price is of a core-hour; it needs --cluster NODESxCORES")
-        dry_run(
-            config,
-            settings,
-            scenes=arguments.scenes,
-            smoke=arguments.smoke,
-            cluster=ClusterSize.parse(cluster) if cluster else None,
-            price=price,
-            fresh=fresh,
-        )
-        return
-    if ahead != (None, None, False):
-        raise ValueError(
-            "--cluster, --price and --fresh-figures have an effect with --dry-run only"
-        )
-    version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
-    recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
-    print_line(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
-
-
 def verify(version_or_uri: str, settings: Settings) -> None:
     """Check a version. Raises ValueError that counts and names what is wrong."""
-    # What the cache holds was checked when it was fetched; what the store holds is asked here.
+    # The cache was checked when it was filled; this asks the store itself.
     root, name = find_manifest(version_or_uri, settings, cached=False)
     version = find_version(root, name)
     with progress("shards", len(version.shards)) as advance:
@@ -252,7 +215,7 @@ def verify(version_or_uri: str, settings: Settings) -> None:
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
-    """Say what no version needs, and with `delete` delete it."""
+    """Print what no version needs, and with `delete` delete it."""
     root = open_datasets(settings)
     garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
     for entry in (*garbage.shards, *garbage.unfinished):
@@ -266,75 +229,3 @@ def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> No
     print_facts({"deleted" if delete else "would delete": f"{count}, {size}"})
     if not delete and (garbage.shards or garbage.unfinished):
         print_line("next: python -m jobs.generate gc --delete")
-
-
-def _main_verify(arguments: argparse.Namespace) -> None:
-    verify(arguments.version, read_settings(work=arguments.work))
-
-
-def _main_inspect(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work)
-    root, name = find_manifest(arguments.version, settings)
-    version = find_version(root, name)
-    out = arguments.out or settings.work / "reports" / f"{version.name}.html"
-    write_gallery(version, root, out)
-    print_facts({"version": version.name, "page": str(out)})
-
-
-def _main_gc(arguments: argparse.Namespace) -> None:
-    collect_garbage(
-        read_settings(work=arguments.work),
-        delete=arguments.delete,
-        min_age_h=arguments.min_age_h,
-    )
-
-
-def _add_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "version", help="name of a version, of a recipe for its newest, or a manifest's path or URI"
-    )
-
-
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    _add_version(parser)
-    parser.add_argument("--out", type=Path, help="the page (default: WORK/reports/VERSION.html)")
-
-
-def _add_gc(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--delete", action="store_true", help="delete what is listed")
-    parser.add_argument(
-        "--min-age-h", type=float, default=24.0, help="leave what is younger (default: 24 h)"
-    )
-
-
-# Recognised before the names of recipes.
-_VERBS = {
-    "verify": (_add_version, _main_verify),
-    "inspect": (_add_inspect, _main_inspect),
-    "gc": (_add_gc, _main_gc),
-}
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser, DATASETS)
-    parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument(
-        "--cluster", metavar="NODESxCORES", help="with --dry-run: how long it takes on, say, 64x16"
-    )
-    parser.add_argument("--price", type=float, help="of a core-hour, in any currency")
-    parser.add_argument(
-        "--fresh-figures",
-        action="store_true",
-        help="measure a few scenes here, also where a former run has left its figures",
-    )
-    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
-
-
-def main() -> None:
-    """Run the command: a verb when the first word is one, else a recipe."""
-    run_verbs("jobs.generate", __doc__, _VERBS, otherwise=(_add_recipe, _main))
-
-
-if __name__ == "__main__":
-    main()

@@ -15,27 +15,27 @@ from __future__ import annotations
 import argparse
 import sys
 
-from infra.settings import read_settings
-from jobs.config import add_recipe_arguments, find_recipe, override
-from jobs.console import print_line, run_verbs
-from jobs.promote.aliases import rollback
-from jobs.promote.decision import measure_parity, promote
-from jobs.promote.show import show_diff, show_history
-from jobs.promote.trace import trace
+from jobs.command_line import Command, Verb, add_recipe_arguments, add_work, run_command
 from jobs.recipes import PROMOTION
-from pipelines.promotion.lineage import broken, tree_lines
 
 
-def _main(arguments: argparse.Namespace) -> None:
+def _promote(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.config import describe_settings, read_recipe
+    from jobs.console import print_line
+    from jobs.promote.decision import promote
+
     if bool(arguments.force) != bool(arguments.reason):
         raise ValueError("--force needs --reason TEXT, which is kept, and --reason needs --force")
     if arguments.smoke:
         raise ValueError("--smoke has no effect here: a promotion is judged by what was measured")
-    settings = read_settings(work=arguments.work)
-    recipe = override(find_recipe(PROMOTION, arguments.recipe), arguments.overrides)
+    recipe = read_recipe(PROMOTION, arguments)
+    if arguments.show:
+        print_line("\n".join(describe_settings(recipe)))
+        return
     promoted = promote(
         recipe,
-        settings,
+        read_settings(work=arguments.work),
         name=arguments.name,
         version=arguments.version,
         dry_run=arguments.dry_run,
@@ -51,23 +51,37 @@ def _main(arguments: argparse.Namespace) -> None:
         )
 
 
-def _main_rollback(arguments: argparse.Namespace) -> None:
+def _rollback(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.promote.aliases import rollback
+
     settings = read_settings(work=arguments.work)
     rollback(
         settings, name=arguments.name, reason=arguments.reason, break_lock=arguments.break_lock
     )
 
 
-def _main_history(arguments: argparse.Namespace) -> None:
+def _show_history(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.promote.show import show_history
+
     show_history(read_settings(work=arguments.work), name=arguments.name)
 
 
-def _main_diff(arguments: argparse.Namespace) -> None:
+def _show_diff(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.promote.show import show_diff
+
     settings = read_settings(work=arguments.work)
     show_diff(settings, name=arguments.name, one=arguments.a, other=arguments.b)
 
 
-def _main_trace(arguments: argparse.Namespace) -> None:
+def _trace(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.console import print_line
+    from jobs.promote.trace import trace
+    from pipelines.promotion.lineage import broken, tree_lines
+
     settings = read_settings(work=arguments.work)
     link = trace(settings, model=arguments.model, each_scene=arguments.scenes)
     for line in tree_lines(link):
@@ -80,13 +94,17 @@ def _main_trace(arguments: argparse.Namespace) -> None:
     print_line("every link holds")
 
 
-def _main_parity(arguments: argparse.Namespace) -> None:
+def _measure_parity(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.promote.decision import measure_parity
+
     settings = read_settings(work=arguments.work)
     measure_parity(settings, name=arguments.name, version=arguments.version)
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="registered model, for example dspfusion")
+    add_work(parser)
 
 
 def _add_break_lock(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +136,7 @@ def _add_parity(parser: argparse.ArgumentParser) -> None:
 
 def _add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    add_work(parser)
     parser.add_argument(
         "--scenes", action="store_true", help="list every scene with its checksums and URIs"
     )
@@ -133,19 +152,28 @@ def _add_promotion(parser: argparse.ArgumentParser) -> None:
     _add_break_lock(parser)
 
 
-# Recognised before the names of models.
-_VERBS = {
-    "rollback": (_add_rollback, _main_rollback),
-    "history": (_add_name, _main_history),
-    "diff": (_add_diff, _main_diff),
-    "trace": (_add_trace, _main_trace),
-    "parity": (_add_parity, _main_parity),
-}
+COMMAND = Command(
+    "promote",
+    __doc__,
+    [
+        "python -m jobs.promote dspfusion --dry-run",
+        "python -m jobs.promote dspfusion --version 3 --set gate.tolerance=0.03",
+        "python -m jobs.promote rollback dspfusion --reason 'stripes in the night scenes'",
+    ],
+    Verb(_add_promotion, _promote),
+    verbs={
+        "rollback": Verb(_add_rollback, _rollback),
+        "history": Verb(_add_name, _show_history),
+        "diff": Verb(_add_diff, _show_diff),
+        "trace": Verb(_add_trace, _trace),
+        "parity": Verb(_add_parity, _measure_parity),
+    },
+)
 
 
 def main() -> None:
-    """Run the command: a verb when the first word is one, else a promotion."""
-    run_verbs("jobs.promote", __doc__, _VERBS, otherwise=(_add_promotion, _main))
+    """Run the command."""
+    run_command(COMMAND)
 
 
 if __name__ == "__main__":

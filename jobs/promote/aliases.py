@@ -30,7 +30,9 @@ def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: 
         )
     except registry.LostLockError as lost:
         _give_way(client, name, event)
-        raise ValueError(f"{lost}; its own changes were taken back, say it again") from lost
+        raise ValueError(
+            f"{lost}; its own changes were taken back; run the same command again"
+        ) from lost
     write(event.model_copy(update={"finished": True}))
 
 

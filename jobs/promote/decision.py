@@ -89,7 +89,7 @@ def promote(
         moved = not dry_run and (decision.verdict.passed or force is not None)
         if moved:
             _record(client, held, decision, force)
-        _tell(decision, dry_run=dry_run, forced=moved and not decision.verdict.passed)
+        _print_decision(decision, dry_run=dry_run, forced=moved and not decision.verdict.passed)
     return Promoted(
         passed=decision.verdict.passed,
         version=number,
@@ -166,13 +166,13 @@ def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> N
     registry.tag_version(client, challenger, tags)
 
 
-def _tell(decision: _Decision, *, dry_run: bool, forced: bool) -> None:
+def _print_decision(decision: _Decision, *, dry_run: bool, forced: bool) -> None:
     for reason in decision.verdict.reasons:
         print_line(f"  {reason}")
     if decision.champion and not decision.verdict.comparisons and decision.rows_sha256:
         # They could not be compared at all: most likely on different scenes.
         same = f"models:/{decision.challenger.name}/{decision.over} --scenes INDEX --split SPLIT"
-        print_line(f"  the champion is measured anew with: python -m jobs.evaluate {same}")
+        print_line(f"  measure the champion again with: python -m jobs.evaluate {same}")
     gate = "passed" if decision.verdict.passed else "refused"
     print_facts(
         {

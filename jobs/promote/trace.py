@@ -1,4 +1,4 @@
-"""What `jobs.promote trace` does: fetch every link of a version's lineage anew, and check it."""
+"""What `jobs.promote trace` does: fetch every link of a version's lineage again, and check it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _fetch_bundle(client: Any, version: Any, target: Path) -> tuple[Path | None,
 
 @dataclass(frozen=True)
 class _Walk:
-    """What the way back through the runs takes along."""
+    """A walk back through the runs: what every step of it needs."""
 
     client: Any
     settings: Settings
@@ -97,7 +97,7 @@ class _Walk:
         title = f"training run {run_id or 'unknown'}"
         found = tracking.run_tags_of(self.client, run_id)
         if run_id is None or found is None:
-            return Link(title, problems=("it is gone, or was never written down",))
+            return Link(title, problems=("it is gone, or was never recorded",))
         problems = [
             f"its tag {key} is {found.get(key)!r}, the version's {tags.get(key)!r}"
             for key in (_SHARED if tags else ())
@@ -105,7 +105,7 @@ class _Walk:
         ]
         checkpoint, children = self._checkpoint(run_id, found, bundle)
         if weights and checkpoint and weights != sha256_of_file(weights_file(checkpoint)):
-            problems.append("its weights are not the initial weights of the run that followed")
+            problems.append("its weights are not the initial weights of the run above")
         try:
             folder = self.fetch(run_id, FOLDER)
             inputs = read_inputs(folder)

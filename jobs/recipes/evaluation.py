@@ -1,4 +1,4 @@
-"""Evaluation and promotion recipes."""
+"""Evaluation and promotion recipes: `jobs.evaluate --recipe NAME`, `jobs.promote --recipe NAME`."""
 
 from typing import get_args
 
@@ -22,7 +22,7 @@ def singles() -> EvaluateRecipe:
     )
 
 
-def all_scenarios() -> EvaluateRecipe:
+def all_() -> EvaluateRecipe:
     """The whole matrix: single, mixed and composite, every baseline, the sampling-steps curve."""
     return EvaluateRecipe(
         scenarios=tuple(scenario.name for scenario in SCENARIOS),
@@ -36,6 +36,6 @@ def severities() -> EvaluateRecipe:
     return EvaluateRecipe(scenarios=("clean", *(scenario.name for scenario in SEVERITIES)))
 
 
-def default_gate() -> PromoteRecipe:
+def default() -> PromoteRecipe:
     """The gate with its default tolerance."""
     return PromoteRecipe()

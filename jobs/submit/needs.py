@@ -1,25 +1,20 @@
-"""What a command will ask of a cluster, known before it is submitted: a job that waits there for ever
-is worse than a line here."""
+"""What a command needs of a cluster, known before it is submitted: an error here is better than a job
+that waits there without end."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from jobs.config import add_recipe_arguments, find_recipe, override
+from jobs.command_line import parse_words
+from jobs.commands import load_command
+from jobs.config import read_recipe, shrink_evaluation, shrink_training
 from jobs.recipes import DATASETS, EVALUATION, TRAINING
 from pipelines.store.seeding import digest_of
 from pipelines.training.config import TrainingConfig
-
-_Recipes = Mapping[str, Callable[[], BaseModel]]
-# Their first words are verbs, which work on what exists and need no recipe.
-_VERBS = ("verify", "inspect", "gc")
-# Options with a value, which must not be taken for the recipe.
-_VALUED = ("--scenes", "--address", "--work", "--split", "--method", "--cluster", "--price")
-_ON_RAY = ("fuse", "evaluate", "generate")
 
 
 @dataclass(frozen=True)
@@ -33,28 +28,40 @@ class Needs:
 def needs_of(words: Sequence[str]) -> Needs:
     """What one of our commands, `["train", "dspfusion_stage1_small", …]`, needs at least.
 
-    Raises ValueError when its recipe or one of its settings does not exist.
+    The words are parsed by the command itself: a usage error ends the process with status 2. Raises
+    ValueError when its recipe or one of its settings does not exist.
     """
     command, *rest = words
-    resources = {"CPU": 1.0} if command in _ON_RAY and "--local" not in rest else {}
+    arguments = parse_words(load_command(command), rest)
     match command:
         case "train":
-            recipe, config = _recipe("train", TRAINING, rest)
-            assert isinstance(recipe, TrainingConfig)
-            if "--local" not in rest:
-                resources = {"CPU": float(recipe.num_workers)}
-                if recipe.use_gpu:
-                    resources["GPU"] = float(recipe.num_workers)
-            return Needs(resources, config)
-        case "generate" if rest[:1] and rest[0] in _VERBS:
+            recipe = read_recipe(TRAINING, arguments, shrink_training)
+            return Needs(_of_training(recipe, arguments), _name(arguments.recipe, recipe))
+        case "generate" if arguments.verb:
             return Needs({})
         case "generate":
-            return Needs(resources, _recipe("generate", DATASETS, rest)[1])
+            config = read_recipe(DATASETS, arguments)
+            return Needs({"CPU": 1.0}, _name(arguments.recipe, config))
         case "evaluate":
-            return Needs(resources, _recipe("evaluate", EVALUATION, rest, default="singles")[1])
+            evaluation = read_recipe(EVALUATION, arguments, shrink_evaluation)
+            return Needs({"CPU": 1.0}, _name(arguments.recipe, evaluation))
+        case "fuse" if not arguments.local:
+            return Needs({"CPU": 1.0})
         case "demo":
             return Needs({"CPU": 2.0})
-    return Needs(resources)
+    return Needs({})
+
+
+def _of_training(recipe: TrainingConfig, arguments: argparse.Namespace) -> dict[str, float]:
+    if arguments.local:
+        return {}
+    num_workers = float(arguments.workers or recipe.num_workers)
+    return {"CPU": num_workers} | ({"GPU": num_workers} if recipe.use_gpu else {})
+
+
+def _name(recipe: str, config: BaseModel) -> str:
+    """The recipe's name, and the digest of what its settings came to."""
+    return f"{recipe}@{digest_of([config.model_dump(mode='json')])[:12]}"
 
 
 def missing(needs: Needs, available: Mapping[str, float]) -> list[str]:
@@ -64,16 +71,3 @@ def missing(needs: Needs, available: Mapping[str, float]) -> list[str]:
         for name, amount in needs.resources.items()
         if available.get(name, 0.0) < amount
     ]
-
-
-def _recipe(
-    command: str, recipes: _Recipes, rest: Sequence[str], *, default: str | None = None
-) -> tuple[BaseModel, str]:
-    """The recipe with its settings, and a name for the two: recipe and digest."""
-    parser = argparse.ArgumentParser(prog=f"python -m jobs.{command}", add_help=False)
-    add_recipe_arguments(parser, recipes, default=default)
-    for option in _VALUED:
-        parser.add_argument(option, action="append")
-    arguments, _ = parser.parse_known_args(list(rest))
-    config = override(find_recipe(recipes, arguments.recipe), arguments.overrides)
-    return config, f"{arguments.recipe}@{digest_of([config.model_dump(mode='json')])[:12]}"

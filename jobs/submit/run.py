@@ -1,22 +1,7 @@
-"""python -m jobs.submit [--address URL] [--follow] -- COMMAND …: run a command of ours on a Ray cluster.
-
-COMMAND is what would follow `python -m jobs.`: `generate small --scenes roadscene`.
-
-python -m jobs.submit list                the jobs of the cluster
-python -m jobs.submit status JOB          what one is, and how it stands
-python -m jobs.submit logs JOB [--follow] what it printed
-python -m jobs.submit stop JOB            end it
-python -m jobs.submit pack s3://BUCKET/PREFIX   put the commit on S3, for --code
-
-The job runs in a copy of this working tree's tracked files (--code tree), of a commit on S3
-(--code s3://…zip), or in the image's own code (--code image). Of the environment only what is declared
-travels with it, because Ray shows that in clear: where things are (FUSION_WORK, FUSION_DATASETS,
-AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI), and what --env names. Secrets belong to the nodes' environment.
-"""
+"""A command of ours as a job of a Ray cluster: its code, its environment, its log and its end."""
 
 from __future__ import annotations
 
-import argparse
 import secrets
 import shlex
 import sys
@@ -34,15 +19,13 @@ from infra.settings import (
     REPOSITORY,
     Settings,
     code_commit,
-    declared_environment,
     job_server,
     read_settings,
-    refuse_secrets,
 )
 from jobs.commands import command_names
-from jobs.console import print_facts, print_line, run_verbs
+from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
-from jobs.submit.needs import Needs, missing, needs_of
+from jobs.submit.needs import Needs, missing
 from pipelines.store.names import nearest
 
 if TYPE_CHECKING:
@@ -85,16 +68,16 @@ def submit(
 
     job_id = f"{words[0]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with _code(code, excludes) as (location, commit):
-        told = {"command": shlex.join(words), "commit": commit, "code": code}
-        told |= {"config": needs.config} if needs.config else {}
-        print_facts({"job": job_id, **told, **environment})
+        metadata = {"command": shlex.join(words), "commit": commit, "code": code}
+        metadata |= {"config": needs.config} if needs.config else {}
+        print_facts({"job": job_id, **metadata, **environment})
         submit_job(
             server,
             job_id,
             entrypoint_of(words),
             code=location,
             environment=_environment(environment, job_id, None if code == "image" else commit),
-            metadata=told,
+            metadata=metadata,
         )
     return job_id
 
@@ -132,56 +115,36 @@ def _code(code: str, excludes: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_archive(uri: str) -> None:
-    """Raise ValueError when there is no such archive; say so when that cannot be asked from here."""
+    """Raise ValueError when there is no such archive; where that cannot be checked from here, print so."""
     parent, _, name = uri.rpartition("/")
     try:
         absent = open_folder(parent, read_settings()).size_of(name) is None
     except OSError as error:
-        print_line(f"  whether the code is there could not be asked from here: {error}")
+        print_line(f"  not checked whether the code is there: {error}")
         return
     if absent:
         raise ValueError(f"{uri}: no such object; put it there with: jobs.submit pack {parent}")
 
 
-def _check_resources(server: JobServer, needs: Needs) -> None:
+def check_resources(server: JobServer, needs: Needs) -> None:
+    """Raise ValueError where the cluster is smaller than what a command needs."""
     from infra.submit import cluster_resources
 
     lacking = missing(needs, cluster_resources(server))
     if lacking:
         raise ValueError(
             f"the command needs {' and '.join(lacking)}: it would wait for ever; ask for less (--set "
-            "num_workers=…), or say --unchecked where the cluster adds nodes by itself"
+            "num_workers=…), or give --unchecked where the cluster adds nodes by itself"
         )
 
 
-def _main_submit(arguments: argparse.Namespace) -> None:
-    words = words_of(arguments.command)
-    needs = needs_of(words)
-    environment = declared_environment(arguments.env)
-    refuse_secrets(environment, words)
-    server = _server(arguments)
-    if not arguments.unchecked:
-        _check_resources(server, needs)
-    job_id = submit(
-        words,
-        server,
-        code=arguments.code,
-        excludes=arguments.exclude,
-        environment=environment,
-        needs=needs,
-    )
-    if arguments.follow:
-        _follow(server, job_id)
-    else:
-        _say_how(server, job_id)
-
-
-def _say_how(server: JobServer, job_id: str) -> None:
+def print_next(server: JobServer, job_id: str) -> None:
+    """Print how to see the log of a job."""
     at = f" --address {server.address}" if server.address != job_server() else ""
     print_line(f"next: python -m jobs.submit logs {job_id} --follow{at}")
 
 
-def _follow(server: JobServer, job_id: str) -> None:
+def follow(server: JobServer, job_id: str) -> None:
     """Follow a job to its end; exit with status 1 when it did not succeed, 130 when it was left."""
     from infra.submit import follow_job
 
@@ -189,10 +152,10 @@ def _follow(server: JobServer, job_id: str) -> None:
         job = follow_job(server, job_id, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         if not _wants_to_stop():
-            print_line(f"\n{job_id} goes on without you")
-            _say_how(server, job_id)
+            print_line(f"\n{job_id} keeps running")
+            print_next(server, job_id)
             sys.exit(130)
-        job = _stop(server, job_id)
+        job = stop(server, job_id)
     if job.status != "SUCCEEDED":
         print(f"error: job {job_id} {_outcome(job)}", file=sys.stderr)
         sys.exit(1)
@@ -207,7 +170,8 @@ def _wants_to_stop() -> bool:
         return False
 
 
-def _stop(server: JobServer, job_id: str) -> JobDetails:
+def stop(server: JobServer, job_id: str) -> JobDetails:
+    """End a job, and print what became of it."""
     from infra.submit import stop_job
 
     job = stop_job(server, job_id)
@@ -225,53 +189,12 @@ def _outcome(job: JobDetails) -> str:
     return f"failed before it started: {' '.join(lines[-2:])}"
 
 
-def _main_list(arguments: argparse.Namespace) -> None:
-    from infra.submit import list_jobs
-
-    jobs = list_jobs(_server(arguments))
-    if not jobs:
-        print_line("no jobs yet")
-        return
-    width = max(len(job.submission_id) for job in jobs)
-    for job in jobs:
-        command = (job.metadata or {}).get("command", job.entrypoint)
-        print_line(
-            f"{job.submission_id:<{width}}  {job.status:<9}  {_times(job):<28}  {command}".rstrip()
-        )
-
-
 def _times(job: JobDetails) -> str:
     if not job.start_time:
         return "not started"
     started = datetime.fromtimestamp(job.start_time / 1000, UTC)
     took = f", {(job.end_time - job.start_time) / 1000:.0f} s" if job.end_time else ""
     return f"{started:%Y-%m-%d %H:%M:%S}Z{took}"
-
-
-def _main_status(arguments: argparse.Namespace) -> None:
-    from infra.submit import find_job
-
-    job = find_job(_server(arguments), arguments.job)
-    told = {"job": job.submission_id, "status": job.status, **(job.metadata or {})}
-    told["started"] = _times(job)
-    if job.status == "FAILED":
-        told["why"] = _outcome(job)
-    told |= (job.runtime_env or {}).get("env_vars", {})
-    print_facts({name: str(value) for name, value in told.items()})
-
-
-def _main_logs(arguments: argparse.Namespace) -> None:
-    from infra.submit import job_log
-
-    server = _server(arguments)
-    if arguments.follow:
-        _follow(server, arguments.job)
-    else:
-        print(job_log(server, arguments.job), end="")
-
-
-def _main_stop(arguments: argparse.Namespace) -> None:
-    _stop(_server(arguments), arguments.job)
 
 
 def pack(to: str, settings: Settings, *, repository: Path = REPOSITORY) -> str:
@@ -287,79 +210,29 @@ def pack(to: str, settings: Settings, *, repository: Path = REPOSITORY) -> str:
     return f"{folder.uri}/{name}"
 
 
-def _main_pack(arguments: argparse.Namespace) -> None:
-    uri = pack(arguments.to, read_settings())
-    print_line(f"next: python -m jobs.submit --code {uri} -- COMMAND")
+def show_jobs(server: JobServer) -> None:
+    """Print the jobs of a cluster, a line each."""
+    from infra.submit import list_jobs
+
+    jobs = list_jobs(server)
+    if not jobs:
+        print_line("no jobs yet")
+        return
+    width = max(len(job.submission_id) for job in jobs)
+    for job in jobs:
+        command = (job.metadata or {}).get("command", job.entrypoint)
+        line = f"{job.submission_id:<{width}}  {job.status:<9}  {_times(job):<28}  {command}"
+        print_line(line.rstrip())
 
 
-def _server(arguments: argparse.Namespace) -> JobServer:
-    from infra.submit import open_server
+def show_status(server: JobServer, job_id: str) -> None:
+    """Print what a job is, and how it stands."""
+    from infra.submit import find_job
 
-    return open_server(job_server(arguments.address))
-
-
-def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--address", help="job server (default: RAY_API_SERVER_ADDRESS, else local)"
-    )
-
-
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", help="a job's id, as jobs.submit list shows it")
-    _add_address(parser)
-
-
-def _add_logs(parser: argparse.ArgumentParser) -> None:
-    _add_job(parser)
-    parser.add_argument("--follow", action="store_true", help="until it ends")
-
-
-def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("to", help="s3://BUCKET/PREFIX")
-
-
-def _add_submit(parser: argparse.ArgumentParser) -> None:
-    _add_address(parser)
-    parser.add_argument("--follow", action="store_true", help="show its log until it ends")
-    parser.add_argument(
-        "--code", default="tree", metavar="WHAT", help="tree (default), image, or s3://…zip"
-    )
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="leave files of the tree out",
-    )
-    parser.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="one more variable for it",
-    )
-    parser.add_argument(
-        "--unchecked",
-        action="store_true",
-        help="do not ask first whether the cluster is large enough",
-    )
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND and its arguments")
-
-
-# Recognised before the names of commands.
-_VERBS = {
-    "list": (_add_address, _main_list),
-    "status": (_add_job, _main_status),
-    "logs": (_add_logs, _main_logs),
-    "stop": (_add_job, _main_stop),
-    "pack": (_add_pack, _main_pack),
-}
-
-
-def main() -> None:
-    """Run the command: a verb when the first word is one, else submit what follows."""
-    run_verbs("jobs.submit", __doc__, _VERBS, otherwise=(_add_submit, _main_submit), work=False)
-
-
-if __name__ == "__main__":
-    main()
+    job = find_job(server, job_id)
+    rows = {"job": job.submission_id, "status": job.status, **(job.metadata or {})}
+    rows["started"] = _times(job)
+    if job.status == "FAILED":
+        rows["why"] = _outcome(job)
+    rows |= (job.runtime_env or {}).get("env_vars", {})
+    print_facts({name: str(value) for name, value in rows.items()})

@@ -1,30 +1,16 @@
-"""python -m jobs.train RECIPE [--set …]: train a stage with Ray Train, tracked in MLflow.
-
-The same command again resumes an unfinished run, and reports a finished one without training. A second
-one is refused while the first still runs.
-"""
+"""A training on the cluster, tracked in MLflow: resumed, or reused when it is finished."""
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.settings import Settings, read_settings
-from jobs.config import (
-    add_recipe_arguments,
-    find_recipe,
-    override,
-    shrink_training,
-)
-from jobs.console import print_facts, print_line, run_command
+from infra.settings import Settings
+from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
-from jobs.recipes import TRAINING
 from jobs.train.inputs import Planned, find_sources, plan_training
-from jobs.train.local import train_local
 from jobs.train.pictures import preview_pairs
 from jobs.train.records import log_lineage, log_results, open_run, watch
 from pipelines.training.config import TrainingConfig, share_of_step
@@ -121,69 +107,8 @@ def _end_failed(client: Any, run_id: str, error: BaseException) -> None:
 
     tracking.fail_run(client, run_id, error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
-        print_line("interrupted; the same command goes on from the last checkpoint")
+        print_line("interrupted; the same command resumes from the last checkpoint")
     if isinstance(error, tracking.NO_ANSWER):
         raise ConnectionError(
-            f"{error}; the checkpoint is kept: say the same command again when MLflow answers"
+            f"{error}; the checkpoint is kept: run the same command again when MLflow answers"
         ) from error
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    config = find_recipe(TRAINING, arguments.recipe)
-    if arguments.smoke:
-        config = shrink_training(config)
-    config = override(config, arguments.overrides)
-    if arguments.compile:
-        config = config.model_copy(update={"compiled": True})
-    if arguments.local:
-        if arguments.workers:
-            raise ValueError("--local is one process; leave --workers out")
-        print_line(f"checkpoint: {train_local(config, settings, name=arguments.recipe)}")
-        return
-    trained = train(config, settings, name=arguments.recipe, num_workers=arguments.workers)
-    _say_next(arguments, config, trained)
-
-
-def _say_next(arguments: argparse.Namespace, config: TrainingConfig, trained: Trained) -> None:
-    following = recipe_after(arguments.recipe)
-    later = "a recipe that follows registers" if following else "by its recipe"
-    why_not = "a try-out" if arguments.smoke else later
-    print_facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
-    if trained.model:
-        print_line(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
-    elif following:
-        source = f"--set dataset={config.dataset} --set init_from=runs:/{trained.run_id}"
-        print_line(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
-    elif arguments.smoke:
-        print_line("next: the same without --smoke")
-
-
-def recipe_after(name: str) -> str | None:
-    """The recipe that goes on from the checkpoints of this one, if there is one."""
-    second = name.replace("_stage1_", "_stage2_")
-    found = [f"{second}_prior", second] if second != name else [name.removesuffix("_prior")]
-    return next((each for each in found if each in TRAINING and each != name), None)
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
-    add_recipe_arguments(parser, TRAINING)
-    parser.add_argument(
-        "--local", action="store_true", help="in this process, without Ray and MLflow"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="share the recipe's steps among N workers; an unfinished run may be resumed so",
-    )
-    parser.add_argument("--compile", action="store_true", help="compile the networks first")
-    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

@@ -34,16 +34,22 @@ class ShardConfig(BaseModel):
     that must be plain, and for people who unpack a tar to look at it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     vi: tuple[str, ...] = catalogue.names("vi")
+    """Degradations of the visible picture that are stored for every scene."""
     ir: tuple[str, ...] = catalogue.names("ir")
+    """Degradations of the infrared picture that are stored for every scene."""
     vi_ranges: ViRanges = ViRanges()
     ir_ranges: IrRanges = IrRanges()
     num_positives: int = Field(default=3, ge=1)
+    """Positives of a modality in a contrastive group (K)."""
     num_negatives: int = Field(default=7, ge=2)
+    """Negatives of a group (M): M - 1 of the anchor's scene, and the other modality's anchor."""
     seed: int = 0
+    """Every random number of the shards comes from it."""
     image_codec: Literal["strips", "png"] = "strips"
+    """Strips are zstd arrays of which a crop decodes its rows only; PNG is for plain readers and people."""
 
     @model_validator(mode="after")
     def _known_and_enough(self) -> Self:
@@ -74,12 +80,16 @@ class ShardConfig(BaseModel):
 class DatasetConfig(BaseModel):
     """A dataset recipe: which scenes, how many a shard, and what is made of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    """The version's name, after the scene index's."""
     split: str = "train"
+    """Which scenes of the index."""
     scenes_per_shard: int = Field(default=64, ge=1)
+    """A shard with more scenes is split, where both halves stay large enough for a group."""
     max_refused_share: float = Field(default=0.01, ge=0, le=1)
+    """A larger share of refused pairs stops the job."""
     shard: ShardConfig = ShardConfig()
 
 

@@ -51,17 +51,24 @@ _SAME = ("metric_version", "reference", "width", "height")
 class GateConfig(BaseModel):
     """The compared metrics and the tolerated losses; shares are relative (0.02 = 2 %)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metrics: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
+    """What is compared with the champion, per scenario and overall."""
     tolerance: float = Field(default=0.02, ge=0, lt=1)
+    """Relative loss in a scenario that passes (0.02 = 2 %)."""
     overall_tolerance: float = Field(default=0.005, ge=0, lt=1)
+    """Relative loss over all scenarios that passes."""
     hard_limit: float = Field(default=0.10, gt=0, lt=1)
-    # A first version must be better than the baseline on all of these.
+    """Relative loss that refuses, however wide its interval is."""
     first_metrics: tuple[str, ...] = ("VIF", "Qabf")
+    """A first version has to beat the baseline on all of these."""
     min_scenes: int = Field(default=3, ge=2)
+    """Fewer scenes than this are no evidence."""
     num_resamples: int = Field(default=2000, ge=100)
+    """Bootstrap samples of an interval."""
     seed: int = Field(default=0, ge=0)
+    """Of the bootstrap."""
 
     @property
     def watched(self) -> tuple[str, ...]:

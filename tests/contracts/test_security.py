@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infra.settings import REPOSITORY, Settings
-from jobs import scan
-from jobs.evaluate import run as evaluate
-from jobs.generate import run as generate
-from jobs.train import run as train
+from jobs.evaluate import __main__ as evaluate
+from jobs.generate import __main__ as generate
+from jobs.scan import __main__ as scan
+from jobs.train import __main__ as train
 from models.dspfusion.config import tiny
 from pipelines.bundles.export import read_bundle
 from pipelines.datasets.row_strips import encode_strips
@@ -425,7 +425,7 @@ def test_what_is_typed_is_data(
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert {path.name for path in tmp_path.iterdir()} <= {"w"}
-    assert {path.name for path in (tmp_path / "w").iterdir()} <= {"work"}
+    assert {path.name for path in (tmp_path / "w").glob("*")} <= {"work"}
 
 
 def test_a_run_id_that_leads_elsewhere(

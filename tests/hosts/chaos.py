@@ -29,7 +29,7 @@ from ray.util.state.common import ListApiOptions, StateResource
 
 from infra.registry import tracking
 from infra.submit import JobServer, cluster_resources
-from jobs.console import say
+from jobs.console import print_line
 from pipelines.synthetic.pairs import write_scenes
 from pipelines.training.checkpoints import read_weights
 from tests.hosts.lab import JOBS_URL, MLFLOW_URL, S3_URL, WORKERS, Lab, lab
@@ -354,13 +354,13 @@ def main() -> None:
     right = True
     with prepared() as of:
         line = f"{'while':9} {'fault':44} {'nodes lost':>10} {'longest stop':>12} {'took':>7} {'calm':>7}"
-        say(f"{line}  made")
+        print_line(f"{line}  made")
         for fault in FAULTS:
             if fault.name not in wanted:
                 continue
             outcome, same = try_fault(of, fault, calm)
             right &= same
-            say(
+            print_line(
                 f"{fault.kind:9} {fault.name:44} {outcome.nodes_lost:10} {outcome.stop_s:10.1f} s "
                 f"{outcome.took_s:5.0f} s {calm[fault.kind].took_s:5.0f} s  "
                 + ("the same, once" if same else "SOMETHING ELSE")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
+from jobs.command_line import parse_words
+from jobs.commands import load_command
+from jobs.config import read_recipe
+from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING, Recipes
 
-from jobs.config import find_recipe, override
-from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
-
-_RECIPES: Mapping[str, Mapping[str, Any]] = {
+_RECIPES: Mapping[str, Recipes[Any]] = {
     "jobs.generate": DATASETS,
     "jobs.train": TRAINING,
     "jobs.evaluate": EVALUATION,
@@ -23,41 +22,18 @@ _RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class _ParsedError(Exception):
-    """Raised where a command would begin its work."""
-
-
-def parse_command(line: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Hand `python -m jobs.X …` to that command's own parser, and its recipe and --set to the recipe."""
+def parse_command(line: str) -> argparse.Namespace:
+    """Have `python -m jobs.X …` parsed by that command, and its recipe read with its --set."""
     python, flag, module, *words = shlex.split(line)
     assert Path(python).name == "python", line
     assert flag == "-m", line
     if module == "jobs.submit" and "--" in words:
         inner = words[words.index("--") + 1 :]
-        return parse_command(
-            shlex.join(["python", "-m", f"jobs.{inner[0]}", *inner[1:]]), monkeypatch
-        )
-    parse = argparse.ArgumentParser.parse_args
-    parsed: list[argparse.Namespace] = []
-
-    def stop(parser: argparse.ArgumentParser) -> argparse.Namespace:
-        parsed.append(parse(parser))
-        raise _ParsedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("sys.argv", [module, *words])
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        with pytest.raises(_ParsedError):
-            _command(module).main()
-    if "recipe" in parsed[0]:
-        override(find_recipe(_RECIPES[module], parsed[0].recipe), parsed[0].overrides)
-    return parsed[0]
-
-
-def _command(module: str) -> Any:
-    package = importlib.import_module(module)
-    is_package = hasattr(package, "__path__")
-    return importlib.import_module(f"{module}.__main__") if is_package else package
+        return parse_command(shlex.join(["python", "-m", f"jobs.{inner[0]}", *inner[1:]]))
+    arguments = parse_words(load_command(module.removeprefix("jobs.")), words)
+    if "recipe" in arguments and module in _RECIPES:
+        read_recipe(_RECIPES[module], arguments)
+    return arguments
 
 
 def commands_in(markdown: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.demo import demo
+from jobs.demo.run import demo
 
 
 @dataclass(frozen=True)

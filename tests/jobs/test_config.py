@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from jobs.config import (
+    describe_settings,
     find_recipe,
     override,
     shrink_evaluation,
@@ -88,6 +91,71 @@ def test_a_bad_value_is_one_line_with_its_path() -> None:
 def test_an_unknown_recipe_lists_the_others() -> None:
     with pytest.raises(ValueError, match=r"did you mean 'small'.*there are: small, paper"):
         find_recipe(DATASETS, "smal")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_settings_that_are_shown_can_be_set(name: str) -> None:
+    """Every line, without its documentation, is an assignment; together they are the recipe."""
+    config = ALL[name]()
+    settings = [line.partition("  # ")[0] for line in describe_settings(config)]
+    assert override(config, settings) == config
+    assert len(settings) >= 6
+
+
+@pytest.mark.parametrize("name", [*DATASETS, *EVALUATION, *PROMOTION])
+def test_every_setting_is_documented(name: str) -> None:
+    assert [line for line in describe_settings(ALL[name]()) if "  # " not in line] == []
+
+
+_OWN = """
+from jobs.config import EvaluateRecipe
+from pipelines.datasets.plan import DatasetConfig
+from jobs.recipes.datasets import small
+
+def few() -> DatasetConfig:
+    return small().model_copy(update={"scenes_per_shard": 6})
+
+def judged() -> EvaluateRecipe:
+    return EvaluateRecipe(scenarios=("clean",))
+
+def any_size(size: int) -> DatasetConfig:
+    return small()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of recipes outside the repository, on the path."""
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "night_recipes.py").write_text(_OWN)
+    (tmp_path / "team" / "broken_recipes.py").write_text("import absent_package")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("own")
+def test_a_recipe_of_ones_own() -> None:
+    config = find_recipe(DATASETS, "team.night_recipes:few")
+    assert (config.name, config.scenes_per_shard) == ("small", 6)
+    assert find_recipe(EVALUATION, "team.night_recipes:judged").scenarios == ("clean",)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("team.day:few", r"team\.day:few: No module named 'team\.day'; .* on PYTHONPATH"),
+        ("team.broken_recipes:few", "No module named 'absent_package'"),
+        ("team.night_recipes:fw", "has no function 'fw', did you mean 'few'"),
+        ("team.night_recipes:judged", "returns EvaluateRecipe; this command needs DatasetConfig"),
+        ("team.night_recipes:any_size", "a function without arguments"),
+        ("team/night_recipes.py:few", "write MODULE:FUNCTION"),
+        ("team.night_recipes:", "write MODULE:FUNCTION"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_of_ones_own(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        find_recipe(DATASETS, name)
+    assert "\n" not in one_line(caught.value)
 
 
 def test_defaults_of_the_published_optimiser() -> None:

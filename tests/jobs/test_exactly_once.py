@@ -18,7 +18,7 @@ from infra.settings import Settings
 from jobs.config import find_recipe
 from jobs.generate.run import generate, named
 from jobs.recipes import DATASETS
-from jobs.scan import load_index, scan_folder
+from jobs.scan.run import load_index, scan_folder
 from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.datasets.shards import find_shard, open_shard, write_shard
 from pipelines.datasets.verify import verify_version

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infra.no_reference import WEIGHTS, load_scores
-from jobs.metrics import means_of, measure_folders, write_table
+from jobs.metrics.run import means_of, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.evaluation.method_folders import find_triples
 

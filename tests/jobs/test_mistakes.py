@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from jobs import scan
-from jobs.evaluate import run as evaluate
-from jobs.fuse import run as fuse
-from jobs.generate import run as generate
+from jobs.evaluate import __main__ as evaluate
+from jobs.fuse import __main__ as fuse
+from jobs.generate import __main__ as generate
 from jobs.promote import __main__ as promote
-from jobs.train import run as train
+from jobs.scan import __main__ as scan
+from jobs.train import __main__ as train
 
 Run = Callable[..., str]
 

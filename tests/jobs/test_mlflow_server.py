@@ -13,7 +13,7 @@ from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
 from jobs.config import PromoteRecipe
-from jobs.demo import demo
+from jobs.demo.run import demo
 from jobs.promote.aliases import rollback
 from jobs.promote.decision import promote
 from jobs.promote.trace import trace

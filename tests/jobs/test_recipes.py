@@ -9,8 +9,8 @@ import torch
 from infra.settings import Settings
 from jobs.config import shrink_training
 from jobs.recipes import TRAINING
+from jobs.train.__main__ import recipe_after
 from jobs.train.local import train_local
-from jobs.train.run import recipe_after
 from models import system_of
 from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.plan import DatasetConfig, ShardConfig

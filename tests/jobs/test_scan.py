@@ -7,7 +7,7 @@ import pytest
 
 from infra.settings import Settings
 from jobs.locations import open_folder
-from jobs.scan import load_index, scan_folder
+from jobs.scan.run import load_index, scan_folder
 from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import make_bucket
 from tests.settings import embedded_settings

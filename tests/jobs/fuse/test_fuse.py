@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from jobs.fuse import run as command
+from jobs.fuse import __main__ as command
 from jobs.fuse.run import Fused, fuse_files, fuse_folders
 from jobs.locations import open_folder
 from pipelines.bundles.export import read_bundle

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import scan
-from jobs.generate import run as generate
+from jobs.generate import __main__ as generate
+from jobs.scan import __main__ as scan
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 

@@ -16,7 +16,7 @@ from jobs.evaluate.run import evaluate
 from jobs.generate.run import collect_garbage, generate, named, verify
 from jobs.locations import open_datasets, open_folder, source_reader
 from jobs.recipes import DATASETS, TRAINING
-from jobs.scan import scan_folder
+from jobs.scan.run import scan_folder
 from jobs.train.local import train_local
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.reports.dataset_gallery import write_gallery

@@ -26,9 +26,10 @@ from infra.settings import (
     without_job_variables,
 )
 from infra.submit import JobServer, find_job, open_server, submit_job
-from jobs.scan import scan_folder
+from jobs.scan.run import scan_folder
+from jobs.submit.__main__ import main
 from jobs.submit.needs import missing, needs_of
-from jobs.submit.run import entrypoint_of, main, words_of
+from jobs.submit.run import entrypoint_of, words_of
 from pipelines.datasets.versions import find_version
 from pipelines.store.folders import LocalFolder
 from tests.ray_head import NODE_SECRETS, TOKEN, RayHead, ray_head
@@ -51,8 +52,12 @@ def test_entrypoint_quotes_and_knows_the_commands() -> None:
     [
         ("train dspfusion_stage1_small --set num_workers=3", {"CPU": 3}),
         ("train dspfusion_stage1_full_1gpu", {"CPU": 1, "GPU": 1}),
+        ("train dspfusion_stage1_small --workers 3", {"CPU": 3}),
+        ("train dspfusion_stage1_full_1gpu --smoke", {"CPU": 1}),
+        ("train jobs.recipes.dspfusion:stage1_full_1gpu", {"CPU": 1, "GPU": 1}),
         ("train dspfusion_stage1_small --local", {}),
         ("generate --scenes roadscene small", {"CPU": 1}),
+        ("generate jobs.recipes.datasets:small --scenes roadscene", {"CPU": 1}),
         ("generate gc", {}),
         ("evaluate models:/m@challenger --scenes x", {"CPU": 1}),
         ("promote dspfusion", {}),

@@ -101,7 +101,7 @@ _WITHOUT = """
 import sys
 for name in ("ray", "mlflow", "boto3", "sklearn"):
     sys.modules[name] = None
-from jobs.train.run import main
+from jobs.train.__main__ import main
 main()
 """
 

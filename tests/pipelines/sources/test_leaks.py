@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infra.settings import read_settings
-from jobs.scan import scan_folder
+from jobs.scan.run import scan_folder
 from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.pictures import decode, perceptual_hash
 from pipelines.sources.scan import scan

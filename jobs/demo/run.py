@@ -1,25 +1,20 @@
-"""python -m jobs.demo: the whole way once, in small, from rendered scenes to a promoted model.
-
-The same functions as the single commands; a second run reuses everything that did not change.
-"""
+"""Every step once, small: from rendered scenes to a promoted model, by the single commands' functions."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 
-from infra.settings import Settings, read_settings
+from infra.settings import Settings
 from jobs.config import find_recipe, shrink_evaluation, shrink_training
-from jobs.console import print_facts, print_line, progress, run_command, section
+from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
 from jobs.fuse.run import bundle_of
 from jobs.generate.run import generate, named
 from jobs.promote.decision import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
-from jobs.scan import load_index, scan_folder
+from jobs.scan.run import load_index, scan_folder
 from jobs.train.run import Trained, train
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import fuse_pair
@@ -152,21 +147,3 @@ def _ui_command(settings: Settings) -> str:
     work = settings.work
     shown = work.relative_to(Path.cwd()) if work.is_relative_to(Path.cwd()) else work
     return f".venv/bin/mlflow ui --backend-store-uri sqlite:///{shown}/mlflow.db"
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    print_line(f"Work folder: {os.path.relpath(read_settings(work=arguments.work).work)}")
-    demo(read_settings(work=arguments.work, ray_address=arguments.address), smoke=arguments.smoke)
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="shrink everything to seconds")
-    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

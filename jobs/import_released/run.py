@@ -1,17 +1,12 @@
-"""python -m jobs.import_released DIR [--name NAME]: register the authors' released weights.
-
-DIR holds the files as the authors publish them (DSPFusion: net_g.pth, net_dp.pth, net_sp.pth and
-net_dm.pth), which say of which system they are. The same files again are found to be registered already.
-"""
+"""The authors' released weights, registered as a version."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from infra.settings import Settings, code_commit, read_settings
-from jobs.console import print_facts, print_line, run_command
+from infra.settings import Settings, code_commit
+from jobs.console import print_line
 from jobs.train.records import REQUIREMENTS
 from models.system import System
 from pipelines.bundles.export import write_bundle
@@ -70,23 +65,3 @@ def origin_tags(system: System, folder: Path, name: str) -> dict[str, str]:
         "git_commit": code_commit(),
         **files,
     }
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work)
-    model = import_files(arguments.folder, settings, name=arguments.name)
-    print_facts({"model": model, "origin": "released"})
-    print_line(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.import_released", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the published files")
-    parser.add_argument("--name", help="registered model (default: SYSTEM-released)")
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

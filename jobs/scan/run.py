@@ -1,20 +1,14 @@
-"""python -m jobs.scan FOLDER [--name NAME]: index registered IR/VI pairs, on disk or on S3.
-
-The folder is one data set, or holds several in folders of their own, which then are in one index.
-Writes `<work>/scenes/<name>.parquet`, which the other commands take by that name, and beside it
-`<name>.report.json`: every file that was refused and why, and scenes that leak between splits.
-"""
+"""Scene indexes: made of a folder of registered pairs, and found again by name."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
-from infra.settings import Settings, read_settings
-from jobs.console import print_facts, print_line, progress, run_command
+from infra.settings import Settings
+from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
-from pipelines.sources.index import read_index, write_index
+from pipelines.sources.index import write_index
 from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.scan import ScanResult, check_refused_share, describe_refused, scan
 from pipelines.store.files import write_whole
@@ -100,42 +94,3 @@ def load_index(settings: Settings, name: str) -> ScanResult:
         hint = nearest(path.stem, there)
         raise ValueError(f"{path}: no such scene index{hint}; there are: {', '.join(there)}")
     return read_index(path)
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    settings = read_settings(work=arguments.work)
-    name = arguments.name or Path(arguments.folder).resolve().name.lower()
-    scan_folder(
-        arguments.folder,
-        settings,
-        name=name,
-        split=arguments.split,
-        max_refused_share=arguments.max_refused_share,
-    )
-    print_line(f"next: python -m jobs.generate small --scenes {name}")
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.scan", description=__doc__)
-    parser.add_argument(
-        "folder",
-        help="path or s3://bucket/prefix of vi/ and ir/, of split folders that hold them, "
-        "of another known layout, or of folders that are such data sets",
-    )
-    parser.add_argument("--name", help="name of the index (default: the folder's)")
-    parser.add_argument(
-        "--split", default="train", help="split of a data set without split folders"
-    )
-    parser.add_argument(
-        "--max-refused-share",
-        type=float,
-        default=0.01,
-        help="more bad pairs than this share stop the scan (default: 0.01)",
-    )
-    parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

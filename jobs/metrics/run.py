@@ -1,12 +1,7 @@
-"""python -m jobs.metrics --vi DIR --ir DIR --fused DIR --out table.csv: measure any method's pictures.
-
-The three folders hold pictures of the same stems, whatever their extensions; grey, colour and
-palette alike. The table has the columns image, metric, value.
-"""
+"""Any method's fused pictures, measured against their sources: a table and its means."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import math
@@ -15,13 +10,11 @@ from pathlib import Path
 
 import torch
 
-from jobs.console import print_facts, print_line, progress, run_command
-from models.metrics import DEFAULT, METRIC_VERSION, METRICS, MIN_SIDE_PX
+from jobs.console import print_facts, print_line, progress
+from models.metrics import METRIC_VERSION, MIN_SIDE_PX
 from pipelines.evaluation.method_folders import (
     Found,
     Triple,
-    check_complete,
-    find_triples,
     measure_triples,
     read_picture,
 )
@@ -81,47 +74,8 @@ def means_of(table: Table) -> dict[str, str]:
     return means
 
 
-def _say_means(table: Table, out: Path) -> None:
+def print_means(table: Table, out: Path) -> None:
+    """Print the mean of every metric, and where the table lies."""
     print_line(f"  means over {len(table)} pictures, metric version {METRIC_VERSION}")
     print_facts(means_of(table))
     print_facts({"table": str(out)})
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    found = find_triples(arguments.vi, arguments.ir, arguments.fused)
-    if arguments.partial:
-        for sentence in found.incomplete:
-            print_line(f"  left out: {sentence}")
-    else:
-        check_complete(found)
-    table = measure_folders(found, METRICS if arguments.variants else DEFAULT)
-    if arguments.no_reference:
-        table = score_folders(found.triples, table)
-    write_table(table, arguments.out)
-    _say_means(table, arguments.out)
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.metrics", description=__doc__)
-    for name, what in (("vi", "visible"), ("ir", "infrared"), ("fused", "fused")):
-        parser.add_argument(
-            f"--{name}", type=Path, required=True, help=f"folder of {what} pictures"
-        )
-    parser.add_argument("--out", type=Path, required=True, help="the table to write (CSV)")
-    parser.add_argument(
-        "--variants",
-        action="store_true",
-        help="also what other papers publish under these names, and DRFusion's Q_ metrics",
-    )
-    parser.add_argument(
-        "--no-reference", action="store_true", help="also MUSIQ, PI and TReS (extra: noreference)"
-    )
-    parser.add_argument(
-        "--partial", action="store_true", help="name pictures without partners and go on"
-    )
-    run_command(_main, parser)
-
-
-if __name__ == "__main__":
-    main()

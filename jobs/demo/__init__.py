@@ -1,0 +1,1 @@
+"""python -m jobs.demo: every step once, small."""

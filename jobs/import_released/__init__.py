@@ -1,0 +1,1 @@
+"""python -m jobs.import_released: register the authors' released weights."""

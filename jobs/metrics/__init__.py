@@ -1,0 +1,1 @@
+"""python -m jobs.metrics: measure any method's fused pictures."""

@@ -1,0 +1,67 @@
+"""python -m jobs.metrics --vi DIR --ir DIR --fused DIR --out table.csv: measure any method's pictures.
+
+The three folders hold pictures of the same stems, whatever their extensions; grey, colour and
+palette alike. The table has the columns image, metric, value.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jobs.command_line import Command, Verb, run_command
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from jobs.console import print_line
+    from jobs.metrics.run import measure_folders, print_means, score_folders, write_table
+    from models.metrics import DEFAULT, METRICS
+    from pipelines.evaluation.method_folders import check_complete, find_triples
+
+    found = find_triples(arguments.vi, arguments.ir, arguments.fused)
+    if arguments.partial:
+        for sentence in found.incomplete:
+            print_line(f"  left out: {sentence}")
+    else:
+        check_complete(found)
+    table = measure_folders(found, METRICS if arguments.variants else DEFAULT)
+    if arguments.no_reference:
+        table = score_folders(found.triples, table)
+    write_table(table, arguments.out)
+    print_means(table, arguments.out)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    for name, what in (("vi", "visible"), ("ir", "infrared"), ("fused", "fused")):
+        parser.add_argument(
+            f"--{name}", type=Path, required=True, help=f"folder of {what} pictures"
+        )
+    parser.add_argument("--out", type=Path, required=True, help="the table to write (CSV)")
+    parser.add_argument(
+        "--variants",
+        action="store_true",
+        help="also what other papers publish under these names, and DRFusion's Q_ metrics",
+    )
+    parser.add_argument(
+        "--no-reference", action="store_true", help="also MUSIQ, PI and TReS (extra: noreference)"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="leave pictures without partners out, and name them"
+    )
+
+
+COMMAND = Command(
+    "metrics",
+    __doc__,
+    ["python -m jobs.metrics --vi msrs/vi --ir msrs/ir --fused results/method --out method.csv"],
+    Verb(_add_arguments, _measure),
+)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(COMMAND)
+
+
+if __name__ == "__main__":
+    main()

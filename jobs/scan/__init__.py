@@ -1,0 +1,1 @@
+"""python -m jobs.scan: index registered IR/VI pairs."""

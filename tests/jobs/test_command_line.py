@@ -1,0 +1,96 @@
+"""What a command line answers before any work begins: help, examples, settings, recipes of one's own."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from infra.settings import REPOSITORY
+from jobs.command_line import Command, parse_words
+from jobs.commands import command_names, load_command
+from jobs.fuse.__main__ import PRECISIONS, TILE_PASSES
+from models.dspfusion import fuser
+from tests.infra.command_lines import parse_command
+
+# What takes more than a tenth of a second to import.
+HEAVY = {"torch", "ray", "mlflow", "pyarrow", "cv2", "scipy", "numpy", "pydantic", "rich"}
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_help_imports_nothing_heavy(name: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", f"jobs.{name}", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    imported = set(re.findall(r"\| +(\w+)$", done.stderr, re.MULTILINE))
+    assert "argparse" in imported
+    assert imported.isdisjoint(HEAVY)
+    assert f"usage: python -m jobs.{name}" in done.stdout
+    assert "examples:\n  python -m jobs." in done.stdout
+
+
+def every_parser(command: Command, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The parser of each verb of a command, and of its default."""
+    parsers: list[Any] = []
+    monkeypatch.setattr(
+        argparse.ArgumentParser, "parse_args", lambda parser, *_: parsers.append(parser)
+    )
+    for words in ([], *([verb] for verb in command.verbs)):
+        parse_words(command, words)
+    return parsers
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_every_argument_has_help_with_its_default(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parser in every_parser(load_command(name), monkeypatch):
+        for action in parser._actions:
+            if action.dest not in ("verb", "help") and action.help != argparse.SUPPRESS:
+                assert action.help, action.dest
+                assert action.default in (None, False, []) or "(default: " in action.help
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_every_example_parses(name: str) -> None:
+    for example in load_command(name).examples:
+        if "team.recipes" not in example:
+            parse_command(example)
+
+
+def test_what_is_written_down_so_as_not_to_import_torch() -> None:
+    assert get_args(fuser.Precision) == PRECISIONS
+    assert fuser.TILE_PASSES == TILE_PASSES
+
+
+def run(*words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_show_needs_nothing_but_the_recipe() -> None:
+    shown = run("jobs.evaluate", "--show", "--smoke", "--set", "seed=7")
+    assert shown.returncode == 0
+    lines = shown.stdout.splitlines()
+    assert "num_scenes = 2  # How many scenes of the split; null for all." in lines
+    assert any(line.startswith("seed = 7") for line in lines)
+    missing = run("jobs.evaluate", "--smoke")
+    assert missing.returncode == 2
+    assert "the following arguments are required: model, --scenes" in missing.stderr
+
+
+def test_the_recipes_of_a_system_go_with_its_file(tmp_path: Path) -> None:
+    for name in ("models", "pipelines", "degradations", "infra"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "jobs", tmp_path / "jobs")
+    for path in (tmp_path / "jobs" / "recipes").glob("*.py"):
+        if path.stem not in ("__init__", "datasets", "evaluation"):
+            path.unlink()
+    for words in (["generate", "small"], ["evaluate"], ["promote"]):
+        assert run(f"jobs.{words[0]}", *words[1:], "--show", folder=tmp_path).returncode == 0
+    assert run("jobs.train", "--help", folder=tmp_path).stdout.endswith("recipes:\n")
+    error = run("jobs.train", "dspfusion_stage1_small", "--show", folder=tmp_path).stderr
+    assert error.startswith("error: no recipe 'dspfusion_stage1_small'")
