@@ -93,7 +93,9 @@ def test_nodes_install_what_is_pinned(cloud: str) -> None:
     assert {Path(path).name for path in ours} == {"run.txt", "torch-cuda.txt"}
     installs = [line for line in config["setup_commands"] if "pip install" in line]
     for line in installs:
-        assert line.count("pip install") == line.count("--require-hashes -r run.txt -r torch-cuda.txt")
+        assert line.count("pip install") == line.count(
+            "--require-hashes -r run.txt -r torch-cuda.txt"
+        )
     assert installs
 
 
