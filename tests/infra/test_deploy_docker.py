@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import check_jsonschema
-import mlflow.cli
 import pytest
 import torch
 import yaml
@@ -167,6 +166,8 @@ def test_the_compose_file_takes_every_secret_from_outside() -> None:
 
 
 def test_the_composed_server_takes_its_options() -> None:
+    import mlflow.cli  # Takes 3 s, which every process of the tests would spend at its start.
+
     service = compose()["services"]["mlflow"]
     assert service["command"][:4] == ["python", "-m", "mlflow", "server"]
     options = mlflow.cli.server.make_context("server", service["command"][4:]).params
