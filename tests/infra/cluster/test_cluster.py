@@ -46,6 +46,7 @@ def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
         list(cluster.map_tasks(ray_workloads.refuse, range(1)))
 
 
+@pytest.mark.slow
 def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
