@@ -34,6 +34,9 @@ needs_data = pytest.mark.skipif(
 )
 
 
+_LONG_S = 1200.0
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """What shares a server or a module's fixtures runs in one process of `pytest --numprocesses`."""
@@ -42,6 +45,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     # The order of the folders: the last ones are many and short, so that both processes end together.
     config.option.loadscopereorder = False
     return FileScheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start nodes, servers and whole trainings count as hung after 20 minutes, not after 5."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("slow", "s3real", "hosts")):
+            item.add_marker(pytest.mark.timeout(_LONG_S))
 
 
 @pytest.fixture(scope="session")

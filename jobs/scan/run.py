@@ -8,7 +8,7 @@ from pathlib import Path
 from infra.settings import Settings
 from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
-from pipelines.sources.index import write_index
+from pipelines.sources.index import read_index, write_index
 from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.scan import ScanResult, check_refused_share, describe_refused, scan
 from pipelines.store.files import write_whole

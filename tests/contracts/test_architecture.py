@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 import sysconfig
@@ -59,33 +60,29 @@ def test_source(path: Path) -> None:
                 pytest.fail(f"line {node.lineno}: nothing is skipped in silence")
 
 
-def test_every_package_is_pinned() -> None:
-    pins = [
-        line
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
-    assert all("==" in pin and "@" not in pin for pin in pins)
-    pinned = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins}
-    installed = {
-        distribution.metadata["Name"].lower().replace("_", "-") for distribution in INSTALLED
-    }
-    # What pip itself brings, and our own distribution, which carries dependencies only.
-    unpinned = installed - pinned - {"pip", "setuptools", "wheel", "ivif-platform"}
-    # CUDA packages come with torch on machines that have CUDA, at the versions torch asks for.
-    assert {
-        name for name in unpinned if not name.startswith(("nvidia-", "cuda-", "triton"))
-    } == set()
+def locked(*files: str) -> dict[str, str]:
+    """Version of each package in these files of requirements/, by its normalised name."""
+    text = "".join((ROOT / "requirements" / f"{file}.txt").read_text() for file in files)
+    return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", text, re.MULTILINE))
 
 
-def test_the_pins_are_what_is_installed() -> None:
-    """So that an audit of constraints.txt is one of what runs."""
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line and not line.startswith("#")
-    )
+def test_every_package_is_locked_with_its_hashes() -> None:
+    for file in ("run", "dev", "torch-cuda"):
+        text = (ROOT / "requirements" / f"{file}.txt").read_text().replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        assert len(lines) == len(locked(file))
+        # Of exact versions, from any index that has these files.
+        assert all("==" in line and "--hash=sha256:" in line for line in lines)
+        assert "://" not in text
+    assert locked("torch-cpu") == {"torch": locked("torch-cuda")["torch"]}
+
+
+def test_the_lock_is_what_is_installed() -> None:
+    """So that an audit of the lock is one of what runs."""
+    lock = locked("run", "dev", "torch-cuda")
     for distribution in INSTALLED:
-        pinned = pins.get(distribution.metadata["Name"].lower().replace("_", "-"))
-        # A local suffix, such as torch's +cpu, is another build of the same version.
-        assert pinned in (None, distribution.version.partition("+")[0].lower().replace("_", "-"))
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"].lower())
+        # What brings the others, and our own, which carries dependencies only.
+        if name not in {"pip", "ivif-platform"}:
+            # A local suffix, such as torch's +cpu, is another build of the same version.
+            assert lock.get(name) == distribution.version.partition("+")[0], name

@@ -90,10 +90,12 @@ def test_nodes_install_what_is_pinned(cloud: str) -> None:
     config = load(cloud)
     ours = [path for path in config["file_mounts"].values() if not path.startswith("~")]
     assert all((REPOSITORY / path).is_file() for path in ours)
-    assert {Path(path).name for path in ours} == {"constraints.txt", "pyproject.toml"}
+    assert {Path(path).name for path in ours} == {"run.txt", "torch-cuda.txt"}
     installs = [line for line in config["setup_commands"] if "pip install" in line]
     for line in installs:
-        assert line.count("pip install") == line.count("-c constraints.txt")
+        assert line.count("pip install") == line.count(
+            "--require-hashes -r run.txt -r torch-cuda.txt"
+        )
     assert installs
 
 

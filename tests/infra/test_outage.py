@@ -109,8 +109,8 @@ def test_reports_wait_for_a_server_and_outlive_their_process(
     started = time.monotonic()
     for step in (3, 4, 5):
         first(report(step))
-    # A stopped server takes connections and never answers; MLflow's own client waits for minutes.
-    assert time.monotonic() - started < 60
+    # A stopped server takes connections and never answers; MLflow's own client waits a quarter of an hour.
+    assert time.monotonic() - started < 300
     # Another process takes over, from a checkpoint after step 3.
     second = logger()
     for step in (4, 5, 6):

@@ -49,8 +49,8 @@ def test_tasks_follow_the_nodes(tmp_path: Path) -> None:
     assert saw["done"] == 200
     assert saw["nodes"] == 2
     assert saw["followed_at"] < 200  # tasks ran on the second node while there were more to run
-    # The first task there ended seconds after the node had joined; its worker has to start, too.
-    assert saw["followed_s"] < 30
+    # Its worker has to start, which takes the first node some tasks of half a second.
+    assert saw["followed_at"] - saw["joined_at"] < 60
     assert told.count("waiting for CPUs: no node of the cluster has one; nothing adds nodes") == 1
 
 
@@ -100,7 +100,7 @@ def test_an_autoscaler_is_asked_waited_for_and_believed(tmp_path: Path) -> None:
     assert saw["grows"]
     assert saw["cpus"] == 0
     assert "9 workers need 9 CPUs, the cluster has 0 and its autoscaler cannot" in saw["refused"]
-    assert saw["refused_s"] < 60
+    assert not saw["waited"]
     assert saw["done"] == 200
     assert saw["nodes"] == saw["cpus_after"] == 2
     assert "9 workers need 9 CPUs, the cluster has 0; waiting for its autoscaler" in told

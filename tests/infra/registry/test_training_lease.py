@@ -91,10 +91,8 @@ def test_the_second_is_told_who_trains_and_takes_over_when_that_one_is_killed(
         take(client)
     other.kill()
     # Not yet reaped it is a zombie: dead all the same.
-    begun_s = time.monotonic()
+    # Its lease of a minute is not waited for: `take` fails when it is told of waiting.
     take(client)
-    # At once: its lease of a minute was not waited for, and nobody was told of waiting.
-    assert time.monotonic() - begun_s < 50
 
 
 def test_one_that_was_asked_to_stop_gives_it_back(
@@ -180,7 +178,7 @@ def test_who_lost_it_is_interrupted_and_leaves_it_to_the_other(
 def test_one_that_was_deleted_by_hand_is_there_again(client: MlflowClient) -> None:
     with training_lease.training_lease(client, DIGEST, log=pytest.fail, timing=SLOW):
         lease.delete_lease(client, NAME)
-        patience_s = time.monotonic() + 60
+        patience_s = time.monotonic() + 240
         while lease.read_lease(client, NAME) is None:
             assert time.monotonic() < patience_s
             time.sleep(0.1)

@@ -51,6 +51,7 @@ def test_the_baseline_reads_whole_files_and_crops_them(tmp_path: Path) -> None:
     assert np.allclose(second.numpy()[0] * 255, ir[:, lefts[0] : lefts[0] + 12, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_bench_in_small(ray_settings: Settings, tmp_path: Path) -> None:
     lines = bench_data(ray_settings.model_copy(update={"work": tmp_path}), smoke=True)

@@ -73,7 +73,8 @@ def test_local_training_resumes_to_the_same_weights(
     assert "vi blur" in (resumed.parent / MAP).read_text()
 
 
-@pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_neither_ray_nor_mlflow_is_needed(
     version_root: tuple[DatasetVersion, LocalFolder], tmp_path: Path, stage: str
 ) -> None:

@@ -1,3 +1,5 @@
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -17,10 +19,11 @@ class Mix(nn.Module):
 
 
 def test_costs_of_a_known_network() -> None:
+    started_s = time.perf_counter()
     found = measure_efficiency("mix", Mix(), torch.rand(1, 3, 10, 20), torch.rand(1, 1, 10, 20), {})
     assert (found.parameters, found.macs) == (12, 12 * 10 * 20)
     assert (found.width, found.height) == (20, 10)
-    assert 0 < found.seconds < 5
+    assert 0 < found.seconds < time.perf_counter() - started_s
 
 
 def test_memory_is_what_fusing_adds() -> None:

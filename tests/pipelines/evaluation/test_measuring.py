@@ -1,4 +1,5 @@
 import math
+import time
 from pathlib import Path
 
 import cv2
@@ -47,13 +48,15 @@ def test_source_average_is_the_mean_in_every_channel() -> None:
 
 
 def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
+    started_s = time.perf_counter()
     rows = evaluate_scene(scenes[0], CLEAN_SCENARIO, METHODS, seed=0, metrics=MEASURED)
+    took_s = time.perf_counter() - started_s
     assert [item["method"] for item in rows] == list(METHODS)
     for item in rows:
         assert (item["scene"], item["dataset"], item["scenario"]) == ("tiny-val-a", "tiny", "clean")
         assert (item["width"], item["height"], item["reference"]) == (WIDTH, HEIGHT, "hq")
         assert item["metric_version"] == METRIC_VERSION
-        assert 0 < item["seconds"] < 10
+        assert 0 < item["seconds"] < took_s
         assert all(math.isfinite(item[name]) for name in MEASURED)
 
 

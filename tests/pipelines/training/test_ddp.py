@@ -15,12 +15,13 @@ from pipelines.training.config import TrainingConfig
 from tests.pipelines.training import ddp_workload
 from tests.pipelines.training.test_loop import Published, run, stage1_config
 
-pytestmark = pytest.mark.slow
-
 
 def start_two(function: Callable[..., None], *arguments: Any) -> None:
-    """Run `function(rank, *arguments)` in two processes, forked from one that has torch imported."""
-    multiprocessing.set_forkserver_preload([ddp_workload.__name__])
+    """Run `function(rank, *arguments)` in two processes, forked from one that has torch imported.
+
+    DDP imports `torch._dynamo`, which takes each process four seconds where it is not there already.
+    """
+    multiprocessing.set_forkserver_preload([ddp_workload.__name__, "torch._dynamo"])
     start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
 
