@@ -16,6 +16,7 @@ from jobs.promote.decision import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from jobs.scan.run import load_index, scan_folder
 from jobs.train.run import Trained, train
+from models import system_of
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import fuse_pair
 from pipelines.evaluation.hints import hints_of
@@ -37,40 +38,35 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     from infra.cluster.connect import connected
 
     started = time.monotonic()
-    section("1/8  Render paired scenes")
+    section("1/7  Render paired scenes")
     sources = settings.work / NAME / "sources"
     _render(sources)
-    section("2/8  Scan them")
+    section("2/7  Scan them")
     scan_folder(sources, settings, name=NAME)
     with connected(settings):
-        section("3/8  Generate degraded shards with contrastive groups")
+        section("3/7  Generate degraded shards with contrastive groups")
         recipe = named(find_recipe(DATASETS, "small"), NAME)
         dataset = generate(recipe, settings, scenes=NAME, smoke=smoke)
-        section("4/8  Train Stage I: priors, restoration and fusion")
-        stage1 = _train(settings, "dspfusion_stage1_demo", {"dataset": dataset.name}, smoke=smoke)
-        section("5/8  Train Stage II: diffusion restores the semantic prior")
-        changes: dict[str, str | None] = {
-            "dataset": dataset.name,
-            "init_from": f"runs:/{stage1.run_id}",
-        }
-        stage2 = _train(settings, "dspfusion_stage2_demo", changes, smoke=smoke)
-        assert stage2.model is not None, "the Stage II recipe registers"
-        section("6/8  Evaluate on held-out scenes under degradations")
+        section("4/7  Train, each stage from the one before")
+        trained = _train(settings, dataset.name, smoke=smoke)
+        *_, last = trained.values()
+        assert last.model is not None, "the last recipe registers"
+        section("5/7  Evaluate on held-out scenes under degradations")
         evaluation = find_recipe(EVALUATION, "singles")
         evaluation = shrink_evaluation(evaluation) if smoke else evaluation
-        evaluated = evaluate(evaluation, settings, model=stage2.model, scenes=NAME, split="val")
-    section("7/8  Promote it, if the gate lets it pass")
-    name, _, number = stage2.model.removeprefix("models:/").partition("/")
+        evaluated = evaluate(evaluation, settings, model=last.model, scenes=NAME, split="val")
+    section("6/7  Promote it, if the gate lets it pass")
+    name, _, number = last.model.removeprefix("models:/").partition("/")
     promoted = promote(find_recipe(PROMOTION, "default"), settings, name=name, version=number)
-    section("8/8  Fuse a degraded pair with it")
-    fused = _fuse_one(settings, stage2.model)
+    section("7/7  Fuse a degraded pair with it")
+    fused = _fuse_one(settings, last.model)
     section(f"Done in {time.monotonic() - started:.0f} s")
     champion = f"is version {promoted.champion}" if promoted.champion else "is no version yet"
     print_facts(
         {
             "dataset version": dataset.name,
-            **_loss_lines(settings, {"Stage I run": stage1.run_id, "Stage II run": stage2.run_id}),
-            "registered version": stage2.model,
+            **_loss_lines(settings, trained),
+            "registered version": last.model,
             "alias": f"{name}@champion {champion}",
             **_metric_lines(evaluated),
             "report": str(evaluated.folder / REPORT),
@@ -95,13 +91,26 @@ def _render(folder: Path) -> None:
         )
 
 
-def _train(
-    settings: Settings, name: str, changes: dict[str, str | None], *, smoke: bool
-) -> Trained:
-    recipe = find_recipe(TRAINING, name)
-    changes |= {"register_as": recipe.register_as}
-    recipe = shrink_training(recipe) if smoke else recipe
-    return train(recipe.model_copy(update=changes), settings, name=name)
+def _train(settings: Settings, dataset: str, *, smoke: bool) -> dict[str, Trained]:
+    """Train the demo recipes of the first system that has some, in their order; runs by recipe."""
+    recipes = {name: find_recipe(TRAINING, name) for name in TRAINING if name.endswith("_demo")}
+    if not recipes:
+        raise ValueError("no training recipe in jobs/recipes is called …_demo")
+    system = system_of(next(iter(recipes.values())).objective)
+    trained: dict[str, Trained] = {}
+    for name, recipe in recipes.items():
+        if system_of(recipe.objective) is not system:
+            continue
+        before = [f"runs:/{each.run_id}" for each in trained.values()]
+        changes = {
+            "dataset": dataset,
+            "init_from": before[-1] if before else None,
+            "register_as": recipe.register_as,  # also of a trial run
+        }
+        recipe = shrink_training(recipe) if smoke else recipe
+        print_facts({"recipe": name})
+        trained[name] = train(recipe.model_copy(update=changes), settings, name=name)
+    return trained
 
 
 def _fuse_one(settings: Settings, model: str) -> Path:
@@ -122,12 +131,12 @@ def _fuse_one(settings: Settings, model: str) -> Path:
     return written
 
 
-def _loss_lines(settings: Settings, runs: dict[str, str]) -> dict[str, str]:
+def _loss_lines(settings: Settings, trained: dict[str, Trained]) -> dict[str, str]:
     from infra.registry import tracking
 
     client = tracking.connect(settings)
     lines = {}
-    for title, run_id in runs.items():
+    for title, run_id in ((name, each.run_id) for name, each in trained.items()):
         (first, before), *_, (last, after) = tracking.metric_curve(client, run_id, "loss")
         lines[title] = f"{run_id}   loss {before:.2f} at step {first}, {after:.2f} at step {last}"
     return lines

@@ -20,7 +20,7 @@ from jobs.command_line import (
     add_work,
     run_command,
 )
-from jobs.recipes import DATASETS
+from jobs.recipes import DATASETS, TRAINING
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -47,8 +47,9 @@ def _generate(arguments: argparse.Namespace) -> None:
             "--cluster, --price and --fresh-figures have an effect with --dry-run only"
         )
     version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
-    recipe = "dspfusion_stage1_small" + " --smoke" * arguments.smoke
-    print_line(f"next: python -m jobs.train {recipe} --set dataset={version.config.name}")
+    recipe = next((name for name in TRAINING if name.endswith("_small")), "RECIPE")
+    options = "--smoke " * arguments.smoke + f"--set dataset={version.config.name}"
+    print_line(f"next: python -m jobs.train {recipe} {options}")
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""A system of a few lines, which goes the whole way through the real commands (test_toy.py)."""

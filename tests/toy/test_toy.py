@@ -1,0 +1,213 @@
+"""A system costs one folder, one recipe file, its tests and one line: seen on copies of the tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pipelines.synthetic.pairs import write_scenes
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+NAME = "dspfusion"
+
+
+def copy_tree(folder: Path) -> Path:
+    """A copy of what git would have: the files that are tracked or new, as they are now."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"]
+    files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def delete_system(tree: Path) -> None:
+    """Its folder, its recipes, its tests (the files that name it), its line."""
+    shutil.rmtree(tree / "models" / NAME)
+    (tree / "jobs" / "recipes" / f"{NAME}.py").unlink()
+    shutil.rmtree(tree / "tests" / "models" / NAME)
+    for path in (tree / "tests").rglob("*.py"):
+        if NAME in path.read_text().lower() and path.name != "conftest.py":
+            path.unlink()
+    lines = (tree / "models" / "__init__.py").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if NAME not in line]
+    assert len(kept) == len(lines) - 1
+    (tree / "models" / "__init__.py").write_text("".join(kept))
+
+
+def add_toy(tree: Path) -> None:
+    """One folder, one recipe file, one line."""
+    (tree / "models" / "toy").mkdir()
+    shutil.copy(HERE / "system.py", tree / "models" / "toy" / "__init__.py")
+    shutil.copy(HERE / "recipes.py", tree / "jobs" / "recipes" / "toy.py")
+    path = tree / "models" / "__init__.py"
+    line = "from models.toy import SYSTEM as TOY  # noqa: F401\n"
+    path.write_text(path.read_text().replace("from models.system", line + "from models.system", 1))
+
+
+def run(tree: Path, *words: str, work: Path, status: int = 0) -> str:
+    """Run one of the copy's own commands; its output."""
+    command = [sys.executable, "-m", *words, "--work", str(work)]
+    done = subprocess.run(
+        command, cwd=tree, capture_output=True, text=True, check=False, env=environment(tree)
+    )
+    assert done.returncode == status, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def environment(tree: Path) -> dict[str, str]:
+    ours = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    return ours | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+
+
+def last_checkpoint(work: Path) -> Path:
+    return sorted(work.glob("runs/*-local/step-*"))[-1]
+
+
+def test_the_rest_stands_without_the_system(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree")
+    delete_system(tree)
+    tools = Path(sys.executable).parent
+    # Not one line of the rest has to be edited; it imports, lints and passes its own tests.
+    for command in (
+        [tools / "ruff", "check", "."],
+        [tools / "lint-imports", "--no-cache"],
+        [sys.executable, "-c", "import jobs.train.run, jobs.fuse.run, jobs.evaluate.run"],
+        [sys.executable, "-m", "pytest", "tests", "-n", "0", "-m", "not slow and not ray"],
+    ):
+        done = subprocess.run(
+            command, cwd=tree, capture_output=True, text=True, check=False, env=environment(tree)
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert re.search(r"(\d+) passed", done.stdout)
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 500  # type: ignore[index]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which the toy is the only system."""
+    folder = copy_tree(tmp_path_factory.mktemp("toy") / "tree")
+    delete_system(folder)
+    add_toy(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with rendered scenes, their index and the toy's dataset."""
+    folder = tmp_path_factory.mktemp("work")
+    write_scenes(folder / "src", split_counts={"train": 8, "val": 3}, seed=1, height=48, width=64)
+    run(tree, "jobs.scan", str(folder / "src"), "--name", "src", work=folder)
+    run(tree, "jobs.generate", "linear", "--scenes", "src", work=folder)
+    return folder
+
+
+def test_a_killed_training_resumes_bit_for_bit_with_dropout(tree: Path, work: Path) -> None:
+    train = ("jobs.train", "toy_only", "--local", "--set", "dataset=src-linear")
+    run(tree, *train, work=work)
+    whole = load_file(last_checkpoint(work) / "model.safetensors")
+    assert whole["last_step"] == 11
+    other = work.with_name(f"{work.name}-killed")
+    shutil.copytree(work, other, ignore=shutil.ignore_patterns("runs"))
+    command = [sys.executable, "-m", *train, "--work", str(other)]
+    process = subprocess.Popen(command, cwd=tree, env=environment(tree), stdout=subprocess.DEVNULL)
+    while not list(other.glob("runs/*-local/step-*")):
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped_at = last_checkpoint(other).name
+    run(tree, *train, work=other)
+    resumed = load_file(last_checkpoint(other) / "model.safetensors")
+    assert stopped_at < last_checkpoint(other).name
+    assert whole.keys() == resumed.keys()
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_toy_goes_the_whole_way(tree: Path, work: Path) -> None:
+    out = run(tree, "jobs.train", "toy_only", "--set", "dataset=src-linear", work=work)
+    assert "models:/toy/1" in out
+    out = run(
+        tree, "jobs.evaluate", "models:/toy/1", "--scenes", "src", "--recipe", "linear_scenarios",
+        work=work,
+    )  # fmt: skip
+    assert "vi_blur" in out
+    refused = run_to_error(
+        tree, "jobs.evaluate", "models:/toy/1", "--scenes", "src", "--set",
+        'scenarios=["clean", "vi_rain"]', work=work,
+    )  # fmt: skip
+    assert "toy inverts linear degradations only" in refused
+    forced = ("--force", "--reason", "the toy is to be champion")
+    run(tree, "jobs.promote", "toy", *forced, work=work)
+    fuse_with_hints(tree, work)
+    serve_by_pyfunc(tree, work)
+
+
+def run_to_error(tree: Path, *words: str, work: Path) -> str:
+    command = [sys.executable, "-m", *words, "--work", str(work)]
+    done = subprocess.run(
+        command, cwd=tree, capture_output=True, text=True, check=False, env=environment(tree)
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    return done.stderr
+
+
+def fuse_with_hints(tree: Path, work: Path) -> None:
+    """What the fuser is told changes the picture; what it cannot be told of is refused."""
+    name = sorted((work / "src" / "val" / "vi").iterdir())[0].name
+    sources = [f"--{camera}={work / 'src' / 'val' / camera / name}" for camera in ("vi", "ir")]
+    fuse = ("jobs.fuse", "models:/toy@champion", *sources)
+    assert "told that both pictures are clean" in run(
+        tree, *fuse, f"--out={work / 'clean.png'}", work=work
+    )
+    noisy = "--degradation=vi:gaussian_noise:sigma_level=60"
+    run(tree, *fuse, noisy, f"--out={work / 'noisy.png'}", work=work)
+    clean, told = (cv2.imread(str(work / f"{name}.png")) for name in ("clean", "noisy"))
+    assert clean.shape == told.shape
+    assert not np.array_equal(clean, told)
+    rain = "--degradation=vi:low_light:gain=0.5,gamma=1.5"
+    error = run_to_error(tree, *fuse, rain, f"--out={work / 'x.png'}", work=work)
+    assert "has no linear operator" in error
+    error = run_to_error(tree, *fuse, "--tile=64", f"--out={work / 'x.png'}", work=work)
+    assert "tile_px=64: this system does not offer it" in error
+
+
+def serve_by_pyfunc(tree: Path, work: Path) -> None:
+    """The registered version takes the hints and gives the restored sources, without this tree."""
+    script = f"""
+import json, mlflow, numpy as np
+mlflow.set_tracking_uri("sqlite:///{work}/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/toy@champion")
+pair = {{"vi": np.full((2, 3, 21, 34), 0.4, np.float32), "ir": np.full((2, 1, 21, 34), 0.6, np.float32)}}
+clean = np.array([[0, 0, 1]] * 2, np.float32)
+found = model.predict(pair | {{"vi_op": clean, "ir_op": clean}})
+other = model.predict(pair | {{"vi_op": clean + 0.5, "ir_op": clean}})
+print(json.dumps({{"shapes": {{name: list(x.shape) for name, x in found.items()}},
+    "differs": bool((found["fused"] != other["fused"]).any()),
+    "inputs": [spec.name for spec in model.metadata.signature.inputs]}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=work, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert said["shapes"] == {"fused": [2, 3, 21, 34], "vi": [2, 3, 21, 34], "ir": [2, 1, 21, 34]}
+    assert said["differs"]
+    assert said["inputs"] == ["vi", "ir", "vi_op", "ir_op"]
