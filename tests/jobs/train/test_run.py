@@ -46,12 +46,12 @@ def test_local_training_resumes_to_the_same_weights(
     real_step = training.train_step
     calls = 0
 
-    def step_then_die(*arguments: object) -> dict[str, torch.Tensor]:
+    def step_then_die(*arguments: object, **options: object) -> dict[str, torch.Tensor]:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return real_step(*arguments)  # type: ignore[arg-type]
+        return real_step(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "train_step", step_then_die)
     with pytest.raises(KeyboardInterrupt):
