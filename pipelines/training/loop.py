@@ -82,8 +82,9 @@ def run_training(
         _after_step(objective, state, step)
         window.add(terms, num_samples=sum(len(part["position"]) for part in parts))
         if reports.is_due(step + 1):
-            reports.send(window, step + 1)
-            window = Window()
+            # Opened before the report: the time that it takes counts for the pace.
+            seen, window = window, Window()
+            reports.send(seen, step + 1)
         window.await_batch()
 
 

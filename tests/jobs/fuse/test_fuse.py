@@ -10,10 +10,11 @@ import pytest
 
 from infra.settings import Settings
 from jobs.fuse import __main__ as command
-from jobs.fuse.run import Fused, fuse_files, fuse_folders
+from jobs.fuse.run import FolderOutcome, fuse_folders
 from jobs.locations import open_folder
+from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle
-from pipelines.bundles.fusing import FAILURES, Fusing
+from pipelines.bundles.fusing import FAILURES, Fusing, fuse_pair
 from tests.conftest import tiny_fuser
 from tests.s3_servers import make_bucket
 
@@ -22,6 +23,10 @@ def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
     levels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
     assert cv2.imwrite(str(path), levels)
     return path
+
+
+def fuse_files(vi: Path, ir: Path, out: Path) -> None:
+    out.write_bytes(fuse_pair(tiny_fuser(), str(vi), str(ir)))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,7 @@ def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
 )
 def test_depths_greys_and_sizes(tmp_path: Path, vi: tuple, ir: tuple, depth: type) -> None:
     paths = [write_noise(tmp_path / name, shape, dtype) for name, shape, dtype in (vi, ir)]
-    fuse_files(tiny_fuser(), *paths, tmp_path / "out.png")
+    fuse_files(*paths, tmp_path / "out.png")
     fused = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
     assert fused.dtype == depth
     assert fused.shape == (*vi[1][:2], 3)
@@ -49,7 +54,7 @@ def test_depths_agree(tmp_path: Path) -> None:
         vi, ir, out = (tmp_path / f"{part}{name}.png" for part in ("vi", "ir", "out"))
         assert cv2.imwrite(str(vi), image)
         assert cv2.imwrite(str(ir), image[:, :, 0])
-        fuse_files(tiny_fuser(), vi, ir, out)
+        fuse_files(vi, ir, out)
         fused.append(cv2.imread(str(out), cv2.IMREAD_UNCHANGED))
     assert np.array_equal((fused[1] / 257).round().astype(np.uint8), fused[0])
 
@@ -77,7 +82,7 @@ def test_too_small_is_named(tmp_path: Path) -> None:
     vi = write_noise(tmp_path / "vi.png", (15, 20, 3), np.uint8)
     ir = write_noise(tmp_path / "ir.png", (15, 20), np.uint8)
     with pytest.raises(ValueError, match=r"vi\.png: images must be at least 16"):
-        fuse_files(tiny_fuser(), vi, ir, tmp_path / "out.png")
+        fuse_files(vi, ir, tmp_path / "out.png")
 
 
 def write_frames(folder: Path, *, num_frames: int) -> dict[str, str]:
@@ -121,7 +126,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     mended = (tmp_path / "vi" / "frame_0.png").read_bytes()
     open_folder(places["vi"], settings).replace("frame_1.png", mended)
     again = fuse_folders(fusing, settings, **places, local=True)  # starting actors takes seconds
-    assert again == Fused(made=1, skipped=2, failures=())
+    assert again == FolderOutcome(made=1, skipped=2, failures=())
     assert out.size_of(FAILURES) is None
     names = [entry.name for entry in out.entries("frame")]
     assert names == ["frame_0.png", "frame_1.png", "frame_2.png"]
@@ -134,7 +139,7 @@ def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Pa
     places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}
     whole = Fusing(bundle=read_bundle(tiny_bundle))
     fuse_folders(whole, settings, **places, local=True)
-    tiled = whole.model_copy(update={"tile_px": 64})
+    tiled = whole.model_copy(update={"options": FuseOptions(tile_px=64)})
     with pytest.raises(ValueError, match="holds 1 of these pictures, not known to be made with"):
         fuse_folders(tiled, settings, **places, local=True)
     assert fuse_folders(tiled, settings, **places, local=True, overwrite=True).made == 1
