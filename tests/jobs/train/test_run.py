@@ -61,8 +61,8 @@ def test_local_training_resumes_to_the_same_weights(
     first, second = read_weights(whole), read_weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert sorted(path.name for path in resumed.parent.iterdir()) == [
-        MAP,
         "previews",
+        MAP,
         "step-00000002",
         "step-00000004",
     ]

@@ -84,7 +84,7 @@ def test_stage2_under_ddp_stays_frozen():
     try:
         wrapped = DistributedDataParallel(objective_of(STAGES[1])).train()
         objective = wrapped.module
-        wrapped(fields(objective, training_batch(2, 32)))["loss"].backward()
+        wrapped(fields(objective, training_batch(2, 32)), 0)["loss"].backward()
     finally:
         destroy_process_group()
     assert objective.denoiser.training
@@ -131,8 +131,8 @@ def test_the_objectives_hand_their_switches_to_the_losses():
         changes = {"content_target": "element_maximum"}
         if plain.stage == "stage1":
             changes["positive_in_denominator"] = False
-        other = objective_of(plain.model_copy(update=changes))(given)
-        usual_losses = usual(given)
+        other = objective_of(plain.model_copy(update=changes))(given, 0)
+        usual_losses = usual(given, 0)
         assert float(other["intensity_max"]) != float(usual_losses["intensity_max"])
         assert torch.equal(other["color"], usual_losses["color"])
         if plain.stage == "stage1":
@@ -155,9 +155,9 @@ def test_stage2_without_fusion_weights_learns_from_the_prior_alone(monkeypatch):
     alone = objective_of(Stage2Config(model=tiny(), fusion_weights=None))
     alone.load_state_dict(whole.state_dict())
     batch = fields(whole, training_batch(2, 16))
-    expected = whole(batch)["diffusion"]
+    expected = whole(batch, 0)["diffusion"]
     monkeypatch.setattr(alone.fusion, "forward", None)  # not called
-    losses = alone(batch)
+    losses = alone(batch, 0)
     assert losses.keys() == {"loss", "diffusion"}
     torch.testing.assert_close(losses["diffusion"], expected)
     losses["loss"].backward()
