@@ -84,7 +84,7 @@ class DSPFusionFuser(nn.Module):
         _check_pair(vi, ir)
         height, width = vi.shape[-2:]
         noise = self._noise_of(vi.shape[0], noise)
-        fused = self.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), noise)
+        fused = self.fuse_padded(pad_to_multiple(vi), to_rgb(pad_to_multiple(ir)), noise)
         return Fused(self.finish(fused[..., :height, :width]))
 
     def fuse_tiled(
@@ -138,14 +138,10 @@ class DSPFusionFuser(nn.Module):
         return (self.noise if noise is None else noise).expand(size, -1, -1)
 
     def fuse_padded(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
-        """Fuse a pair whose H and W are multiples of 8, with noise B×N×D.
+        """Fuse a pair of three channels each, H and W multiples of 8, with noise B×N×D.
 
         This is the part to export. A fuser without diffusion does not read the noise.
         """
-        return self.fuse_three_channel(vi, to_rgb(ir), noise)
-
-    def fuse_three_channel(self, vi: Tensor, ir: Tensor, noise: Tensor) -> Tensor:
-        """Return what `fuse_padded` does, for an infrared image that has three channels already."""
         return self._run_network(ir, vi, *self.priors(vi, ir, noise))
 
     def _run_network(self, ir: Tensor, vi: Tensor, degradation: Tensor, semantic: Tensor) -> Tensor:
@@ -183,7 +179,7 @@ class PaddedFuser(nn.Module):
     def forward(self, vi: Tensor, ir: Tensor) -> Tensor:
         """Fuse vi B×3×H×W and ir B×1×H×W to B×3×H×W."""
         noise = self.fuser.noise.expand(vi.shape[0], -1, -1)  # B N D
-        return self.fuser.finish(self.fuser.fuse_padded(vi, ir, noise))
+        return self.fuser.finish(self.fuser.fuse_padded(vi, to_rgb(ir), noise))
 
 
 def prepare(fuser: DSPFusionFuser, options: FuseOptions) -> Fuser:

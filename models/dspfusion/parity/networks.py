@@ -169,7 +169,7 @@ def _network_outputs(filled: FilledModel, given: Mapping[str, Tensor]) -> dict[s
     for t in range(last, -1, -1):
         x_t = reverse_step(denoiser(x_t, encoded, t), x_t, t, fuser.schedule)
         states.append(x_t)
-    fused = fuser.fuse_three_channel(vi, ir, given["in_noise"])
+    fused = fuser.fuse_padded(vi, ir, given["in_noise"])
     return {
         "sp_lq": semantic,
         **_by_modality("dp", priors),
@@ -242,7 +242,7 @@ def check_pipeline(
     given = filled.pair(shape)
     height, width = shape[2:]
     padded = {key: pad_to_multiple(given[f"in_{key}"]) for key in ("ir", "vi")}
-    fused = filled.fuser.fuse_three_channel(padded["vi"], padded["ir"], given["in_noise"])
+    fused = filled.fuser.fuse_padded(padded["vi"], padded["ir"], given["in_noise"])
     cropped = stretch_extremes(fused)[..., :height, :width]
     # The authors stretch the crop a second time; once is the same (`stretch_extremes`).
     stretched = stretch_extremes(fused[..., :height, :width])

@@ -70,7 +70,7 @@ def plain_of(fuser: DSPFusionFuser) -> Reference:
 
 def _fuse_ours(fuser: DSPFusionFuser) -> Work:
     ir, vi = _images(1, HEIGHT_PX, WIDTH_PX)
-    return _without_gradients(lambda: fuser.fuse_three_channel(vi, ir, fuser.noise))
+    return _without_gradients(lambda: fuser.fuse_padded(vi, ir, fuser.noise))
 
 
 def _fuse_plain(fuser: DSPFusionFuser) -> Work:

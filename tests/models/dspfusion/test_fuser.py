@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from models.color import to_rgb
 from models.dspfusion.config import DSPFusionConfig, tiny
 from models.dspfusion.denoiser import join_condition
 from models.dspfusion.fuser import DSPFusionFuser, PaddedFuser, pad_to_multiple, stretch_extremes
@@ -33,7 +34,7 @@ def test_any_size(prior, shape):
 def test_padding_is_cropped_reflection():
     vi, ir = pair(1, 17, 30)
     model = fuser()
-    padded = model.fuse_padded(pad_to_multiple(vi), pad_to_multiple(ir), model.noise)
+    padded = model.fuse_padded(pad_to_multiple(vi), to_rgb(pad_to_multiple(ir)), model.noise)
     assert padded.shape == (1, 3, 24, 32)
     assert torch.equal(model(vi, ir).fused, padded[..., :17, :30])
     assert torch.equal(pad_to_multiple(vi)[..., 17, :30], vi[..., 15, :])
