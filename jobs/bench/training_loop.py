@@ -36,7 +36,7 @@ from pipelines.store.files import whole_folder
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import TrainingState, save_checkpoint
 from pipelines.training.config import OptimConfig, TrainingConfig
-from pipelines.training.loop import run_training
+from pipelines.training.loop import TrainingTask, run_training
 from pipelines.training.objectives import make_objective
 from pipelines.training.optimiser import check_replicas, start_state, train_step
 
@@ -176,9 +176,13 @@ def _alone_in_a_group(
     distributed.init_process_group("gloo", f"file://{scratch}/alone", rank=0, world_size=1)
     try:
         run_training(
-            config.model_dump(mode="json"), datasets=root, rank=0, world_size=1, device="cpu",
-            resume=[], report=report,
-        )  # fmt: skip
+            TrainingTask(config, root),
+            rank=0,
+            world_size=1,
+            device="cpu",
+            resume=[],
+            report=report,
+        )
     finally:
         distributed.destroy_process_group()
 
@@ -267,17 +271,15 @@ def _samples_per_s(
 ) -> float:
     folder.mkdir()
     # As many samples a worker, whatever the number of workers.
-    payload = config.model_copy(update={"num_workers": world_size}).model_dump(mode="json")
-    spawn(_train_rank, (world_size, payload, root, folder), nprocs=world_size)
+    task = TrainingTask(config.model_copy(update={"num_workers": world_size}), root)
+    spawn(_train_rank, (world_size, task, folder), nprocs=world_size)
     # The first window opens the shards.
     return sum(
         statistics.median(json.loads(path.read_text())[1:]) for path in folder.glob("rank-*")
     )
 
 
-def _train_rank(
-    rank: int, world_size: int, payload: dict[str, Any], root: LocalFolder, folder: Path
-) -> None:
+def _train_rank(rank: int, world_size: int, task: TrainingTask, folder: Path) -> None:
     """Train as one of the workers, and write down the samples a second of each report."""
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -285,9 +287,13 @@ def _train_rank(
     )
     rates = []
     run_training(
-        payload, datasets=root, rank=rank, world_size=world_size, device="cpu", resume=[],
+        task,
+        rank=rank,
+        world_size=world_size,
+        device="cpu",
+        resume=[],
         report=lambda metrics, _: rates.append(metrics["samples_per_s"]),
-    )  # fmt: skip
+    )
     (folder / f"rank-{rank}").write_text(json.dumps(rates))
     distributed.destroy_process_group()
 

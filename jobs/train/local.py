@@ -16,7 +16,7 @@ from pipelines.evaluation.probes import in_words
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import alone_in, whole_folder
 from pipelines.training.config import TrainingConfig
-from pipelines.training.loop import PREVIEW, Metrics, run_training
+from pipelines.training.loop import PREVIEW, Metrics, TrainingTask, run_training
 
 
 def train_local(config: TrainingConfig, settings: Settings, *, name: str) -> Path:
@@ -40,16 +40,14 @@ def train_local(config: TrainingConfig, settings: Settings, *, name: str) -> Pat
                 _keep(folder, scratch, step)
 
         before = _checkpoints(folder)
+        pairs = preview_pairs(version, unseen, settings) if config.preview_every else []
         run_training(
-            planned.config.model_dump(mode="json"),
-            datasets=planned.datasets,
-            initial=planned.initial,
+            TrainingTask(planned.config, planned.datasets, planned.initial, pairs),
             rank=0,
             world_size=1,
             device="cuda" if torch.cuda.is_available() else "cpu",
             resume=before[::-1],
             report=report,
-            pairs=preview_pairs(version, unseen, settings) if config.preview_every else [],
         )
     checkpoint = _checkpoints(folder)[-1]
     if config.stage.is_probed:

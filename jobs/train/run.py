@@ -16,7 +16,7 @@ from jobs.train.inputs import Planned, Sources, find_sources, plan_training
 from jobs.train.records import log_lineage, log_results, open_training_run, watch
 from jobs.train.visuals import preview_pairs
 from pipelines.training.config import TrainingConfig, share_of_step
-from pipelines.training.loop import run_training
+from pipelines.training.loop import TrainingTask, run_training
 
 
 class Trained(BaseModel):
@@ -86,13 +86,7 @@ def _loop_of(planned: Planned, sources: Sources, settings: Settings) -> Callable
     config = planned.config
     pairs = preview_pairs(planned.version, sources.unseen, settings) if config.preview_every else []
     # Initial weights go by value: no worker needs to see the folder that they lie in here.
-    return partial(
-        run_training,
-        config.model_dump(mode="json"),
-        datasets=planned.datasets,
-        initial=planned.initial,
-        pairs=pairs,
-    )
+    return partial(run_training, TrainingTask(config, planned.datasets, planned.initial, pairs))
 
 
 @contextmanager

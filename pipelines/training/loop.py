@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,30 +38,39 @@ PREVIEW = "previews"
 Report = Callable[[Metrics, Path | None], None]
 
 
+@dataclass(frozen=True)
+class TrainingTask:
+    """What all workers of a training get; it travels to them by value.
+
+    `datasets` is the root that holds the dataset version, `pairs` are what previews show.
+    """
+
+    config: TrainingConfig
+    datasets: Folder
+    initial: Initial | None = None
+    pairs: Sequence[PreviewPair] = ()
+
+
 def run_training(
-    payload: Mapping[str, Any],
+    task: TrainingTask,
     *,
-    datasets: Folder,
-    initial: Initial | None = None,
     rank: int,
     world_size: int,
     device: str,
     resume: Iterable[Path],
     report: Report,
-    pairs: Sequence[PreviewPair] = (),
 ) -> None:
-    """Train by a `TrainingConfig` (as JSON values, so that it can travel) to the end of its budget.
+    """Train on one worker to the end of the budget.
 
-    `datasets` is the root that holds the version, `initial` the weights to start from, `resume`
-    checkpoints, the newest first: the first that is whole is resumed from. Every rank reports at the same
-    steps: the means since the last report and, on rank 0, the preview of `pairs` that is due; the folder of
-    a checkpoint that is due comes with a second report of its step. Raises ValueError on a loss that is
-    not finite or explodes, OSError when a checkpoint cannot be written.
+    `resume` are folders of checkpoints, the newest first; the first that is whole is resumed from. Every
+    rank reports at the same steps: the means since the last report and, on rank 0, the preview that is
+    due; the folder of a checkpoint that is due comes with a second report of its step. Raises ValueError
+    on a loss that is not finite or explodes, OSError when a checkpoint cannot be written.
     """
-    config = TrainingConfig.model_validate(payload)
+    config = task.config
     optim = share_of_step(config.optim, config.num_workers, world_size)
-    objective = make_objective(config, initial)
-    batches = _open_batches(config, optim, datasets, objective.FIELDS, rank, world_size)
+    objective = make_objective(config, task.initial)
+    batches = _open_batches(task, optim, objective.FIELDS, rank, world_size)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
     if optim.recompute_blocks:
@@ -69,7 +78,7 @@ def run_training(
     state = start_state(objective.to(device), optim)
     start = resume_newest(resume, state)
     replica = _replicate(objective, compiled=config.compiled)
-    reports = _Reports(config, state, report, torch.device(device), rank == 0, pairs)
+    reports = _Reports(config, state, report, torch.device(device), rank == 0, task.pairs)
     micro_steps = range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
     stream = prefetch(batches.batch, micro_steps)
     window = Window()
@@ -89,22 +98,17 @@ def run_training(
 
 
 def _open_batches(
-    config: TrainingConfig,
-    optim: OptimConfig,
-    datasets: Folder,
-    fields: Sequence[str],
-    rank: int,
-    world_size: int,
+    task: TrainingTask, optim: OptimConfig, fields: Sequence[str], rank: int, world_size: int
 ) -> ShardBatches:
-    assert config.dataset is not None, "the driver has named the version"
+    assert task.config.dataset is not None, "the driver has named the version"
     return ShardBatches(
-        read_version(datasets, config.dataset),
-        datasets,
+        read_version(task.datasets, task.config.dataset),
+        task.datasets,
         fields=fields,
         batch_size=optim.batch_size,
         crop_px=optim.crop_px,
         seed=optim.seed,
-        sampler=config.stage.sampler,
+        sampler=task.config.stage.sampler,
         rank=rank,
         world_size=world_size,
         late=optim.late,

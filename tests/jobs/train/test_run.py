@@ -94,7 +94,7 @@ def test_neither_ray_nor_mlflow_is_needed(
     folder = Path(done.stdout.rpartition("checkpoint: ")[2].strip()).parent
     assert cv2.imread(str(folder / "previews" / "step-00000004.png")).shape[2] == 3
     if stage == "stage1":
-        assert "no map of the degradation priors: sklearn is not installed" in done.stdout
+        assert "no map of the probe: sklearn is not installed" in done.stdout
 
 
 # None in sys.modules makes an import fail as an absent package does.

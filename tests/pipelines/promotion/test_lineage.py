@@ -169,7 +169,7 @@ def test_a_bundle_against_its_tags(tmp_path: Path) -> None:
     }
     assert bundle_link(tmp_path, tags).problems == ()
     (problem,) = bundle_link(tmp_path, tags | {"run_id": "another"}).problems
-    assert problem == "its tag run_id is 'another', its config.json says 'r'"
+    assert problem == "its tag run_id is 'another', its config.json has 'r'"
     (tmp_path / "program.pt2").write_bytes(b"q")
     assert bundle_link(tmp_path, tags).problems[0].startswith("program.pt2 is ")
 

@@ -10,7 +10,8 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.store.folders import LocalFolder
-from pipelines.training.loop import run_training
+from pipelines.training.config import TrainingConfig
+from pipelines.training.loop import TrainingTask, run_training
 from pipelines.training.optimiser import check_replicas
 
 
@@ -30,8 +31,7 @@ def train_rank(
             scratch.mkdir()
 
     run_training(
-        payload,
-        datasets=LocalFolder(datasets),
+        TrainingTask(TrainingConfig.model_validate(payload), LocalFolder(datasets)),
         rank=rank,
         world_size=2,
         device="cpu",

@@ -26,7 +26,7 @@ from pipelines.training.config import (
     TrainingConfig,
     share_of_step,
 )
-from pipelines.training.loop import PREVIEW, Metrics, run_training
+from pipelines.training.loop import PREVIEW, Metrics, TrainingTask, run_training
 from pipelines.training.objectives import make_objective, read_initial
 from pipelines.training.optimiser import start_state
 from pipelines.training.previews import PreviewPair, draw_preview, pairs_of_shards
@@ -79,19 +79,16 @@ def run(
             raise KilledError
 
     folder.mkdir(exist_ok=True)
-    payload = config.model_dump(mode="json")
     initial = read_initial(Path(config.init_from)) if config.init_from else None
     try:
         run_training(
-            payload,
-            initial=initial,
-            datasets=LocalFolder(folder.parent),  # version_root lies there
+            # version_root lies there
+            TrainingTask(config, LocalFolder(folder.parent), initial, pairs),
             rank=0,
             world_size=1,
             device="cpu",
             resume=resume,
             report=report,
-            pairs=pairs,
         )
     except KilledError:
         assert stop_at is not None
