@@ -437,7 +437,7 @@ def test_a_run_id_that_leads_elsewhere(
     version, root = version_root
     monkeypatch.setenv("FUSION_DATASETS", root.uri)
     words = ["dspfusion_stage2_small", "--set", f"dataset={version.name}", "--local"]
-    words += ["--set", "stage1=runs:/../../x", "--work", str(tmp_path / "w")]
+    words += ["--set", "init_from=runs:/../../x", "--work", str(tmp_path / "w")]
     monkeypatch.setattr(sys, "argv", ["job", *words])
     with pytest.raises(SystemExit):
         train.main()
