@@ -95,6 +95,8 @@ class OptimConfig(BaseModel):
     """Batches of a step, one after the other, for the memory of one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast; weights stay float32."""
+    recompute_blocks: bool = False
+    """Make the blocks' maps again in the backward pass: less memory, more time; for GPUs."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep a running average of the weights, which then stands for the model."""
     max_loss: float = Field(default=1e4, gt=0)
@@ -144,7 +146,7 @@ _DECIDES_NOTHING: Any = {
     "use_gpu": True,
     "preview_every": True,
     "compiled": True,
-    "optim": {"log_every", "checkpoint_every"},
+    "optim": {"log_every", "checkpoint_every", "recompute_blocks"},
 }
 
 

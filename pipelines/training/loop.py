@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import system_of
+from models.layers.recompute import recompute_blocks
 from models.system import Batch, Initial
 from pipelines.batches.prefetch import prefetch
 from pipelines.batches.stream import ShardBatches
@@ -63,6 +64,8 @@ def run_training(
     batches = _open_batches(config, optim, datasets, objective.FIELDS, rank, world_size)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
+    if optim.recompute_blocks:
+        recompute_blocks(objective)
     state = start_state(objective.to(device), optim)
     start = resume_newest(resume, state)
     replica = _replicate(objective, compiled=config.compiled)

@@ -13,6 +13,7 @@ from torch import nn
 
 from models.dspfusion.config import Stage1Config, Stage2Config, small, tiny
 from models.dspfusion.stage1 import Stage1
+from models.layers import cpu_strips
 from pipelines.batches.stream import ShardBatches
 from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.versions import DatasetVersion
@@ -460,6 +461,22 @@ def test_schedule_has_the_published_values() -> None:
     assert rate(400_000) == pytest.approx(1.005e-4, rel=1e-5)
     assert rate(450_000) == pytest.approx(3.01429e-5, rel=1e-5)
     assert rate(499_999) == pytest.approx(1.00000001e-6, rel=1e-8)
+
+
+def test_recomputed_blocks_give_the_same_steps(
+    version_root: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over whole maps, as on a GPU: strips would make it do nothing."""
+    monkeypatch.setattr(cpu_strips, "use_strips", lambda *_, **__: False)
+    config = stage1_config(version_root, num_steps=2, checkpoint_every=2, ema_decay=0.5)
+    plain = run(config, tmp_path / "plain")
+    saving = config.optim.model_copy(update={"recompute_blocks": True})
+    again = run(config.model_copy(update={"optim": saving}), tmp_path / "again")
+    assert again[0]["loss"] == plain[0]["loss"]
+    one, two = (
+        load_file(tmp_path / name / "2" / "model.safetensors") for name in ("plain", "again")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_a_multi_step_schedule_falls_at_its_milestones(
