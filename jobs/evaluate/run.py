@@ -48,7 +48,7 @@ def evaluate(
     tag: bool = True,
     folders: Mapping[str, Path] | None = None,
 ) -> Evaluated:
-    """Evaluate `model` on a split of the index called `scenes`, or find that it was.
+    """Evaluate `model` on a split of the index called `scenes`, or reuse the finished evaluation.
 
     With `dataset` only on that data set of the index.
     With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
@@ -89,7 +89,7 @@ def evaluate(
             print_line("  writing the report")
             make_report(client, subject, folder, run_id, settings)
     if tag:
-        # Also where the numbers were there already: a second version may hold the same weights.
+        # Also when the rows are reused: a second version may hold the same weights.
         _tag_version(client, model, run_id)
     return _evaluated(model, run_id, folder)
 

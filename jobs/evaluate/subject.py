@@ -1,4 +1,4 @@
-"""What `jobs.evaluate` measures, and how: parts of the scenes as Ray tasks, each kept when done."""
+"""What `jobs.evaluate` measures: its subject, and the parts that one Ray task measures each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.console import print_line
 from models.metrics import EVALUATED, METRIC_VERSION, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
-from pipelines.evaluation.measuring import Measurement, check_folder, metrics_for
+from pipelines.evaluation.measuring import Measurement, check_pictures, metrics_for
 from pipelines.evaluation.rows import MODEL, Row, read_rows, write_rows
 from pipelines.evaluation.scenarios import find_scenario
 from pipelines.sources.scenes import Scene
@@ -77,7 +77,7 @@ class Subject:
 
 
 def check_subject(subject: Subject) -> None:
-    """Raise ValueError for a row that cannot be; say which metrics the pictures are too small for."""
+    """Raise ValueError for a row that cannot be measured; print the metrics that need larger pictures."""
     measurement = subject.measurement
     system = measurement.bundle.system
     for scenario in measurement.scenarios:
@@ -95,7 +95,7 @@ def check_subject(subject: Subject) -> None:
             raise ValueError(
                 f"--method {name}: its pictures show the clean pairs, and the recipe lacks 'clean'"
             )
-        check_folder(name, folder, subject.scenes)
+        check_pictures(name, folder, subject.scenes)
     for name in EVALUATED:
         if name not in metrics_for(subject.scenes):
             print_line(
@@ -150,12 +150,12 @@ class Parts:
 
 
 def inputs_digest(measurement: Measurement) -> str:
-    """Digest of what decides a part's rows and is not in the evaluation's: definitions, and code.
+    """Digest of the definitions and the code that decide a part's rows.
 
-    A scenario's name may come to mean other strengths, a baseline be mended: rows from before and
-    after must not meet in one table. Any changed file of ours counts; measuring again is cheap.
+    A scenario or a baseline may change under its name, and rows from before and after must not meet
+    in one table. Any changed file of ours counts; measuring again is cheap.
     """
-    told = measurement.model_dump(mode="json", exclude={"bundle", "folders"})
+    settings = measurement.model_dump(mode="json", exclude={"bundle", "folders"})
     files = sorted(path for name in _MEASURING for path in (REPOSITORY / name).rglob("*.py"))
     code = {str(path.relative_to(REPOSITORY)): sha256_of_file(path) for path in files}
-    return digest_of([told, code])
+    return digest_of([settings, code])

@@ -30,7 +30,7 @@ from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade
 from pipelines.sources.pictures import to_tensor, to_uint8
-from pipelines.sources.scenes import Read, Scene, fetched, load_pair, read_file
+from pipelines.sources.scenes import Read, Scene, fetched_scenes, load_pair, read_file
 
 
 class Measurement(BaseModel):
@@ -103,7 +103,7 @@ def evaluate_scenes(
     """
     methods = methods_of(measurement) if methods is None else methods
     rows = []
-    with fetched(scenes, read) as here:
+    with fetched_scenes(scenes, read) as here:
         for picture in _fused_pictures(here, measurement, methods):
             vi, ir = to_tensor(picture.vi), to_tensor(picture.ir)
             try:
@@ -118,9 +118,9 @@ def _fused_pictures(
     scenes: Sequence[Scene], measurement: Measurement, methods: Mapping[str, Fuser]
 ) -> Iterator[FusedPicture]:
     """Every picture to measure, made when it is asked for."""
-    how = {"seed": measurement.seed, "hint_names": measurement.bundle.system.hint_names}
+    seed, hint_names = measurement.seed, measurement.bundle.system.hint_names
     ours = (
-        fuse_scene(scene, scenario, methods, **how)
+        fuse_scene(scene, scenario, methods, seed=seed, hint_names=hint_names)
         for scene in scenes
         for scenario in measurement.scenarios
     )
@@ -207,7 +207,7 @@ def choose_scenes(scenes: Sequence[Scene], count: int | None) -> tuple[Scene, ..
     return tuple(scenes[place] for place in sorted(place for _, place in sorted(places)[:count]))
 
 
-def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
+def check_pictures(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
     """Raise ValueError unless a folder of fused pictures has one for every scene, each its own."""
     files = pictures_by_stem(folder)
     missing = [scene.id for scene in scenes if _stem(scene, files) is None]
@@ -238,7 +238,7 @@ def _picture_of(scene: Scene, method: str, folder: Path) -> FusedPicture:
     """Another method's picture of a clean pair, from its folder."""
     files = pictures_by_stem(folder)
     stem = _stem(scene, files)
-    assert stem is not None, "check_folder finds it first"
+    assert stem is not None, "check_pictures finds it first"
     vi, ir = load_pair(scene)
     # How long another method took is not known here.
     head = row_head(scene, CLEAN_SCENARIO, method, math.nan)

@@ -14,8 +14,8 @@ from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.recipes import TRAINING
 from jobs.train.local import train_local
-from jobs.train.pictures import MAP
 from jobs.train.records import watch
+from jobs.train.visuals import MAP
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training import loop as training

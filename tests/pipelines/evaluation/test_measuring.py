@@ -15,7 +15,7 @@ from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import source_average
 from pipelines.evaluation.measuring import (
     Measurement,
-    check_folder,
+    check_pictures,
     choose_scenes,
     evaluate_scenes,
     make_example,
@@ -152,7 +152,7 @@ def test_one_picture_is_not_that_of_two_scenes(scenes: list[Scene], tmp_path: Pa
     with pytest.raises(
         ValueError, match=r"a\.png would be the picture of both a-tiny-val-a and b-"
     ):
-        check_folder("other", fused, several)
+        check_pictures("other", fused, several)
     for scene in several:
         (fused / f"{scene.id}.png").write_bytes((fused / "a.png").read_bytes())
-    check_folder("other", fused, several)
+    check_pictures("other", fused, several)
