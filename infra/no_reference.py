@@ -61,7 +61,7 @@ def _without_weights(name: str, error: Exception) -> str:
     missing = [file for file in WEIGHTS[name] if not (hub / file).is_file()]
     if not missing:
         files = ", ".join(str(hub / file) for file in WEIGHTS[name])
-        return f"the weights of {name} cannot be read ({error}); delete {files} and fetch them anew"
+        return f"the weights of {name} cannot be read ({error}); delete {files} and download them again"
     return (
         f"the weights of {name} are not there and could not be fetched ({error}): in {hub} "
         f"{', '.join(missing)} is missing; run the same command once on a machine with a network "

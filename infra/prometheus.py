@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from infra.cluster.ray_internals import task_attempt
 from infra.logs import log_event
-
-_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -103,14 +102,15 @@ def export_report(
             _metric("fusion_data_wait_share").set(metrics["data_wait_share"], tags=tags)
 
 
-def run_measured(function: Callable[..., _Out], *arguments: Any) -> _Out:
-    """Call a task's function in its worker; count its seconds, and whether it is a retry."""
+@contextmanager
+def task_measured(function: Callable[..., Any]) -> Iterator[None]:
+    """Around a task's function in its worker: count its seconds, and whether it is a retry."""
     tags = {"task": getattr(function, "__name__", type(function).__name__)}
     if task_attempt() > 0:
         _count("fusion_task_retries", 1, tags)
     started = time.perf_counter()
     try:
-        return function(*arguments)
+        yield
     finally:
         seconds = time.perf_counter() - started
         _metric("fusion_task_seconds").observe(seconds, tags=tags)

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 from jobs.command_line import Command, Verb, run_command
 
 if TYPE_CHECKING:
-    from models.golden import Comparison
+    from models.golden import TensorComparison
 
 
 def _compare(arguments: argparse.Namespace) -> None:
     from jobs.console import print_line
     from models import SYSTEMS
-    from pipelines.parity.folder import open_folder, systems_in
+    from pipelines.parity.folder import open_golden_folder, systems_in
 
     checks = {each.name: each.golden_checks for each in SYSTEMS if each.golden_checks}
     folders = [
-        open_folder(arguments.folder, name) for name in systems_in(arguments.folder, [*checks])
+        open_golden_folder(arguments.folder, name)
+        for name in systems_in(arguments.folder, [*checks])
     ]
     started = time.perf_counter()
     print_line(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
@@ -40,7 +41,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def line(comparison: Comparison) -> str:
+def line(comparison: TensorComparison) -> str:
     """One tensor as a line; the tolerance says which of the two errors it binds."""
     bound = f"{comparison.tolerance:.1e} {'rel' if comparison.relative else 'abs'}"
     return (

@@ -1,6 +1,6 @@
 """The systems, by the type of their configs: objectives to train and fusers to use.
 
-A system is a folder here and its line of import below; what it says of itself is in `models.system`.
+A system is a folder here and its line of import below; what it declares is in `models.system`.
 """
 
 from __future__ import annotations
@@ -53,5 +53,5 @@ def read_fuser_config(value: Any) -> BaseModel:
 def _text_of(value: Any, key: str) -> str:
     text = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(text, str):
-        raise ValueError(f"it does not say of which {key} it is")
+        raise ValueError(f"it does not name its {key}")
     return text

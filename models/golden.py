@@ -148,7 +148,7 @@ def noise(name: str, shape: tuple[int, ...], constants: Constants) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TensorComparison:
     """One tensor against its golden one.
 
     `max_relative` is the largest error over the largest golden magnitude, except for values that
@@ -171,26 +171,26 @@ class Comparison:
 
 def compare_tensor(
     case: str, tensor: str, ours: Tensor, golden: np.ndarray, tolerance: float
-) -> Comparison:
+) -> TensorComparison:
     """Compare as a whole, within an absolute tolerance."""
     expected = golden.astype(np.float64)
     found = ours.detach().double().numpy()
     _check_shape(case, tensor, found, expected)
     error = float(np.abs(found - expected).max(initial=0))
     largest = float(np.abs(expected).max(initial=0))
-    return Comparison(case, tensor, error, error / (largest or 1), tolerance, relative=False)
+    return TensorComparison(case, tensor, error, error / (largest or 1), tolerance, relative=False)
 
 
 def compare_values(
     case: str, tensor: str, ours: object, golden: np.ndarray, tolerance: float, *, floor: float = 0
-) -> Comparison:
+) -> TensorComparison:
     """Compare numbers one by one within a relative tolerance; none counts as below `floor`."""
     expected = np.asarray(golden, np.float64)
     found = np.asarray(ours, np.float64)
     _check_shape(case, tensor, found, expected)
     error = np.abs(found - expected)
     scale = np.maximum(np.abs(expected), floor or np.finfo(np.float64).tiny)
-    return Comparison(
+    return TensorComparison(
         case, tensor, float(error.max()), float((error / scale).max()), tolerance, relative=True
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.golden import Comparison, GoldenFolder
+from models.golden import GoldenFolder, TensorComparison
 
 Batch = Mapping[str, Tensor]
 Hints = Mapping[str, Tensor]
@@ -21,7 +21,7 @@ HintKind = Literal["none", "operators", "prompts"]
 Sampler = Literal["groups", "pairs", "singles"]
 Precision = Literal["float32", "bf16"]
 
-# What a fuser is told of the degradation of each picture, by the kind of hint that it takes:
+# Hints: what a fuser may know of the degradation of each picture, by kind:
 # `operators` are float32 B×3 (noise sigma, blur sigma in px, block side of low resolution),
 # `prompts` int64 B (what the picture suffers, by its place in the catalogue). Both come from a
 # degradation record, by `degradations.operators`.
@@ -30,7 +30,6 @@ HINT_NAMES: Mapping[HintKind, tuple[str, ...]] = {
     "operators": ("vi_op", "ir_op"),
     "prompts": ("vi_task", "ir_task"),
 }
-NUM_OPERATOR_NUMBERS = 3
 
 
 class Fused(NamedTuple):
@@ -63,18 +62,6 @@ class FuseOptions(BaseModel):
     stretch: bool = False
 
 
-class StageConfig(Protocol):
-    """A pydantic model with these two fields; what else it holds is the system's own."""
-
-    @property
-    def system(self) -> str:
-        """Name of the system."""
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-
-
 class Objective(Protocol):
     """A training objective: an `nn.Module` that also has this.
 
@@ -102,9 +89,9 @@ class Initial(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training.
+    """One stage of training; its config has the fields `system` and `stage`, both literals.
 
-    `needs_init` says in words what it starts from, for a stage that cannot start from random weights.
+    `needs_init` names the weights that it starts from, for a stage that cannot start from random ones.
     """
 
     config: type[BaseModel]
@@ -121,7 +108,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Probe:
-    """Vectors that a fuser makes of one picture, to see whether what suffers the same lies together.
+    """Vectors that a fuser makes of one picture, to see whether degradations form groups.
 
     `embed(fuser, picture 1×C×H×W, camera)` returns vectors of one picture by name, 1×D each; the
     first is the one that is drawn as a map. None for a model without them.
@@ -179,7 +166,7 @@ class System:
     fuser_weights: Callable[[Any, Weights], tuple[Any, Weights]]
     # Loads initial weights into an objective of a config; raises ValueError where they do not fit.
     load_initial: Callable[[nn.Module, Any, Initial], None]
-    # The module to export: `(vi, ir, *hints) -> fused` or `-> (fused, vi, ir)`, whose sizes are
+    # The module to export: `(vi, ir, *hints) -> fused`, or a plain tuple (fused, vi, ir); its sizes are
     # multiples of `multiple_px`. What is random in it is fixed.
     program: Callable[[Any], nn.Module]
     # The stage's config with networks of tiny sizes, for `--smoke` and tests.
@@ -200,7 +187,7 @@ class System:
     probe: Probe | None = None
     released: ReleasedWeights | None = None
     # Compares the system with a folder of golden vectors (`pipelines.parity`).
-    golden_checks: Callable[[GoldenFolder], Iterator[Comparison]] | None = None
+    golden_checks: Callable[[GoldenFolder], Iterator[TensorComparison]] | None = None
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises ValueError that lists the others."""

@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 from infra.cluster.connect import worker_environment
 from infra.cluster.nodes import PlacementTimeout, log_lost_nodes, wait_for_resources
 from infra.cluster.ray_internals import placement_callback
-from infra.cluster.run_folder import RunFolder, fetched, older_checkpoints
+from infra.cluster.run_folder import RunFolder, fetched_checkpoint, older_checkpoints
 from infra.logs import log_event
 from infra.settings import Settings, log_environment
 
@@ -57,8 +57,8 @@ def run_ddp(
     """Run `loop(rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
     `resume` iterates over checkpoint folders, the newest first, none at the start. Returns the last
-    checkpoint; `fetched` gives its folder. The same `name` under the same `settings.runs` resumes,
-    and trains nothing when it had finished; so a name must hold a digest of its configuration.
+    checkpoint; `fetched_checkpoint` gives its folder. The same `name` under the same `settings.runs`
+    resumes, and trains nothing when it had finished; so a name must hold a digest of its configuration.
     A worker that dies is restarted, `MAX_FAILURES` times; an error that would recur is not retried.
     A node that is gone, or that an autoscaler is to add, is waited for, `settings.node_wait_s`.
     Raises ValueError then, or at once when the cluster can never hold the workers, and OSError when
@@ -134,8 +134,8 @@ class _CheckpointFolders:
     newest: Checkpoint
 
     def __iter__(self) -> Iterator[Path]:
-        """Fetch one after the other; each is there until the next is asked for."""
-        with fetched(self.newest) as folder:
+        """Fetch one after the other; each is deleted when the next is asked for."""
+        with fetched_checkpoint(self.newest) as folder:
             yield folder
         yield from older_checkpoints(self.newest)
 

@@ -122,7 +122,7 @@ def _is_infeasible(group: PlacementGroup) -> bool:
 
 
 class PlacementTimeout:
-    """Ends a run whose workers found no place for `timeout_s`, each time anew.
+    """Ends a run whose workers found no place for `timeout_s`, counted from each attempt.
 
     Ray Train itself counts attempts, over the whole run.
     """

@@ -132,7 +132,7 @@ class RunFolder:
 
 
 @contextmanager
-def fetched(checkpoint: Checkpoint) -> Iterator[Path]:
+def fetched_checkpoint(checkpoint: Checkpoint) -> Iterator[Path]:
     """A checkpoint's folder on this disk: its own, or a copy for the length of the block."""
     with checkpoint.as_directory() as folder:
         yield Path(folder)
@@ -145,5 +145,5 @@ def older_checkpoints(newest: Checkpoint) -> Iterator[Path]:
     # Ray names them checkpoint_<time>, so names are in order of time.
     for info in sorted(found, key=lambda info: info.base_name, reverse=True):
         if info.base_name.startswith(_CHECKPOINT) and info.base_name < name:
-            with fetched(Checkpoint(info.path, newest.filesystem)) as folder:
+            with fetched_checkpoint(Checkpoint(info.path, newest.filesystem)) as folder:
                 yield folder

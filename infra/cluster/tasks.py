@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from infra.cluster.nodes import POLL_S, Capacity
-from infra.prometheus import run_measured
+from infra.prometheus import task_measured
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -35,7 +35,7 @@ def map_tasks(
     """
     name = getattr(function, "__name__", type(function).__name__)
     shared = _put(arguments)
-    remote = ray.remote(run_measured).options(max_retries=3, name=name)
+    remote = ray.remote(_run_task).options(max_retries=3, name=name)
     capacity = Capacity()
     pending: list[Any] = []
     waiting = iter(items)
@@ -111,6 +111,11 @@ def map_actors(
             yield item, result
 
 
+def _run_task(function: Callable[..., _Out], *arguments: Any) -> _Out:
+    with task_measured(function):
+        return function(*arguments)
+
+
 class _Actor:
     """Calls `make` at its first item, not in `__init__`, so that an error of it reaches the caller."""
 
@@ -125,7 +130,8 @@ class _Actor:
         """Map one item."""
         if self._function is None:
             self._function = self._make(*self._arguments)
-        return run_measured(self._function, item)
+        with task_measured(self._function):
+            return self._function(item)
 
 
 def _put(arguments: Iterable[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 SLACK = 1e-3
 
 
-class Fuser(PythonModel):
+class ServedFuser(PythonModel):
     """`predict({"vi": B×3×H×W, "ir": B×1×H×W, …})`, float32 [0, 1], gives the fused B×3×H×W.
 
     Further inputs are the model's hints, one row a pair. A model that restores its sources gives a
@@ -87,4 +87,4 @@ def _check(arrays: dict[str, np.ndarray], least_px: int) -> None:
             )
 
 
-mlflow.models.set_model(Fuser())
+mlflow.models.set_model(ServedFuser())

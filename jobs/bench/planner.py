@@ -45,7 +45,7 @@ _NUM_CORES = (1, 2)
 # Shards on every core, so that the last one does not decide.
 _SHARDS_PER_CORE = 4
 _MOST_OFF = 0.2
-# Below this the clock tells of the neighbours, not of the forecast.
+# Below this the clock measures other processes rather than the forecast.
 _LEAST_SHARE = 0.9
 _MOST_PLAN_S = 60.0
 _MOST_PLAN_MIB = 2048.0

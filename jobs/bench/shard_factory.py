@@ -51,7 +51,7 @@ FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg")
 _NUM_PROCESSES = 2
 
 
-class Sizes(BaseModel):
+class ShardSizes(BaseModel):
     """How much is measured; sides in pixels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,7 +72,7 @@ class Sizes(BaseModel):
     num_planned: int | None = 65_000
 
 
-SMOKE = Sizes(
+SMOKE = ShardSizes(
     height=48, width=64, num_scenes=8, scenes_per_shard=4, rounds=1, batch_size=2, num_batches=2,
     crop_px=32, growth=(4, 8), growth_height=32, growth_width=48, num_planned=None,
 )  # fmt: skip
@@ -96,7 +96,7 @@ class Line:
 
 def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     """Measure every line, print them, and write `<work>/bench/data.json`."""
-    sizes = SMOKE if smoke else Sizes()
+    sizes = SMOKE if smoke else ShardSizes()
     # As on a worker: idle OpenMP threads spin, and their CPU seconds would be counted.
     torch.set_num_threads(1)
     work = settings.work / "bench" / ("smoke" if smoke else "data")
@@ -142,7 +142,7 @@ def report_lines(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
 
 
 def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
-    """Scenes of a set called `name`, rendered into `folder` unless they are there."""
+    """Scenes of a set called `name`, rendered into `folder` unless they exist."""
     if len(list(folder.glob("train/ir/*.png"))) != count:
         write_scenes(folder, split_counts={"train": count}, seed=0, height=height, width=width)
     return list(scan(folder, dataset=name).scenes.of_split("train"))
@@ -256,7 +256,7 @@ def _read_png(path: Path) -> np.ndarray:
     return image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: Sizes) -> Line:
+def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: ShardSizes) -> Line:
     """Batches a CPU second, ours and the baseline's, over the same number of samples."""
     ours = ShardBatches(
         version, root, fields=FIELDS, batch_size=sizes.batch_size, crop_px=sizes.crop_px, seed=0
@@ -294,7 +294,9 @@ def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: Sizes) 
     return Line("batches a core, times 16 PNGs", plain_s / ours_s, 5, True, detail)
 
 
-def _growth(config: DatasetConfig, scenes: Sequence[Scene], folder: Path, sizes: Sizes) -> Line:
+def _growth(
+    config: DatasetConfig, scenes: Sequence[Scene], folder: Path, sizes: ShardSizes
+) -> Line:
     """CPU seconds a scene from plan to manifest in one process; the largest over the smallest.
 
     The better of several rounds: a neighbour on the cores slows one of them for a while.
@@ -325,7 +327,7 @@ def _driver_memory(num_scenes: int, work: Path) -> Line:
 def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, float]:
     """Plan, hand out as Ray tasks and publish, as `jobs.generate` does; shards and peak MiB.
 
-    The tasks make no shard, only what is said of one: the driver sees nothing else of a real one.
+    The tasks make no shard, only its marker: the driver sees nothing else of a real one.
     """
     config = DatasetConfig(name="planned", scenes_per_shard=scenes_per_shard)
     plan = plan_shards(config, SceneTable.of(map(made_up_scene, range(num_scenes))))

@@ -1,6 +1,6 @@
 """What the training loop costs beside the arithmetic, and what a second worker brings.
 
-Both sides of a ratio are measured in turn in one run, and the median of the pairs is told, so that
+Both sides of a ratio are measured in turn in one run, and the median of the pairs is printed, so that
 neighbours on the machine disturb both alike. One thread a process, as on a worker.
 """
 
@@ -40,11 +40,11 @@ from pipelines.training.loop import run_training
 from pipelines.training.objectives import make_objective
 from pipelines.training.optimiser import check_replicas, start_state, train_step
 
-# What is timed, and the published size of whose checkpoints it is told how long they take.
+# What is timed, and the published size whose checkpoints are timed.
 _RECIPE, _PUBLISHED = "dspfusion_stage1_small", "dspfusion_stage1_full_1gpu"
 
 
-class Sizes(BaseModel):
+class LoopSizes(BaseModel):
     """How much is measured; sides in pixels. A segment is the steps between two reports."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,7 @@ class Sizes(BaseModel):
     memory_crop_px: int | None = 224
 
 
-SMOKE = Sizes(
+SMOKE = LoopSizes(
     num_scenes=8, height=48, width=64, segment_steps=2, rounds=2, worker_rounds=1, worker_steps=4,
     memory_crop_px=None,
 )  # fmt: skip
@@ -68,7 +68,7 @@ SMOKE = Sizes(
 
 def bench_train(settings: Settings, *, smoke: bool = False) -> list[Line]:
     """Measure every line, print them, and write `<work>/bench/train.json`."""
-    sizes = SMOKE if smoke else Sizes()
+    sizes = SMOKE if smoke else LoopSizes()
     torch.set_num_threads(1)
     work = settings.work / "bench" / ("train-smoke" if smoke else "train")
     section("Render scenes, write shards (once)")
@@ -86,7 +86,7 @@ def bench_train(settings: Settings, *, smoke: bool = False) -> list[Line]:
     return lines
 
 
-def _dataset(work: Path, sizes: Sizes) -> tuple[LocalFolder, DatasetVersion]:
+def _dataset(work: Path, sizes: LoopSizes) -> tuple[LocalFolder, DatasetVersion]:
     scenes = rendered_scenes(work / "sources", "bench", sizes.num_scenes, sizes.height, sizes.width)
     root = LocalFolder(work / "datasets")
     config = find_recipe(DATASETS, "small").model_copy(update={"name": "bench"})
@@ -107,7 +107,11 @@ def _with_steps(config: TrainingConfig, **optim: int) -> TrainingConfig:
 
 
 def _loop_against_bare(
-    config: TrainingConfig, version: DatasetVersion, root: LocalFolder, sizes: Sizes, scratch: Path
+    config: TrainingConfig,
+    version: DatasetVersion,
+    root: LocalFolder,
+    sizes: LoopSizes,
+    scratch: Path,
 ) -> tuple[Line, float]:
     """Run the loop as it is; after each report take the bare steps of the batches it has just had.
 
@@ -238,7 +242,9 @@ def _published_checkpoint(scratch: Path) -> str:
     return f"a checkpoint takes {seconds:.2f} s: 1 % where they are {100 * seconds:.0f} s apart"
 
 
-def _two_workers(config: TrainingConfig, root: LocalFolder, sizes: Sizes, scratch: Path) -> Line:
+def _two_workers(
+    config: TrainingConfig, root: LocalFolder, sizes: LoopSizes, scratch: Path
+) -> Line:
     """Samples a second of two gloo workers over those of one, in turn."""
     steps = sizes.worker_steps
     config = _with_steps(

@@ -10,7 +10,7 @@ from jobs.config import find_recipe, shrink_evaluation, shrink_training
 from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
-from jobs.fuse.run import bundle_of
+from jobs.fuse.run import bundle_of, fuse_one
 from jobs.generate.run import generate, named
 from jobs.promote.decision import promote
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
@@ -18,8 +18,7 @@ from jobs.scan.run import load_index, scan_folder
 from jobs.train.run import Trained, train
 from models import system_of
 from pipelines.bundles.export import read_bundle
-from pipelines.bundles.fusing import fuse_pair
-from pipelines.evaluation.hints import hints_of
+from pipelines.bundles.fusing import Fusing
 from pipelines.evaluation.rows import BASELINE, MODEL
 from pipelines.evaluation.scenarios import degrade, find_scenario
 from pipelines.evaluation.summaries import HEADLINE
@@ -59,7 +58,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
     name, _, number = last.model.removeprefix("models:/").partition("/")
     promoted = promote(find_recipe(PROMOTION, "default"), settings, name=name, version=number)
     section("7/7  Fuse a degraded pair with it")
-    fused = _fuse_one(settings, last.model)
+    fused = _fuse_degraded(settings, last.model)
     section(f"Done in {time.monotonic() - started:.0f} s")
     champion = f"is version {promoted.champion}" if promoted.champion else "is no version yet"
     print_facts(
@@ -70,7 +69,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
             "alias": f"{name}@champion {champion}",
             **_metric_lines(evaluated),
             "report": str(evaluated.folder / REPORT),
-            "fused picture": str(fused),
+            "fused picture": fused,
             "MLflow UI": _ui_command(settings),
         }
     )
@@ -113,22 +112,21 @@ def _train(settings: Settings, dataset: str, *, smoke: bool) -> dict[str, Traine
     return trained
 
 
-def _fuse_one(settings: Settings, model: str) -> Path:
-    """Degrade a held-out pair, write it as files, and fuse those as `jobs.fuse` does."""
+def _fuse_degraded(settings: Settings, model: str) -> str:
+    """Degrade a held-out pair, write it as files, and fuse those as `jobs.fuse` does; return the URI."""
     scene = load_index(settings, NAME).scenes.of_split("val")[0]
     scenario = find_scenario("low_light+stripe_noise")
     degraded = degrade(*load_pair(scene), scenario, seed=1, scene_key=scene.digest)
     folder = settings.work / NAME / "fused"
-    sources = folder / "vi.png", folder / "ir.png"
-    for path, image in zip(sources, degraded[:2], strict=True):
+    vi, ir = folder / "vi.png", folder / "ir.png"
+    for path, image in ((vi, degraded.vi), (ir, degraded.ir)):
         write_whole(path, encode_png(image))
-    written = folder / "fused.png"
     bundle = read_bundle(bundle_of(model, settings))
-    fuser, names = bundle.fuser(), bundle.system.hint_names
-    hints = hints_of(names, vi=degraded.vi_chain, ir=degraded.ir_chain)
-    write_whole(written, fuse_pair(fuser, *map(str, sources), hints=hints))
-    print_facts({"degraded": f"{sources[0]}, {sources[1].name}", "fused": str(written)})
-    return written
+    chains = {"vi_chain": degraded.vi_chain, "ir_chain": degraded.ir_chain}
+    fusing = Fusing(bundle=bundle, **(chains if bundle.system.hint_names else {}))
+    fused = fuse_one(fusing, settings, str(vi), str(ir), str(folder / "fused.png"))
+    print_facts({"degraded": f"{vi}, {ir.name}", "fused": fused})
+    return fused
 
 
 def _loss_lines(settings: Settings, trained: dict[str, Trained]) -> dict[str, str]:

@@ -35,7 +35,7 @@ from pipelines.evaluation.summaries import OVERALL, summarise, worst_cases
 from pipelines.promotion.gate import GateConfig
 from pipelines.reports.evaluation_report import EvaluationPage, write_report
 from pipelines.sources.pictures import to_tensor
-from pipelines.sources.scenes import fetched, load_pair
+from pipelines.sources.scenes import fetched_scenes, load_pair
 from pipelines.training.checkpoints import read_config
 
 REPORT = "report.html"
@@ -54,7 +54,7 @@ def make_report(
     from infra.registry import tracking
 
     rows = read_rows(folder / ROWS)
-    with fetched(subject.scenes, source_reader(settings)) as scenes:
+    with fetched_scenes(subject.scenes, source_reader(settings)) as scenes:
         here = replace(subject, scenes=tuple(scenes))
         embedded = _embed(here)
         apart = _told_apart(embedded)
@@ -109,7 +109,7 @@ def _examples(subject: Subject) -> list[Example]:
 
 
 def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
-    """Pictures of where the model stays farthest behind the average on each of the gate's metrics."""
+    """Pictures of the scenes where the model loses most to the average, by each of the gate's metrics."""
     methods = methods_of(subject.measurement)
     shown = {name: methods[name] for name in (MODEL, BASELINE)}
     scenes = {scene.id: scene for scene in subject.scenes}
@@ -131,7 +131,7 @@ def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
 
 
 def _embed(subject: Subject) -> Embedded | None:
-    """The vectors of the system's probe for what the cameras saw; None for a model without them."""
+    """The probe's vectors of the degraded pictures; None for a model without a probe."""
     measurement = subject.measurement
     probe = measurement.bundle.system.probe
     if probe is None:
@@ -142,7 +142,7 @@ def _embed(subject: Subject) -> Embedded | None:
 
 
 def _told_apart(embedded: Embedded | None) -> dict[str, float]:
-    """How well the degradations are told apart; nothing of a single scene."""
+    """How well the probe separates the degradations; empty for a single scene."""
     return tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
 
 

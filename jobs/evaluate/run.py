@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit
 from jobs.config import EvaluateRecipe
-from jobs.console import print_line
+from jobs.console import print_line, progress
 from jobs.evaluate.report import make_report, overall_means
-from jobs.evaluate.subject import PARTS, ROWS, Subject, check_subject, measure_scenes
+from jobs.evaluate.subject import PARTS, ROWS, Parts, Subject, check_subject
 from jobs.fuse.run import bundle_of, resolve_model
+from jobs.locations import source_reader
 from jobs.scan.run import load_index
-from pipelines.evaluation.measuring import choose_scenes
+from pipelines.evaluation.measuring import choose_scenes, evaluate_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
 from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
 
@@ -46,14 +48,16 @@ def evaluate(
     tag: bool = True,
     folders: Mapping[str, Path] | None = None,
 ) -> Evaluated:
-    """Evaluate `model` on a split of the index called `scenes`, or find that it was.
+    """Evaluate `model` on a split of the index called `scenes`, or reuse the finished evaluation.
 
     With `dataset` only on that data set of the index.
-    With `tag` a registered version is told of it, and the gate will judge it by this evaluation.
+    With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
     `folders` holds other methods' fused pictures of the clean pairs, by name.
     Raises ValueError when model, index, split, data set or a scenario does not exist, or a picture
     is missing.
     """
+    from infra.cluster.connect import connected
+    from infra.cluster.tasks import map_tasks
     from infra.registry import tracking
 
     client = tracking.connect(settings)
@@ -61,35 +65,51 @@ def evaluate(
     of_split = load_index(settings, scenes).scenes.of_split(split, dataset=dataset)
     chosen = choose_scenes(of_split, recipe.num_scenes)
     where = "-".join(filter(None, (Path(scenes).stem, dataset, split)))
-    bundle = bundle_of(model, settings)
-    subject = Subject(recipe, model, bundle, where, chosen, folders or {})
+    subject = Subject(recipe, model, bundle_of(model, settings), where, chosen, folders or {})
     check_subject(subject)
-    tags = subject.tags
-    folder = settings.work / "reports" / f"{where}-{tags['config_digest'][:12]}"
-    done = tracking.find_run(client, tags["config_digest"])
-    if done and done.info.status == "FINISHED" and (folder / ROWS).is_file():
+    digest = subject.tags["config_digest"]
+    folder = settings.work / "reports" / f"{where}-{digest[:12]}"
+    done, is_measured = tracking.find_run(client, digest), (folder / ROWS).is_file()
+    if done and done.info.status == "FINISHED" and is_measured:
         run_id = done.info.run_id
         print_line(f"  evaluated already: run {run_id}")
     else:
-        run_id = tracking.open_run(
-            client,
-            name=f"evaluate-{where}",
-            config=recipe.model_dump(mode="json"),
-            tags={**tags, "git_commit": code_commit()},
-        ).info.run_id
-        try:
-            if not (folder / ROWS).is_file():
-                write_rows(measure_scenes(subject, settings, folder / PARTS), folder / ROWS)
+        with _run_of(client, subject) as run_id:
+            if not is_measured:
+                parts = Parts(subject, folder / PARTS)
+                left = parts.left()
+                shared = subject.measurement, source_reader(settings)
+                num_done = len(chosen) - sum(map(len, left))
+                with connected(settings), progress("scenes", len(chosen)) as advance:
+                    for rows in map_tasks(evaluate_scenes, left, *shared):
+                        num_done += parts.keep(rows)
+                        advance(num_done)
+                write_rows(parts.rows(), folder / ROWS)
             shutil.rmtree(folder / PARTS, ignore_errors=True)
             print_line("  writing the report")
             make_report(client, subject, folder, run_id, settings)
-        except BaseException as error:
-            tracking.fail_run(client, run_id, error)
-            raise
     if tag:
-        # Also where the numbers were there already: a second version may hold the same weights.
+        # Also when the rows are reused: a second version may hold the same weights.
         _tag_version(client, model, run_id)
     return _evaluated(model, run_id, folder)
+
+
+@contextmanager
+def _run_of(client: Any, subject: Subject) -> Iterator[str]:
+    """Open the evaluation's run; mark it as failed when the block raises."""
+    from infra.registry import tracking
+
+    run = tracking.open_run(
+        client,
+        name=f"evaluate-{subject.where}",
+        config=subject.recipe.model_dump(mode="json"),
+        tags={**subject.tags, "git_commit": code_commit()},
+    )
+    try:
+        yield run.info.run_id
+    except BaseException as error:
+        tracking.fail_run(client, run.info.run_id, error)
+        raise
 
 
 def _evaluated(model: str, run_id: str, folder: Path) -> Evaluated:

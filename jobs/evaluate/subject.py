@@ -1,20 +1,20 @@
-"""What `jobs.evaluate` measures, and how: parts of the scenes as Ray tasks, each kept when done."""
+"""What `jobs.evaluate` measures: its subject, and the parts that one Ray task measures each."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from infra.settings import REPOSITORY, Settings
+from infra.settings import REPOSITORY
 from jobs.config import EvaluateRecipe
-from jobs.console import print_line, progress
-from jobs.locations import source_reader
+from jobs.console import print_line
 from models.metrics import EVALUATED, METRIC_VERSION, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
-from pipelines.evaluation.measuring import Measurement, check_folder, evaluate_bundle, metrics_for
+from pipelines.evaluation.measuring import Measurement, check_pictures, metrics_for
 from pipelines.evaluation.rows import MODEL, Row, read_rows, write_rows
 from pipelines.evaluation.scenarios import find_scenario
 from pipelines.sources.scenes import Scene
@@ -39,9 +39,9 @@ class Subject:
     scenes: tuple[Scene, ...]
     folders: Mapping[str, Path]
 
-    @property
+    @cached_property
     def measurement(self) -> Measurement:
-        """What the workers are told."""
+        """What the workers are given."""
         return Measurement(
             bundle=read_bundle(self.bundle),
             scenarios=tuple(find_scenario(name) for name in self.recipe.scenarios),
@@ -56,7 +56,7 @@ class Subject:
         """Names of the hints that the model takes."""
         return self.measurement.bundle.system.hint_names
 
-    @property
+    @cached_property
     def tags(self) -> dict[str, str]:
         """Digests of model and scenes, and one of the whole."""
         weights = sha256_of_file(self.bundle / "model.safetensors")
@@ -77,7 +77,7 @@ class Subject:
 
 
 def check_subject(subject: Subject) -> None:
-    """Raise ValueError for a row that cannot be; say which metrics the pictures are too small for."""
+    """Raise ValueError for a row that cannot be measured; print the metrics that need larger pictures."""
     measurement = subject.measurement
     system = measurement.bundle.system
     for scenario in measurement.scenarios:
@@ -95,7 +95,7 @@ def check_subject(subject: Subject) -> None:
             raise ValueError(
                 f"--method {name}: its pictures show the clean pairs, and the recipe lacks 'clean'"
             )
-        check_folder(name, folder, subject.scenes)
+        check_pictures(name, folder, subject.scenes)
     for name in EVALUATED:
         if name not in metrics_for(subject.scenes):
             print_line(
@@ -103,54 +103,59 @@ def check_subject(subject: Subject) -> None:
             )
 
 
-def measure_scenes(subject: Subject, settings: Settings, folder: Path) -> list[Row]:
-    """Rows of all scenes under all scenarios, measured as Ray tasks.
+@dataclass(frozen=True)
+class Parts:
+    """An evaluation in parts of a few scenes; every finished part leaves its rows as a file in `folder`."""
 
-    Every finished task leaves its rows in `folder`; those that lie there are not measured again.
-    """
-    from infra.cluster.connect import connected
-    from infra.cluster.tasks import map_tasks
+    subject: Subject
+    folder: Path
 
-    inputs = inputs_digest(subject.measurement)
-    starts = range(0, len(subject.scenes), _SCENES_A_TASK)
-    # A few scenes a task: long enough to load the bundle once for them, short enough to share.
-    parts = [subject.scenes[start : start + _SCENES_A_TASK] for start in starts]
+    @cached_property
+    def _inputs(self) -> str:
+        return inputs_digest(self.subject.measurement)
 
-    def part_path(part: Sequence[Scene]) -> Path:
-        return (
-            folder / f"{inputs[:16]}-{digest_of(sorted(scene.id for scene in part))[:16]}.parquet"
+    def _path(self, scene_ids: Iterable[str]) -> Path:
+        part = digest_of(sorted(scene_ids))
+        return self.folder / f"{self._inputs[:16]}-{part[:16]}.parquet"
+
+    @property
+    def paths(self) -> dict[Path, tuple[Scene, ...]]:
+        """The scenes of each part, by the file of its rows."""
+        # A few a task: long enough to load the bundle once for them, short enough to share.
+        scenes, starts = self.subject.scenes, range(0, len(self.subject.scenes), _SCENES_A_TASK)
+        parts = [scenes[start : start + _SCENES_A_TASK] for start in starts]
+        return {self._path(scene.id for scene in part): part for part in parts}
+
+    def left(self) -> list[tuple[Scene, ...]]:
+        """The parts to measure."""
+        left = [part for path, part in self.paths.items() if not path.is_file()]
+        done = len(self.paths) - len(left)
+        if done:
+            print_line(f"  {done} of {len(self.paths)} parts were measured before")
+        return left
+
+    def keep(self, rows: Sequence[Row]) -> int:
+        """Write the rows of a part; return how many scenes it has."""
+        scene_ids = {row["scene"] for row in rows}
+        write_rows(rows, self._path(scene_ids))
+        return len(scene_ids)
+
+    def rows(self) -> list[Row]:
+        """The rows of all parts, in order; the report takes the first method for the model."""
+        methods = (MODEL, *self.subject.recipe.baselines, *self.subject.folders)
+        return sorted(
+            (row for path in self.paths for row in read_rows(path)),
+            key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"])),
         )
-
-    done = [part for part in parts if part_path(part).is_file()]
-    rows = [row for part in done for row in read_rows(part_path(part))]
-    left = [part for part in parts if part not in done]
-    by_id = {scene.id: scene for scene in subject.scenes}
-    if done:
-        print_line(f"  {len(done)} of {len(parts)} parts were measured before")
-    with (
-        connected(settings),
-        progress("scenes", len(subject.scenes)) as advance,
-    ):
-        arguments = (subject.measurement, source_reader(settings))
-        for found in map_tasks(evaluate_bundle, left, *arguments):
-            ids = sorted({row["scene"] for row in found})
-            write_rows(found, part_path([by_id[name] for name in ids]))
-            rows += found
-            advance(len({row["scene"] for row in rows}))
-    # The report takes the first method for the model.
-    methods = (MODEL, *subject.recipe.baselines, *subject.folders)
-    return sorted(
-        rows, key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"]))
-    )
 
 
 def inputs_digest(measurement: Measurement) -> str:
-    """Digest of what decides a part's rows and is not in the evaluation's: definitions, and code.
+    """Digest of the definitions and the code that decide a part's rows.
 
-    A scenario's name may come to mean other strengths, a baseline be mended: rows from before and
-    after must not meet in one table. Any changed file of ours counts; measuring again is cheap.
+    A scenario or a baseline may change under its name, and rows from before and after must not meet
+    in one table. Any changed file of ours counts; measuring again is cheap.
     """
-    told = measurement.model_dump(mode="json", exclude={"bundle", "folders"})
+    settings = measurement.model_dump(mode="json", exclude={"bundle", "folders"})
     files = sorted(path for name in _MEASURING for path in (REPOSITORY / name).rglob("*.py"))
     code = {str(path.relative_to(REPOSITORY)): sha256_of_file(path) for path in files}
-    return digest_of([told, code])
+    return digest_of([settings, code])

@@ -2,7 +2,7 @@
 
 MODEL is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder; URIs are paths or
 s3://bucket/prefix. Results are PNG, of 16 bits a channel if an input was. Folders are fused on Ray, by
-actors that hold the model; the same command again skips the pictures that are there. What cannot be
+actors that hold the model; the same command again skips the pictures that exist. What cannot be
 fused is listed in OUT/failures.json, and the exit status is 1.
 """
 
@@ -13,7 +13,7 @@ import sys
 
 from jobs.command_line import Command, Verb, add_address, add_work, run_command
 
-# That of models.system, which imports torch; a test holds them equal.
+# Those of models.system, which imports torch; a test holds them equal.
 PRECISIONS = ("float32", "bf16")
 
 
@@ -46,9 +46,9 @@ def _fuse(arguments: argparse.Namespace) -> None:
         ),
         **read_chains(arguments.degradation),
     )
-    fusing.hints()  # a degradation that the model cannot be told of is refused before any picture
+    fusing.hints()  # refuses a degradation that the model takes no hint for, before any picture
     if fusing.bundle.system.hint_names and not arguments.degradation:
-        print_line("  no --degradation given: the model is told that both pictures are clean")
+        print_line("  no --degradation given: the model takes both pictures to be clean")
     kinds = [is_picture(uri) for uri in (arguments.vi, arguments.ir)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
@@ -65,7 +65,7 @@ def _fuse(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         local=arguments.local,
     )
-    counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} were there before"
+    counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} existed already"
     print_facts({"model": model, "fused": counts})
     if fused.failures:
         out = open_folder(arguments.out, settings).uri
@@ -82,7 +82,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ir", required=True, help=f"infrared {what}")
     parser.add_argument("--out", required=True, help="PNG to write (for two files), or folder")
     parser.add_argument(
-        "--overwrite", action="store_true", help="make pictures again that are there already"
+        "--overwrite", action="store_true", help="replace pictures that exist already"
     )
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     add_address(parser)

@@ -31,7 +31,7 @@ from pipelines.store.folders import Folder
 
 @dataclass(frozen=True)
 class FolderOutcome:
-    """What became of two folders: pictures made now, made before, and not made."""
+    """Outcome of fusing two folders: pictures made, skipped because they exist, and failed."""
 
     made: int
     skipped: int
@@ -51,7 +51,7 @@ def fuse_folders(
     """Fuse two folders or S3 prefixes, paired by stem, into `out`; on Ray, or `local` in this process.
 
     Pictures that `out` holds already are skipped, unless `overwrite`. What cannot be fused is listed
-    in `failures.json` there, and the rest is done. Raises ValueError where nothing can be done at all.
+    in its `failures.json`. Raises ValueError where no pair can be fused.
     """
     folder = open_folder(out, settings)
     if folder.uri in (open_folder(vi, settings).uri, open_folder(ir, settings).uri):
@@ -60,7 +60,7 @@ def fuse_folders(
     left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
     skipped = len(pairs) - len(left)
     if skipped:
-        print_line(f"  {skipped} of {len(pairs)} pictures were there before")
+        print_line(f"  skipping {skipped} of {len(pairs)} pictures, which exist already")
     arguments = (fusing, source_reader(settings), folder)
     failures: list[Failure] = []
     with progress("pairs", len(pairs)) as advance:
@@ -88,15 +88,15 @@ def _on_ray(
 ) -> Iterator[_Outcome]:
     if not pairs:
         return
-    # Ray is only needed where there is something to do.
+    # Start Ray only when there is work.
     from infra.cluster.connect import connected
     from infra.cluster.tasks import map_actors
 
     with connected(settings):
         for pair, outcome in map_actors(PairFuser, pairs, fusing, read, folder):
             if isinstance(outcome, Exception):
-                # Most likely the memory: another tile size is what a person can do.
-                reason = "its worker died twice, for want of memory? try --tile"
+                # Most likely out of memory, which a smaller tile mends.
+                reason = "its worker died twice, perhaps out of memory; try --tile"
                 yield pair, Failure(name=pair.name, reason=reason)
             else:
                 yield pair, outcome
@@ -137,7 +137,7 @@ def bundle_of(model: str, settings: Settings) -> Path:
 
 
 def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
-    """What each camera suffers, from `CAMERA:NAME:PARAM=VALUE,…`, in the order that is given.
+    """Each camera's degradations, from `CAMERA:NAME:PARAM=VALUE,…`, in the order that is given.
 
     Raises ValueError for a camera, degradation or parameter that does not exist.
     """
@@ -159,7 +159,7 @@ def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
 
 
 def is_picture(uri: str) -> bool:
-    """Whether a URI is one picture: a file on disk, or an object that is called like one."""
+    """Whether a URI is one picture: a file on disk, or an object with a picture's suffix."""
     if "://" in uri:
         return PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES
     if not Path(uri).exists():

@@ -102,9 +102,11 @@ def _collect_garbage(arguments: argparse.Namespace) -> None:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, DATASETS)
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be made")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be made")
     parser.add_argument(
-        "--cluster", metavar="NODESxCORES", help="with --dry-run: how long it takes on, say, 64x16"
+        "--cluster",
+        metavar="NODESxCORES",
+        help="with --dry-run: how long it takes, for example on 64x16",
     )
     parser.add_argument(
         "--price", type=float, help="with --cluster: of a core-hour, in any currency"

@@ -147,7 +147,7 @@ def _add_promotion(parser: argparse.ArgumentParser) -> None:
     _add_version(parser)
     add_recipe_arguments(parser, PROMOTION, default="default")
     parser.add_argument("--dry-run", action="store_true", help="judge, and change nothing")
-    parser.add_argument("--force", action="store_true", help="promote it whatever the gate says")
+    parser.add_argument("--force", action="store_true", help="promote it even if the gate refuses")
     parser.add_argument("--reason", help="why it is forced, for the history")
     _add_break_lock(parser)
 

@@ -37,7 +37,7 @@ def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: 
 
 
 def _give_way(client: Any, name: str, event: Event) -> None:
-    """Where `event` moved `champion` after it lost the lock, put back what the history says."""
+    """Where `event` moved `champion` after it lost the lock, restore what the history holds."""
     from infra.registry import model_versions as registry
 
     stack = champions([Event(**each) for each in registry.read_events(client, name).values()])

@@ -1,4 +1,4 @@
-"""What a training is made of: its recipe with every name resolved, and the digest that names the run."""
+"""The inputs of a training: its recipe with every name resolved, and the digest that names the run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Planned:
 
     @property
     def digest(self) -> str:
-        """What the run is found again by."""
+        """Names the run: the same digest finds it again."""
         return digest_of([*self.inputs.values()])
 
     @property
@@ -67,9 +67,9 @@ class Sources:
 
 
 def plan_training(config: TrainingConfig, settings: Settings, *, name: str) -> Planned:
-    """Find the dataset version, and read the initial weights, fetched if they are `runs:/ID`.
+    """Find the dataset version, and read the initial weights; `runs:/ID` is downloaded.
 
-    Raises ValueError when one of them is not there.
+    Raises ValueError when one of them does not exist.
     """
     if config.dataset is None:
         raise ValueError("which dataset? --set dataset=NAME, as jobs.generate named it")
@@ -78,14 +78,14 @@ def plan_training(config: TrainingConfig, settings: Settings, *, name: str) -> P
     config = config.model_copy(update={"dataset": version.name})
     folder = _initial_folder(config.init_from, settings) if config.init_from else None
     initial = read_initial(folder) if folder else None
-    make_objective(config, initial)  # what is wrong shows here, not on the workers
+    make_objective(config, initial)  # fails here rather than on the workers
     sha256 = sha256_of_file(weights_file(folder)) if folder else None
     inputs = run_inputs(config.identity(), version.digest, sha256)
     return Planned(name, config, datasets, version, initial, inputs)
 
 
 def find_sources(version: DatasetVersion, settings: Settings) -> Sources:
-    """Look in the work folder for the index a version was made of; its name begins the version's."""
+    """Find the index of a version in the work folder: the version's name begins with the index's."""
     for path in sorted((settings.work / "scenes").glob("*.parquet")):
         if version.config.name.startswith(f"{path.stem}-"):
             index = read_index(path).scenes
@@ -96,9 +96,9 @@ def find_sources(version: DatasetVersion, settings: Settings) -> Sources:
 
 
 def _unseen(index: SceneTable, trained_split: str) -> SceneTable | None:
-    there = {split for splits in index.counts().values() for split in splits}
+    known = {split for splits in index.counts().values() for split in splits}
     for split in _UNSEEN_SPLITS:
-        if split in there and split != trained_split:
+        if split in known and split != trained_split:
             return index.of_split(split)
     return None
 

@@ -10,7 +10,7 @@ import torch
 from infra.settings import Settings
 from jobs.console import print_facts, print_line, progress
 from jobs.train.inputs import find_sources, plan_training
-from jobs.train.pictures import MAP, preview_pairs, write_map, write_preview
+from jobs.train.visuals import MAP, preview_pairs, write_map, write_preview
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.evaluation.probes import in_words
 from pipelines.sources.scenes import SceneTable

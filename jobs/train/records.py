@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow beside its reports: its run, the way back, results, the version."""
+"""What a training logs to MLflow beside its reports: its run, lineage, results and the version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.periodic import periodically
 from infra.settings import Settings
 from jobs.console import print_line, progress
 from jobs.train.inputs import Planned, Sources
-from jobs.train.pictures import MAP, write_map
+from jobs.train.visuals import MAP, write_map
 from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
 from pipelines.datasets.versions import manifest_of
 from pipelines.promotion.evidence import bundle_evidence
@@ -26,8 +26,8 @@ from pipelines.store.files import sha256_of_file
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
 
 
-def open_run(client: Any, planned: Planned) -> str:
-    """Open the training's run, or the unfinished one again; return its id."""
+def open_training_run(client: Any, planned: Planned) -> str:
+    """Open the training's run, or reopen the unfinished one; return its id."""
     from infra.registry import tracking
 
     version = planned.version
@@ -48,15 +48,13 @@ def open_run(client: Any, planned: Planned) -> str:
 def log_lineage(
     client: Any, run_id: str, planned: Planned, sources: Sources, settings: Settings
 ) -> None:
-    """Keep with the run what `jobs.promote trace` goes back by: its inputs, its scenes' files."""
+    """Log what `jobs.promote trace` reads: the run's inputs, and the files of its scenes."""
     from infra.registry import tracking
 
     tracking.log_json(client, run_id, planned.inputs, f"{FOLDER}/{INPUTS}")
     if sources.trained is None:
-        print_line(
-            f"  no index in {settings.work / 'scenes'} is the one of {planned.version.name}: "
-        )
-        print_line("  jobs.promote trace will not find the way back to its source files")
+        print_line(f"  no index in {settings.work / 'scenes'} matches {planned.version.name}: ")
+        print_line("  jobs.promote trace will not find its source files")
         return
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
         write_index(ScanResult(scenes=sources.trained, refused=()), Path(scratch) / SCENES)
@@ -94,7 +92,7 @@ def _log_map(
     unseen: SceneTable | None,
     settings: Settings,
 ) -> None:
-    """Log the map of the system's probe, and how well degradations are told apart by it, once."""
+    """Log the map of the system's probe, and how well it separates the degradations, once."""
     from infra.registry import tracking
 
     with tempfile.TemporaryDirectory(prefix="map-") as scratch:
@@ -102,7 +100,7 @@ def _log_map(
         found = write_map(path, checkpoint, planned.version, unseen, settings)
         if path.exists():
             tracking.log_file(client, run_id, path)
-    # A driver that died after this does it again, and a metric logged twice is there twice.
+    # A restarted driver comes here again, and MLflow keeps both values of a metric.
     logged = tracking.run_metrics_of(client, run_id, prefix="")
     if found and not found.keys() <= logged.keys():
         tracking.log_metrics(client, run_id, found, step=planned.config.optim.num_steps)
@@ -129,9 +127,9 @@ def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Pl
 
 @contextmanager
 def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
-    """Show the run's progress from what the controller logs, wherever that runs.
+    """Show the run's progress from what the controller logs, on whatever node it runs.
 
-    What a resumed run had logged before is not shown: it would count as done in no time.
+    Steps from before a resume are not shown: they would distort the pace.
     """
     from infra.registry import tracking
 
@@ -142,7 +140,7 @@ def watch(client: Any, run_id: str, num_steps: int) -> Iterator[None]:
             try:
                 with tracking.without_retries(client.tracking_uri):
                     curve = tracking.metric_curve(client, run_id, "loss")
-            except tracking.NO_ANSWER:  # training goes on without it; so does this
+            except tracking.NO_ANSWER:  # the next call may answer; training does not depend on it
                 return
             if curve and curve[-1][0] > resumed_at:
                 advance(curve[-1][0], f"loss {curve[-1][1]:.3f}")

@@ -22,7 +22,7 @@ from models.dspfusion.fuser import (
     prepare,
 )
 from models.dspfusion.initial import load_initial
-from models.dspfusion.parity.cases import check_folder
+from models.dspfusion.parity.cases import check_golden_vectors
 from models.dspfusion.priors import DegradationEncoder
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
@@ -82,6 +82,6 @@ SYSTEM = System(
     num_steps=lambda config: config.num_steps if config.restores_prior else None,
     set_num_steps=DSPFusionFuser.set_num_steps,
     probe=Probe("degradation priors", _embed),
-    golden_checks=check_folder,
+    golden_checks=check_golden_vectors,
     released=ReleasedWeights(tuple(released.OFFICIAL_FILES.values()), released.convert),
 )

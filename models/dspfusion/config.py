@@ -1,7 +1,7 @@
 """Configurations of DSPFusion: the networks, the two training stages, and presets.
 
 The defaults are the full-size model of the released weights (spec 1) and the loss weights of the
-authors' training code (spec 2). Where the paper says otherwise and says it well enough, a setting
+authors' training code (spec 2). Where the paper differs and is specific enough, a setting
 chooses (README, "Paper and code").
 """
 
@@ -33,7 +33,7 @@ _MAX_NOISE_VALUES = 2**24
 class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
     """Widths, depths and constants of the four networks.
 
-    `prior` says which semantic prior the fuser uses: the one restored by diffusion, or the one of
+    `prior` names the semantic prior that the fuser uses: the one restored by diffusion, or the one of
     the degraded images (a Stage I model, which has no denoiser). `degradation_prior` and
     `semantic_prior` set to false cut a prior off, for ablations: neither its encoder nor what it
     guides is built (README, "Ablations"). Without a semantic prior there is none to restore.

@@ -28,12 +28,12 @@ def load_initial(
 
     Raises ValueError for another stage, or other networks than the configuration's.
     """
-    there = initial.config
-    if there.stage not in ("stage1", config.stage):
-        raise ValueError(f"is a {there.stage} checkpoint, not stage1")
-    own = _STAGE2_ALONE if isinstance(there, Stage1Config) else _AT_INFERENCE
-    check_same_networks(there.model, config.model, except_for=own)
-    if isinstance(objective, Stage2) and isinstance(there, Stage1Config):
+    trained = initial.config
+    if trained.stage not in ("stage1", config.stage):
+        raise ValueError(f"is a {trained.stage} checkpoint, not stage1")
+    own = _STAGE2_ALONE if isinstance(trained, Stage1Config) else _AT_INFERENCE
+    check_same_networks(trained.model, config.model, except_for=own)
+    if isinstance(objective, Stage2) and isinstance(trained, Stage1Config):
         objective.load_stage1(initial.weights)
     else:
         objective.load_state_dict(initial.weights)
@@ -43,10 +43,12 @@ def check_same_networks(
     checkpoint: DSPFusionConfig, config: DSPFusionConfig, *, except_for: Container[str]
 ) -> None:
     """Raise ValueError naming the settings in which the networks differ, `except_for` some."""
-    there, here = dict(checkpoint), dict(config)
-    differing = sorted(key for key in here if key not in except_for and there[key] != here[key])
+    trained, wanted = dict(checkpoint), dict(config)
+    differing = sorted(
+        key for key in wanted if key not in except_for and trained[key] != wanted[key]
+    )
     if differing:
         raise ValueError(
             "the checkpoint was trained with other networks: "
-            + ", ".join(f"{key}={there[key]!r} there, {here[key]!r} here" for key in differing)
+            + ", ".join(f"{key} was {trained[key]!r}, is {wanted[key]!r} here" for key in differing)
         )

@@ -17,7 +17,7 @@ _NUM_LEVELS = 256
 
 def information(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """EN of the fused picture; MI = I(F;A) + I(F;B) in bits, and in nats as CDDFuse prints it."""
-    entropy = entropy_bits(histogram(f))
+    entropy = entropy_bits(count_levels(f))
     shared = mutual_bits(f, a) + mutual_bits(f, b)
     return {"EN": entropy, "MI": shared, "MI_py_nats": shared * math.log(2)}
 
@@ -27,8 +27,8 @@ def merged_information(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     total = f.new_zeros(len(f))
     merged_f, *merged = (x.clamp(max=_NUM_LEVELS - 2) for x in (f, a, b))
     for source, merged_source in zip((a, b), merged, strict=True):
-        joint = histogram(merged_f * _NUM_LEVELS + merged_source, _NUM_LEVELS**2)
-        alone = entropy_bits(histogram(f)) + entropy_bits(histogram(source))
+        joint = count_levels(merged_f * _NUM_LEVELS + merged_source, _NUM_LEVELS**2)
+        alone = entropy_bits(count_levels(f)) + entropy_bits(count_levels(source))
         total += alone - entropy_bits(joint)
     return {"MI_ml_bits": total}
 
@@ -40,7 +40,7 @@ def normalised_information(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]
     levels but, without merging any, no entropy.
     """
     f, a, b = (_stretched(x) for x in (f, a, b))
-    h_f, h_a, h_b = (entropy_bits(histogram(x)) for x in (f, a, b))
+    h_f, h_a, h_b = (entropy_bits(count_levels(x)) for x in (f, a, b))
     i_fa, i_fb, i_ab = mutual_bits(f, a), mutual_bits(f, b), mutual_bits(a, b)
     q_mi = 2 * (ratio(i_fa, h_f + h_a) + ratio(i_fb, h_f + h_b))
     return {"Q_MI": q_mi, "Q_NCIE": _nonlinear_correlation(i_ab / 8, i_fa / 8, i_fb / 8)}
@@ -104,7 +104,7 @@ def errors(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     }
 
 
-def histogram(levels: Tensor, num_bins: int = _NUM_LEVELS) -> Tensor:
+def count_levels(levels: Tensor, num_bins: int = _NUM_LEVELS) -> Tensor:
     """Count whole levels 0..num_bins-1 of B×H×W: B×num_bins."""
     offsets = num_bins * torch.arange(len(levels), device=levels.device).view(-1, 1)
     flat = levels.flatten(1).long() + offsets
@@ -120,7 +120,7 @@ def entropy_bits(counts: Tensor) -> Tensor:
 
 def mutual_bits(x: Tensor, y: Tensor) -> Tensor:
     """Mutual information of two pictures' levels, in bits."""
-    joint = histogram(x * _NUM_LEVELS + y, _NUM_LEVELS**2).view(-1, _NUM_LEVELS, _NUM_LEVELS)
+    joint = count_levels(x * _NUM_LEVELS + y, _NUM_LEVELS**2).view(-1, _NUM_LEVELS, _NUM_LEVELS)
     of_x, of_y = entropy_bits(joint.sum(dim=2)), entropy_bits(joint.sum(dim=1))
     return of_x + of_y - entropy_bits(joint.flatten(1))
 

@@ -35,7 +35,7 @@ ONNX_TOLERANCE = 1e-4
 
 
 def fuser_of_checkpoint(folder: Path) -> tuple[BaseModel, nn.Module]:
-    """Config and fuser that a training checkpoint of any stage makes."""
+    """Config and fuser from a training checkpoint of any stage."""
     stage = TrainingConfig.model_validate(read_config(folder)).objective
     config, weights = system_of(stage).fuser_weights(stage, read_weights(folder))
     return config, _fuser_with(config, weights, folder)
@@ -124,7 +124,7 @@ def write_onnx(path: Path, bundle: Path) -> float:
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx needs it and would say so less clearly
+        import onnxscript  # noqa: F401 - torch.onnx needs it, and its own error is less clear
     except ImportError as absent:
         raise ValueError(f"{absent.name} is not installed; pip install '.[onnx]'") from absent
     read = read_bundle(bundle)
@@ -187,7 +187,7 @@ class Bundle(BaseModel):
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read what a bundle's fuser is built from. Raises ValueError when it is none of ours."""
+    """Read what a bundle's fuser is built from. Raises ValueError when the folder is not a bundle."""
     described = read_config(folder).get("model")
     if described is None:
         raise ValueError(
@@ -204,7 +204,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _fuser_with(config: BaseModel, weights: Weights, source: Path) -> nn.Module:
-    """Build a fuser of these weights. What the configuration claims is compared before it is built."""
+    """Build a fuser of these weights; compare names and shapes before memory is taken for it."""
     system = system_of(config)
     with torch.device("meta"):
         claimed = system.build_fuser(config)

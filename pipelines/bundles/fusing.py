@@ -1,4 +1,4 @@
-"""Fuse many pairs: which there are, what each becomes, and what became of it.
+"""Fuse many pairs: find them, fuse each to a PNG, list those that failed.
 
 Pictures keep their stems, so the frames of a video keep their order.
 """
@@ -14,18 +14,18 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from degradations.chain import Applied
-from models.system import FuseOptions, Fuser, Hints
+from models.system import FuseOptions, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.hints import hints_of
 from pipelines.sources.layouts import pair_by_stem
 from pipelines.sources.pictures import encode_png, to_levels, to_tensor
 from pipelines.sources.scan import describe_refused
-from pipelines.sources.scenes import Read, read_file, read_pair
+from pipelines.sources.scenes import Read, read_pair
 from pipelines.sources.source_paths import SourcePath
 from pipelines.store.folders import Folder
 
 FAILURES = "failures.json"
-# What the pictures of a folder were made with, so that no two models meet in one.
+# The model and options of a folder's pictures, so that no folder mixes two of them.
 _SETTINGS = "fusion.json"
 
 
@@ -40,7 +40,7 @@ class FusablePair(BaseModel):
 
 
 class Fusing(BaseModel):
-    """What pairs are fused with; the chains are what is known of each camera's degradation."""
+    """The model and options that pairs are fused with, and each camera's known degradations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class Fusing(BaseModel):
     ir_chain: tuple[Applied, ...] = ()
 
     def hints(self) -> Hints:
-        """The hints that the model takes. Raises ValueError for chains that it cannot be told of."""
+        """The hints that the model takes. Raises ValueError for degradations that it takes no hint for."""
         names = self.bundle.system.hint_names
         if not names and (self.vi_chain or self.ir_chain):
             raise ValueError(
@@ -78,37 +78,24 @@ class PairFuser:
         self._read, self._folder = read, folder
 
     def __call__(self, pair: FusablePair) -> Failure | None:
-        """Fuse one pair; a pair that cannot be read or fused is told of, not raised."""
+        """Write a PNG, of 16 bits a channel if a source has them; return why a pair cannot be fused."""
         try:
-            png = fuse_pair(
-                self._fuse, pair.vi_uri, pair.ir_uri, hints=self._hints, read=self._read
-            )
+            pictures = read_pair(pair.vi_uri, pair.ir_uri, self._read)
         except ValueError as error:
-            return Failure(name=pair.name, reason=" ".join(str(error).split()))
+            return _failure(pair, error)
+        vi, ir = map(to_tensor, pictures)
+        try:
+            with torch.inference_mode():
+                fused = self._fuse(vi, ir, self._hints).fused  # 1 3 H W
+        except ValueError as error:
+            return _failure(pair, f"{pair.vi_uri}: {error}")
+        png = encode_png(to_levels(fused, np.result_type(*pictures)))
         self._folder.replace(pair.name, png)
         return None
 
 
-def fuse_pair(
-    fuse: Fuser,
-    vi_uri: str,
-    ir_uri: str,
-    *,
-    hints: Hints | None = None,
-    read: Read = read_file,
-) -> bytes:
-    """Fuse two sources to a PNG, of 16 bits a channel if one of them has them.
-
-    Raises ValueError that names a bad file.
-    """
-    pictures = read_pair(vi_uri, ir_uri, read)
-    vi, ir = map(to_tensor, pictures)
-    try:
-        with torch.inference_mode():
-            fused = fuse(vi, ir, hints).fused  # 1 3 H W
-    except ValueError as error:
-        raise ValueError(f"{vi_uri}: {error}") from error
-    return encode_png(to_levels(fused, np.result_type(*pictures)))
+def _failure(pair: FusablePair, reason: object) -> Failure:
+    return Failure(name=pair.name, reason=" ".join(str(reason).split()))
 
 
 def find_fusable(vi: SourcePath, ir: SourcePath) -> list[FusablePair]:
@@ -132,7 +119,7 @@ def left_to_fuse(
 ) -> list[FusablePair]:
     """The pairs whose picture is not in `folder` yet; with `overwrite` it is emptied of them first.
 
-    Raises ValueError when pictures lie there that were made otherwise, or nobody knows how.
+    Raises ValueError when it holds pictures of another model or other options, or of unknown ones.
     """
     pairs = list(pairs)
     made = {entry.name: entry for entry in folder.entries("")}
@@ -149,12 +136,12 @@ def left_to_fuse(
             "model and these options; choose another folder, or --overwrite"
         )
     folder.replace(_SETTINGS, settings)
-    there = {entry.name for entry in done}
-    return [pair for pair in pairs if pair.name not in there]
+    skipped = {entry.name for entry in done}
+    return [pair for pair in pairs if pair.name not in skipped]
 
 
 def write_failures(failures: Iterable[Failure], folder: Folder) -> None:
-    """Write the list of failures beside the pictures, or take away that of an earlier run."""
+    """Write the list of failures beside the pictures, or delete that of an earlier run."""
     found = [failure.model_dump() for failure in sorted(failures, key=lambda item: item.name)]
     if found:
         folder.replace(FAILURES, (json.dumps(found, indent=2) + "\n").encode())
@@ -164,7 +151,7 @@ def write_failures(failures: Iterable[Failure], folder: Folder) -> None:
 
 
 def _settings_bytes(fusing: Fusing) -> bytes:
-    told = fusing.model_dump(mode="json", exclude={"bundle": True, "options": {"compiled"}})
+    settings = fusing.model_dump(mode="json", exclude={"bundle": True, "options": {"compiled"}})
     # The weights, not where they lie: a bundle may be moved.
-    told["model_sha256"] = hashlib.sha256(fusing.bundle.weights).hexdigest()
-    return (json.dumps(told, indent=2) + "\n").encode()
+    settings["model_sha256"] = hashlib.sha256(fusing.bundle.weights).hexdigest()
+    return (json.dumps(settings, indent=2) + "\n").encode()

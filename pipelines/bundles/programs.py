@@ -46,7 +46,7 @@ _OF_TREES = frozenset(
 
 
 def load_program(path: Path) -> torch.nn.Module:
-    """Load an exported program `(vi, ir, *hints)`. Raises ValueError for what none of ours holds."""
+    """Load an exported program `(vi, ir, *hints)`. Raises ValueError for what no export holds."""
     clean = io.BytesIO()
     try:
         with PT2ArchiveReader(str(path)) as found, PT2ArchiveWriter(clean) as kept:
@@ -61,7 +61,7 @@ def load_program(path: Path) -> torch.nn.Module:
 def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
     """A member as it may be loaded."""
     if name == _EXAMPLE:
-        return b""  # a pickle, which nobody needs
+        return b""  # a pickle, which is not needed
     if _TENSORS.fullmatch(name):
         data: bytes = archive.read_bytes(name)
         if not data:
@@ -82,7 +82,7 @@ def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
 
 
 def _without_metadata(value: Any) -> Any:
-    """A graph without what its nodes tell of where they come from: any text, and never needed."""
+    """A graph without its nodes' source locations: free text that is not needed."""
     if isinstance(value, dict):
         return {key: {} if key == "metadata" else _without_metadata(v) for key, v in value.items()}
     return [_without_metadata(item) for item in value] if isinstance(value, list) else value
@@ -112,7 +112,7 @@ def _check_text(key: str, text: str) -> None:
         case _:
             fine = _PLAIN.fullmatch(text) is not None
     if not fine:
-        raise ValueError(f"its graph says {text[:80]!r}")
+        raise ValueError(f"its graph holds {text[:80]!r}")
 
 
 def _speaks(text: str, words: frozenset[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What a fuser is told of a degradation record, as tensors: the hints of `models.system`."""
+"""The hints of `models.system`: a degradation record as the tensors that a fuser takes."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from models.metrics import EVALUATED, measurable, measure
-from models.system import Fused, Fuser, Hints
+from models.system import Fuser
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline
 from pipelines.evaluation.hints import hints_of
@@ -29,7 +30,7 @@ from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade
 from pipelines.sources.pictures import to_tensor, to_uint8
-from pipelines.sources.scenes import Read, Scene, fetched, load_pair, read_file
+from pipelines.sources.scenes import Read, Scene, fetched_scenes, load_pair, read_file
 
 
 class Measurement(BaseModel):
@@ -46,12 +47,6 @@ class Measurement(BaseModel):
     folders: dict[str, Path] = {}
     metrics: tuple[str, ...] = EVALUATED
     seed: int = 0
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """Seed, metrics and hints, as `evaluate_scene` takes them."""
-        hint_names = self.bundle.system.hint_names
-        return {"seed": self.seed, "metrics": self.metrics, "hint_names": hint_names}
 
 
 @dataclass(frozen=True)
@@ -79,51 +74,86 @@ def methods_of(measurement: Measurement) -> dict[str, Fuser]:
     }
 
 
-def evaluate_bundle(
-    scenes: Sequence[Scene], measurement: Measurement, read: Read = read_file
-) -> list[Row]:
-    """Rows of some scenes under every scenario: the unit of work that travels to a worker.
+class FusedPicture(NamedTuple):
+    """A method's picture of a scene, B×3×H×W, beside the clean pair and what the method was given.
 
-    The bundle is loaded once for all of them; `read` fetches sources by URI.
+    `head` is its row before the metrics; `source` names the picture in an error.
     """
-    methods = methods_of(measurement)
+
+    head: Row
+    source: str
+    fused: Tensor
+    vi: np.ndarray
+    ir: np.ndarray
+    degraded: Degraded
+
+
+def evaluate_scenes(
+    scenes: Sequence[Scene],
+    measurement: Measurement,
+    read: Read = read_file,
+    *,
+    methods: Mapping[str, Fuser] | None = None,
+) -> list[Row]:
+    """Rows of some scenes under every scenario, one a method: the unit of work that goes to a worker.
+
+    The bundle is loaded once for all of them; `read` fetches sources by URI; `methods` replaces the
+    bundle and the baselines. Raises ValueError, naming scene and method, for a fused picture that
+    cannot be measured.
+    """
+    methods = methods_of(measurement) if methods is None else methods
     rows = []
-    with fetched(scenes, read) as here:
-        for scene in here:
-            for scenario in measurement.scenarios:
-                rows += evaluate_scene(scene, scenario, methods, **measurement.how)
-            if CLEAN_SCENARIO in measurement.scenarios:
-                rows += [
-                    _folder_row(scene, name, folder, measurement.metrics)
-                    for name, folder in measurement.folders.items()
-                ]
+    with fetched_scenes(scenes, read) as here:
+        for picture in _fused_pictures(here, measurement, methods):
+            vi, ir = to_tensor(picture.vi), to_tensor(picture.ir)
+            try:
+                values = measure(picture.fused, vi, ir, measurement.metrics)
+            except ValueError as error:
+                raise ValueError(f"{picture.source}: {error}") from error
+            rows.append(picture.head | {name: float(value) for name, value in values.items()})
     return rows
 
 
-def evaluate_scene(
+def _fused_pictures(
+    scenes: Sequence[Scene], measurement: Measurement, methods: Mapping[str, Fuser]
+) -> Iterator[FusedPicture]:
+    """Every picture to measure, made when it is asked for."""
+    seed, hint_names = measurement.seed, measurement.bundle.system.hint_names
+    ours = (
+        fuse_scene(scene, scenario, methods, seed=seed, hint_names=hint_names)
+        for scene in scenes
+        for scenario in measurement.scenarios
+    )
+    others = measurement.folders if CLEAN_SCENARIO in measurement.scenarios else {}
+    theirs = (_picture_of(scene, *other) for scene in scenes for other in others.items())
+    return chain(chain.from_iterable(ours), theirs)
+
+
+def fuse_scene(
     scene: Scene,
     scenario: Scenario,
     methods: Mapping[str, Fuser],
     *,
     seed: int,
-    metrics: Sequence[str] = EVALUATED,
     hint_names: Sequence[str] = (),
-) -> list[Row]:
-    """Return one row per method, with the named metrics and the seconds the method took.
+) -> Iterator[FusedPicture]:
+    """Fuse a scene under a scenario by every method.
 
     Methods are given the named hints from the scene's degradation record; baselines read none.
-
-    Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
     """
-    vi, ir, degraded = _pictures(scene, scenario, seed=seed)
+    vi, ir = load_pair(scene)
+    degraded = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
     hints = hints_of(hint_names, vi=degraded.vi_chain, ir=degraded.ir_chain)
-    rows = []
     for name, fuse in methods.items():
-        fused, seconds = _run(fuse, degraded, hints)
-        where = f"{scene.id}, {scenario.name}, method {name!r}"
-        values = _measure(fused.fused, vi, ir, metrics, where=where)
-        rows.append(row_head(scene, scenario, name, seconds) | values)
-    return rows
+        vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
+        with torch.inference_mode():
+            start = time.perf_counter()
+            # The copy to the CPU waits for the device and so belongs to the time.
+            fused = fuse(vi_lq, ir_lq, hints).fused.to("cpu", torch.float32)  # B 3 H W
+            seconds = time.perf_counter() - start
+        head = row_head(scene, scenario, name, seconds)
+        source = f"{scene.id}, {scenario.name}, method {name!r}"
+        yield FusedPicture(head, source, fused, vi, ir, degraded)
 
 
 def steps_means(
@@ -139,13 +169,8 @@ def steps_means(
         raise ValueError(f"{bundle.source}: this model does not sample in steps; unset steps")
     fuser = bundle.fuser()
     set_num_steps(fuser, num_steps)
-    with fetched(scenes, read) as here:
-        rows = [
-            row
-            for scene in here
-            for scenario in measurement.scenarios
-            for row in evaluate_scene(scene, scenario, {MODEL: fuser}, **measurement.how)
-        ]
+    alone = measurement.model_copy(update={"folders": {}})
+    rows = evaluate_scenes(scenes, alone, read, methods={MODEL: fuser})
     # Without seconds: tasks run beside each other. They come back in any order.
     means = {name: float(np.mean([row[name] for row in rows])) for name in measurement.metrics}
     return {"num_steps": float(num_steps)} | means
@@ -159,10 +184,10 @@ def make_example(
     seed: int,
     hint_names: Sequence[str] = (),
 ) -> Example:
-    """Return the pictures behind the rows of `evaluate_scene` with the same arguments."""
-    vi, ir, degraded = _pictures(scene, scenario, seed=seed)
-    hints = hints_of(hint_names, vi=degraded.vi_chain, ir=degraded.ir_chain)
-    fused = {name: to_uint8(_run(fuse, degraded, hints)[0].fused) for name, fuse in methods.items()}
+    """Return the pictures of `fuse_scene` with the same arguments."""
+    pictures = [*fuse_scene(scene, scenario, methods, seed=seed, hint_names=hint_names)]
+    fused = {picture.head["method"]: to_uint8(picture.fused) for picture in pictures}
+    *_, vi, ir, degraded = pictures[0]
     return Example(scene.id, scenario.name, vi, ir, degraded.vi, degraded.ir, fused)
 
 
@@ -182,7 +207,7 @@ def choose_scenes(scenes: Sequence[Scene], count: int | None) -> tuple[Scene, ..
     return tuple(scenes[place] for place in sorted(place for _, place in sorted(places)[:count]))
 
 
-def check_folder(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
+def check_pictures(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
     """Raise ValueError unless a folder of fused pictures has one for every scene, each its own."""
     files = pictures_by_stem(folder)
     missing = [scene.id for scene in scenes if _stem(scene, files) is None]
@@ -209,39 +234,13 @@ def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
     return next((name for name in names if name in files), None)
 
 
-def _folder_row(scene: Scene, name: str, folder: Path, metrics: Sequence[str]) -> Row:
+def _picture_of(scene: Scene, method: str, folder: Path) -> FusedPicture:
+    """Another method's picture of a clean pair, from its folder."""
     files = pictures_by_stem(folder)
     stem = _stem(scene, files)
-    assert stem is not None, "check_folder was not asked first"
+    assert stem is not None, "check_pictures finds it first"
     vi, ir = load_pair(scene)
-    values = _measure(to_tensor(read_picture(files[stem])), vi, ir, metrics, where=str(files[stem]))
     # How long another method took is not known here.
-    return row_head(scene, CLEAN_SCENARIO, name, math.nan) | values
-
-
-def _measure(
-    fused: Tensor, vi: np.ndarray, ir: np.ndarray, metrics: Sequence[str], *, where: str
-) -> dict[str, float]:
-    try:
-        values = measure(fused, to_tensor(vi), to_tensor(ir), metrics)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    return {metric: float(value) for metric, value in values.items()}
-
-
-def _pictures(
-    scene: Scene, scenario: Scenario, *, seed: int
-) -> tuple[np.ndarray, np.ndarray, Degraded]:
-    vi, ir = load_pair(scene)
-    return vi, ir, degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
-
-
-def _run(fuse: Fuser, degraded: Degraded, hints: Hints) -> tuple[Fused, float]:
-    vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
-    with torch.inference_mode():
-        start = time.perf_counter()
-        # The copy to the CPU waits for the device and so belongs to the time.
-        fused = fuse(vi_lq, ir_lq, hints)
-        on_cpu = fused._replace(fused=fused.fused.to("cpu", torch.float32))  # B 3 H W
-        seconds = time.perf_counter() - start
-    return on_cpu, seconds
+    head = row_head(scene, CLEAN_SCENARIO, method, math.nan)
+    fused, clean = to_tensor(read_picture(files[stem])), Degraded(vi, ir, (), ())
+    return FusedPicture(head, str(files[stem]), fused, vi, ir, clean)

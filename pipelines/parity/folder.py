@@ -77,7 +77,7 @@ def systems_in(path: Path, known: Sequence[str]) -> list[str]:
     return found
 
 
-def open_folder(path: Path, system: str) -> FolderOnDisk:
+def open_golden_folder(path: Path, system: str) -> FolderOnDisk:
     """Read a system's index. Raises ValueError naming what is missing or unknown in it."""
     file = path / f"{system}_index.json"
     try:

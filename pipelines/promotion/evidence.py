@@ -1,10 +1,9 @@
-"""What has to be known of a version before a gate may judge it: digests, parity, lineage.
+"""What a gate needs to know of a version before it judges it: digests, parity, lineage.
 
 Parity here is between what was measured and what is served: evaluations run the bundle's module, the
 registry serves its exported program. Their largest difference on seeded inputs, of sizes that the
 export did not see, is taken when a bundle is registered and kept with the digests of both files.
-That the networks themselves are the paper's is `jobs.parity`'s matter: it belongs to the code, and
-the tests hold it for every commit.
+Whether the networks are the paper's is a question for `jobs.parity` and the tests of the code.
 
 Legend: B batch, H W pixels.
 """
@@ -72,7 +71,7 @@ def missing_evidence(
 
 
 def _missing_lineage(tags: Mapping[str, str]) -> list[str]:
-    # The authors' weights were trained elsewhere; the digests of their files are all there is.
+    # The authors' weights were trained elsewhere; all that is known are the digests of their files.
     if tags.get("origin") == "released":
         complete = any(key.startswith("sha256_") for key in tags)
         return [] if complete else ["Its lineage lacks the digests of the released files."]
@@ -97,8 +96,8 @@ def _needs_init(tags: Mapping[str, str]) -> bool:
 def _missing_parity(tags: Mapping[str, str], tolerance: float) -> list[str]:
     measure = "run python -m jobs.promote parity on it."
     if not all(tags.get(tag) for tag in (PARITY, WEIGHTS, PROGRAM)):
-        return [f"Nobody measured that the program it serves is the module it was: {measure}"]
-    # Turned this way round, because a difference that is not a number must not pass.
+        return [f"The difference between its program and its module was never measured: {measure}"]
+    # `not <=` instead of `>`: NaN must not pass.
     if not float(tags[PARITY]) <= tolerance:
         return [
             f"The program it serves differs from the module that was measured by {tags[PARITY]}; "

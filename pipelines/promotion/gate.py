@@ -36,7 +36,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
-from pipelines.evaluation.intervals import mean_interval
+from pipelines.evaluation.confidence import mean_interval
 from pipelines.evaluation.summaries import OVERALL, in_table_order
 from pipelines.store.seeding import rng_at
 

@@ -18,7 +18,7 @@ class Event(BaseModel):
     """One move of the alias `champion`: to `version`, from `over` (None: there was no champion).
 
     `evidence` is the evaluation run that it was judged by, `rows_sha256` the digest of its rows.
-    `reasons` are the gate's objections that `force` overrode; `reason` is what the person said.
+    `reasons` are the gate's objections that `force` overrode; `reason` is the person's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +37,7 @@ class Event(BaseModel):
 
 
 def shortened(reasons: Sequence[str]) -> tuple[str, ...]:
-    """The first few reasons, cut, so that an event fits where it is kept; it says what is left out."""
+    """The first few reasons, cut to fit into a tag, and how many are left out."""
     kept = [reason[:_MAX_REASON_CHARS] for reason in reasons[:_MOST_REASONS]]
     left_out = len(reasons) - len(kept)
     return (*kept, f"and {left_out} more") if left_out else tuple(kept)

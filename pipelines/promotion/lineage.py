@@ -1,7 +1,7 @@
 """From a model version back to its source files: a tree of links, each checked against a digest.
 
-What a training writes down is what the way back needs: `lineage/inputs.json` is all that its
-`config_digest` is the digest of, `lineage/scenes.parquet` the scenes of its dataset with the URIs of
+A training logs what a trace needs: `lineage/inputs.json` is what its `config_digest` is the
+digest of, `lineage/scenes.parquet` the scenes of its dataset with the URIs of
 their files. This module checks files; `jobs.promote.trace` fetches them.
 """
 
@@ -29,7 +29,7 @@ from pipelines.store.folders import Folder
 from pipelines.store.seeding import digest_of
 from pipelines.training.checkpoints import read_config, read_state, read_weights
 
-# What a training run keeps for the way back, as artifacts.
+# Artifacts of a training run that a trace reads.
 FOLDER, INPUTS, SCENES = "lineage", "inputs.json", "scenes.parquet"
 # Tag of a training run: digest of its checkpoint's state.json, which holds those of its files.
 CHECKPOINT = "checkpoint_sha256"
@@ -41,7 +41,7 @@ StoredScene = tuple[str, str | None, str | None]
 
 @dataclass(frozen=True)
 class Link:
-    """One thing that a version was made of, what was found out about it, and what it was made of."""
+    """One part of a version's lineage: the problems found in it, and the parts that it was made of."""
 
     title: str
     detail: str = ""
@@ -50,7 +50,7 @@ class Link:
 
 
 def broken(link: Link, path: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong in the tree, one line each, with the way to it."""
+    """Every problem in the tree, a line each, with its path."""
     here = (*path, link.title)
     lines = [f"{' > '.join(here)}: {problem}" for problem in link.problems]
     return lines + [line for child in link.children for line in broken(child, here)]
@@ -103,11 +103,11 @@ def checkpoint_link(folder: Path, tags: Mapping[str, str], *, bundle: Path | Non
 
 
 def inputs_problems(inputs: Mapping[str, Any], tags: Mapping[str, str]) -> list[str]:
-    """Do the recipe, dataset digest and initial weights that a run kept make up its config_digest?"""
+    """Problems of a run's inputs: recipe, dataset and initial weights must make up its config_digest."""
     if digest_of([*inputs.values()]) != tags["config_digest"]:
         return [f"{INPUTS} is not what config_digest {_short(tags['config_digest'])} was made of"]
     if inputs["dataset"] != tags["dataset_digest"]:
-        return [f"it read dataset {_short(inputs['dataset'])}, its tag says another"]
+        return [f"it read dataset {_short(inputs['dataset'])}, but its tag names another"]
     return []
 
 
@@ -130,7 +130,9 @@ def run_inputs(
 def scenes_of_version(version: DatasetVersion, index: SceneTable) -> SceneTable | None:
     """The scenes of an index that a version was made of, None when it was made of others."""
     try:
-        scenes = index.of_split(version.config.split)[: version.num_scenes]  # a try-out: the first
+        scenes = index.of_split(version.config.split)[
+            : version.num_scenes
+        ]  # a trial run takes the first
     except ValueError:  # it has no such split
         return None
     return scenes if _index_digest(scenes) == version.scene_index_digest else None
@@ -155,9 +157,9 @@ def dataset_link(
     stored, shards = _shards_link(version, root)
     if scenes is None:
         lost = (
-            f"the run kept no {FOLDER}/{SCENES}: no index in its work folder's scenes/ was the one of "
-            "this dataset, so the way to the source files ends here. For a next training: scan the "
-            "sources (python -m jobs.scan) into its work folder first"
+            f"the run has no {FOLDER}/{SCENES}: no index in its work folder's scenes/ matched this "
+            "dataset, so its source files are unknown. Before the next training, scan the sources "
+            "(python -m jobs.scan) into its work folder"
         )
         sources = Link("scenes", str(version.num_scenes), (lost,))
     else:
@@ -240,7 +242,7 @@ def _index_digest(scenes: Sequence[Scene]) -> str:
 
 def _digest_problems(path: Path, sha256: str | None) -> list[str]:
     if sha256 is None:
-        return [f"nothing was written down of the digest of {path.name}"]
+        return [f"no digest of {path.name} was recorded"]
     if not path.is_file():
         return [f"{path.name} is missing"]
     found = sha256_of_file(path)
@@ -251,7 +253,7 @@ def _disagreements(
     one: str, ours: Mapping[str, str], other: str, theirs: Mapping[str, str]
 ) -> list[str]:
     return [
-        f"{one} {key} is {ours.get(key)!r}, {other} says {value!r}"
+        f"{one} {key} is {ours.get(key)!r}, {other} has {value!r}"
         for key, value in theirs.items()
         if ours.get(key) != value
     ]

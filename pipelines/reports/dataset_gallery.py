@@ -109,7 +109,7 @@ def _scene_article(reader: ShardReader, scene: str, members: Sequence[str]) -> S
 def _group_articles(readers: Sequence[ShardReader]) -> Iterator[GroupArticle]:
     # Shards of scenes with one camera hold no group.
     readers = [reader for reader in readers if any(meta.groups for meta in reader.metas.values())]
-    for index, (reader, scene) in enumerate(_spread(readers, _NUM_GROUPS)):
+    for index, (reader, scene) in enumerate(_spread(readers, _NUM_GROUPS if readers else 0)):
         groups = reader.metas[scene].groups
         # Skip the clean anchor, which comes first; show different degradations.
         yield _group_article(reader, scene, groups[(1 + index) % len(groups)])

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipelines.evaluation.intervals import mean_interval
+from pipelines.evaluation.confidence import mean_interval
 from pipelines.evaluation.probes import Point
 from pipelines.evaluation.rows import BASELINE
 from pipelines.evaluation.summaries import OVERALL, Summary

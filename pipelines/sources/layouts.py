@@ -91,7 +91,7 @@ def find_pairs(root: SourcePath, *, split: str) -> Found:
     return found
 
 
-def normalise(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Lower case, and a hyphen for what a scene id may not hold."""
     return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "scene"
 
@@ -123,7 +123,7 @@ def _datasets(root: SourcePath, split: str) -> Found | None:
                 f"{folder}: holds pictures in none of the layouts of pipelines/sources/layouts.py, beside "
                 "data sets that are in one; fix it or move it away"
             )
-        first = names.setdefault(normalise(folder.name), folder)
+        first = names.setdefault(normalise_name(folder.name), folder)
         if first != folder:
             raise ValueError(f"{first} and {folder}: two data sets of one name; rename one")
         there[folder] = found and _named(folder, found, split)
@@ -137,13 +137,13 @@ def _named(folder: SourcePath, found: Found, split: str) -> Found:
         raise ValueError(
             f"{folder}: a split beside data sets that have splits; move it into its data set"
         )
-    name = normalise(folder.name)
+    name = normalise_name(folder.name)
     return [replace(pair, dataset=name, split=pair.split or split) for pair in pairs], refused
 
 
 def _splits(root: SourcePath) -> Found | None:
     """Split folders round a layout."""
-    below = [_pairs_here(folder, normalise(folder.name)) for folder in _folders_in(root)]
+    below = [_pairs_here(folder, normalise_name(folder.name)) for folder in _folders_in(root)]
     found = [pairs for pairs in below if pairs is not None]
     return _together(found) if found else None
 
@@ -171,7 +171,7 @@ def _pairs_here(folder: SourcePath, split: str) -> Found | None:
         return _hybrid_pairs(vi, ir, *targets, split=split)
     splits = _split_folders(vi, ir)
     if splits:
-        return _together(pair_by_stem(a, b, split=normalise(a.name)) for a, b in splits)
+        return _together(pair_by_stem(a, b, split=normalise_name(a.name)) for a, b in splits)
     return pair_by_stem(vi, ir, split=split)
 
 

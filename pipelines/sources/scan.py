@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.sources.layouts import NOT_A_PICTURE, Refused, SourcePair, find_pairs, normalise
+from pipelines.sources.layouts import NOT_A_PICTURE, Refused, SourcePair, find_pairs, normalise_name
 from pipelines.sources.pictures import as_ir, as_vi, check_sizes, decode, perceptual_hash
 from pipelines.sources.scenes import Native, Read, Scene, SceneTable, read_file
 from pipelines.sources.source_paths import SourcePath
@@ -40,7 +40,7 @@ def scan(
     `split` names the split of one without split folders; `read` fetches a file by its URI. Raises
     ValueError when the folder is missing or fits no layout.
     """
-    dataset = dataset or normalise(root.name)
+    dataset = dataset or normalise_name(root.name)
     scenes: list[Scene] = []
     pairs, refused = find_pairs(root, split=split)
     with ThreadPoolExecutor() as pool:
@@ -93,7 +93,7 @@ def _check_pair(dataset: str, pair: SourcePair, read: Read) -> tuple[Scene | Non
         return None, [_refusal(error)]
     natives, refused = _check_natives(pair, read, vi.shape[:2])
     scene = Scene(
-        id=normalise(f"{dataset}-{pair.split}-{pair.stem}"),
+        id=normalise_name(f"{dataset}-{pair.split}-{pair.stem}"),
         dataset=dataset,
         split=pair.split,
         vi_uri=str(pair.vi.resolve()),

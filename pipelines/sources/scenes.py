@@ -250,7 +250,7 @@ def _load(uri: str, sha256: str, camera: Modality, read: Read) -> np.ndarray:
 
 
 @contextmanager
-def fetched(scenes: Sequence[Scene], read: Read) -> Iterator[list[Scene]]:
+def fetched_scenes(scenes: Sequence[Scene], read: Read) -> Iterator[list[Scene]]:
     """Give the scenes with their pictures on this disk: remote ones as files that live in the block.
 
     They are the same scenes, by name and contents. Native variants stay where they are.

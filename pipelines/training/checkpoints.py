@@ -29,7 +29,7 @@ _AVERAGE = "average.safetensors"
 
 
 class CheckpointState(BaseModel):
-    """The `state.json`: `step` optimiser steps are done; digests tell a truncated file."""
+    """The `state.json`: `step` optimiser steps are done; digests reveal a truncated file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +39,7 @@ class CheckpointState(BaseModel):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What one step hands to the next: the model, the optimiser, and a running average or None.
+    """What changes from step to step: the model, the optimiser, and a running average or None.
 
     `rate_shares` are the shares of the learning rate of the optimiser's parameter groups.
     """
@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_jso
 
 
 def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
-    """Load the first of the checkpoints that is whole; return the step to go on from.
+    """Load the first of the checkpoints that is whole; return the step to resume from.
 
     0 when there is no checkpoint. Warns of those that are not whole; raises ValueError when none is.
     """
@@ -80,7 +80,7 @@ def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
             broken.append(str(error))
             continue
         for reason in broken:
-            warnings.warn(f"{reason}; going on from step {step}", stacklevel=2)
+            warnings.warn(f"{reason}; resuming from step {step}", stacklevel=2)
         return step
     if broken:
         raise ValueError(f"no checkpoint is whole: {'; '.join(broken)}")
@@ -88,7 +88,7 @@ def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> int:
-    """Restore `state` in place; return the step to go on from.
+    """Restore `state` in place; return the step to resume from.
 
     Raises ValueError, and changes nothing, when a file is missing or truncated.
     """
@@ -119,7 +119,7 @@ def read_state(folder: Path) -> CheckpointState:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the weights that stand for the model, their average where one was kept; checked."""
+    """Read the model's weights, their running average if there is one; digests are checked."""
     return _tensors(folder, weights_file(folder).name, read_state(folder))
 
 
@@ -140,7 +140,7 @@ def tensors_of(path: Path, data: bytes) -> dict[str, Tensor]:
 
 
 def weights_file(folder: Path) -> Path:
-    """Which file of a checkpoint holds the weights that stand for the model."""
+    """The file of a checkpoint that holds the model's weights: the running average if there is one."""
     return folder / (_AVERAGE if _AVERAGE in read_state(folder).sha256 else _MODEL)
 
 

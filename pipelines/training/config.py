@@ -139,10 +139,10 @@ class OptimConfig(BaseModel):
         return self
 
 
-# What decides no weights: two runs that differ in these only are the same run.
+# Settings that do not change the weights: two runs that differ in these only are the same run.
 _DECIDES_NOTHING: Any = {
-    "dataset": True,  # the version's digest counts, not a name for it
-    "init_from": True,  # nor where the weights lie, but which they are
+    "dataset": True,  # the version's digest counts, not its name
+    "init_from": True,  # the weights' digest counts, not their place
     "use_gpu": True,
     "preview_every": True,
     "compiled": True,
@@ -176,7 +176,7 @@ class TrainingConfig(BaseModel):
 
     @property
     def stage(self) -> Stage:
-        """The system's statement about the stage."""
+        """What the system declares of the stage."""
         return system_of(self.objective).stage(str(dict(self.objective)["stage"]))
 
     @model_validator(mode="after")
@@ -192,12 +192,12 @@ class TrainingConfig(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What of this decides the weights, together with the data and the initial weights."""
+        """The settings that decide the weights, together with the data and the initial weights."""
         return self.model_dump(mode="json", exclude=_DECIDES_NOTHING)
 
 
 def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> OptimConfig:
-    """What each of `world_size` workers does of a step that was meant for `num_workers`.
+    """Each of `world_size` workers' share of a step of `num_workers`.
 
     Together they take the same samples in the same step, in more batches or in smaller ones. Raises
     ValueError when the step cannot be shared evenly.

@@ -1,6 +1,6 @@
 """The training loop: one for every stage of every system, with no cluster in it.
 
-It is handed `resume` (checkpoint folders, the newest first) and `report(metrics, folder)`, and runs
+It takes `resume` (checkpoint folders, the newest first) and `report(metrics, folder)`, and runs
 the same under Ray Train, torchrun, or alone. Steps, not epochs, are the budget.
 """
 
@@ -32,7 +32,7 @@ from pipelines.training.optimiser import check_replicas, start_state, train_step
 from pipelines.training.previews import PreviewPair, current_fuser, draw_preview
 from pipelines.training.window import Window, peak_memory_mib
 
-# Numbers by name, and at times a preview: a PNG as base64 text, which passes wherever numbers do.
+# Numbers by name, and at some steps a preview: a PNG as base64 text, which travels like a number.
 Metrics = dict[str, Any]
 PREVIEW = "previews"
 Report = Callable[[Metrics, Path | None], None]
@@ -77,13 +77,14 @@ def run_training(
         parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
         window.batch_ready()
         terms = train_step(replica, state, parts, optim, step=step, rank=rank)
-        # Every step: an average that has taken a NaN in is lost, and so is the next checkpoint.
+        # Check every step: a NaN would spoil the running average and the next checkpoint.
         _check_loss(float(terms["loss"]), optim, step, batches)
         _after_step(objective, state, step)
         window.add(terms, num_samples=sum(len(part["position"]) for part in parts))
         if reports.is_due(step + 1):
-            reports.send(window, step + 1)
-            window = Window()
+            # Opened before the report: the time that it takes counts for the pace.
+            seen, window = window, Window()
+            reports.send(seen, step + 1)
         window.await_batch()
 
 
@@ -119,7 +120,7 @@ def _replicate(objective: nn.Module, *, compiled: bool) -> nn.Module:
 
 
 def _after_step(objective: Any, state: TrainingState, step: int) -> None:
-    """Let the objective move what follows its weights, then average them if that is wanted."""
+    """Let the objective update what follows its weights, then update the running average."""
     if hasattr(objective, "after_step"):
         objective.after_step(step)
     if state.averaged is not None:
@@ -151,9 +152,9 @@ class _Reports:
             preview = {PREVIEW: self._draw_preview()}
         self.report(metrics | preview, None)
         if self._saves_after(done):
-            # After it and apart: whoever is killed between keeping a checkpoint and logging what came
-            # with it would leave a gap; and all that comes with a checkpoint is kept with it, and
-            # written again with the next. A step that is reported again is not logged again.
+            # A report of its own, after the other: a driver that is killed between the two leaves no
+            # gap in the metrics, and the preview is not stored with the checkpoint. A step that is
+            # reported again is not logged again.
             check_replicas(self.state.model)
             self._send_checkpoint(metrics, done)
 

@@ -26,7 +26,7 @@ def read_initial(folder: Path) -> Initial:
 
 
 def make_objective(config: TrainingConfig, initial: Initial | None = None) -> Any:
-    """Build the objective with its first weights: seeded, or `initial`. Frozen are what is named.
+    """Build the objective with its first weights: seeded, or `initial`; freeze what is named.
 
     Raises ValueError when the initial weights are missing or do not fit.
     """

@@ -44,7 +44,7 @@ def train_step(
     step: int,
     rank: int = 0,
 ) -> dict[str, Tensor]:
-    """Forward and backward over all batches, clip, step at the schedule's rate; average if one is kept.
+    """Forward and backward over all batches, clip, and step at the schedule's rate.
 
     `replica` is the state's model, or what wraps it. Returns the mean of the detached loss terms and the
     gradient's norm before clipping.
@@ -53,7 +53,7 @@ def train_step(
     sums: dict[str, Tensor] = {}
     with seeded(optim.seed, step, rank):
         for place, batch in enumerate(batches, start=1):
-            # Replicas meet once a step, in the last backward pass.
+            # Replicas average their gradients once a step, in the last backward pass.
             with nullcontext() if place == len(batches) else _unsynchronised(replica):
                 with torch.autocast(
                     batch_device(batch), torch.bfloat16, enabled=optim.precision == "bf16"
@@ -73,9 +73,9 @@ def train_step(
 
 @contextmanager
 def seeded(seed: int, step: int, rank: int) -> Iterator[None]:
-    """Let torch's generators say the same at a step of a rank, whatever came before; restore them after.
+    """Seed torch's generators by seed, step and rank inside the block; restore them after it.
 
-    Dropout draws from them: a resumed run then drops what the uninterrupted one does.
+    Dropout draws from them, so a resumed run drops the same values as an uninterrupted one.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
@@ -104,5 +104,5 @@ def check_replicas(objective: nn.Module) -> None:
     if apart:
         raise ValueError(
             f"the weights of ranks {apart} are not those of rank 0; the last checkpoint is kept: "
-            "start again from it, and look for what differs between the nodes"
+            "resume from it, and look for what differs between the nodes"
         )

@@ -1,4 +1,4 @@
-"""Pictures to watch a training by: a few degraded pairs, always the same, fused as it stands.
+"""Previews of a training: the same few degraded pairs, fused with its current weights.
 
 Legend: H W pixels.
 """
@@ -39,9 +39,9 @@ _COLUMNS = ("VI", "IR", "fused", "VI reference", "IR reference")
 
 @dataclass(frozen=True)
 class PreviewPair:
-    """A degraded pair and its references, uint8: VI H×W×3 RGB, IR H×W×1. `label` says what it is.
+    """A degraded pair and its references, uint8: VI H×W×3 RGB, IR H×W×1. `label` is its caption.
 
-    The chains are what the two cameras suffer.
+    The chains are the degradations of the two cameras.
     """
 
     label: str
@@ -76,7 +76,7 @@ def pairs_of_scenes(
 
 
 def pairs_of_shards(version: DatasetVersion, root: Folder) -> list[PreviewPair]:
-    """A few of a dataset's own scenes with the variants that are stored: for want of unseen ones."""
+    """A few of a dataset's own scenes with the variants that are stored: where no unseen ones are known."""
     pairs = []
     shards = list(_spread(version.shards, NUM_PAIRS))
     for place in range(NUM_PAIRS):
@@ -94,7 +94,7 @@ def pairs_of_shards(version: DatasetVersion, root: Folder) -> list[PreviewPair]:
 
 
 def current_fuser(stage_config: BaseModel, state: Weights) -> nn.Module:
-    """The fuser of an objective's state, on its device; no random number is taken from training."""
+    """The fuser of an objective's state, on its device; it draws nothing from training's generators."""
     system = system_of(stage_config)
     config, weights = system.fuser_weights(stage_config, state)
     with torch.random.fork_rng(devices=[]):
@@ -137,7 +137,7 @@ def preview_grid(pairs: Sequence[PreviewPair], fused: Sequence[np.ndarray]) -> n
 
 
 def _spread(items: Sequence[_T], count: int) -> list[_T]:
-    """At most `count` of the items, as far apart as they go."""
+    """At most `count` of the items, evenly spread."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 
 def own_peak_mib() -> float:
-    """The most that was resident since the start, or since `restart_peak`, in MiB."""
+    """Peak resident memory since the start, or since `restart_peak`, in MiB."""
     peak = _status_mib("VmHWM")
     if peak is not None:
         return peak
-    # Second choice: it is handed down from the process that started this one, and never starts anew.
+    # Second choice: it is inherited from the parent process, and cannot be reset.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def restart_peak() -> float | None:
-    """Let the peak start anew; what is resident now, in MiB, or None where that cannot be had."""
+    """Reset the peak; return the resident memory in MiB, or None where the system cannot do it."""
     try:
-        # What was freed is given back, or the next use of it would not be seen.
+        # Return freed memory to the system first: its next use would not raise the peak.
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):

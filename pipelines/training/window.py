@@ -1,4 +1,4 @@
-"""What is told of the steps since the last report: means, pace, waiting, and memory."""
+"""What a report holds of the steps since the last one: means, pace, waiting for data, memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Window:
         self.await_batch()
 
     def await_batch(self) -> None:
-        """Note that nothing else is done from now on until the next batch is here."""
+        """Start to count the time of waiting for the next batch."""
         self._idle_since = time.perf_counter()
 
     def batch_ready(self) -> None:
-        """Note that the batch is here: the time since it was awaited was spent waiting for it."""
+        """The batch has arrived: add the time since `await_batch` to the waiting."""
         self._wait_s += time.perf_counter() - self._idle_since
 
     def add(self, terms: dict[str, Tensor], *, num_samples: int) -> None:
@@ -48,7 +48,7 @@ class Window:
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:
-    """The most that this process held so far: resident, and allocated on a CUDA device if it has one."""
+    """Peak memory of this process so far: resident, and allocated on the CUDA device if it has one."""
     peaks = {"host_peak_mib": own_peak_mib()}
     if device.type == "cuda":
         peaks["cuda_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20

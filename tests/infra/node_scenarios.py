@@ -26,7 +26,7 @@ from ray.util import get_node_ip_address
 from infra.cluster import nodes
 from infra.cluster.connect import connected
 from infra.cluster.ddp import run_ddp
-from infra.cluster.run_folder import fetched
+from infra.cluster.run_folder import fetched_checkpoint
 from infra.cluster.tasks import map_actors, map_tasks
 from infra.settings import Settings
 from tests.infra import ray_workloads
@@ -143,7 +143,7 @@ def training(folder: Path) -> dict[str, Any]:
     with _two_workers(folder, num_steps=20, until=8) as (several, running):
         time.sleep(float(os.environ["AWAY_S"]))
         several.add_node(num_cpus=1)
-        with fetched(running.result(timeout=_PATIENCE_S)) as kept:
+        with fetched_checkpoint(running.result(timeout=_PATIENCE_S)) as kept:
             step = int((kept / "step").read_text())
     starts = [int(path.read_text()) for path in folder.glob("started-*")]
     return {"step": step, "starts": sorted(starts)}

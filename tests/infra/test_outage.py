@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from infra.cluster.ddp import run_ddp
-from infra.cluster.run_folder import fetched
+from infra.cluster.run_folder import fetched_checkpoint
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
@@ -176,7 +176,7 @@ def test_training_goes_on_while_the_server_is_dead(
     )
     away.join()
     assert (tmp_path / "died").exists()
-    with fetched(checkpoint) as folder:
+    with fetched_checkpoint(checkpoint) as folder:
         assert (folder / "step").read_text() == "10"
     assert not folder.exists()
     history = client.get_metric_history(run_id, "loss")

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from jobs.train.records import REQUIREMENTS
-from pipelines.bundles.export import read_bundle
+from models import find_system
+from pipelines.bundles.export import contract_of, read_bundle
 from tests.settings import embedded_settings
 
 NAME = "served"
@@ -78,6 +79,8 @@ def blend_bundle(folder: Path, share: float) -> Path:
     program = torch.export.export(Blend(share), example, dynamic_shapes=(shape, shape))
     folder.mkdir()
     torch.export.save(program, folder / "program.pt2")
+    contract = contract_of(find_system("dspfusion"))
+    (folder / "config.json").write_text(json.dumps({"contract": contract}))
     return folder
 
 

@@ -13,8 +13,8 @@ import pytest
 from infra.settings import REPOSITORY
 from jobs.command_line import Command, parse_words
 from jobs.commands import command_names, load_command
-from jobs.fuse.__main__ import PRECISIONS, TILE_PASSES
-from models.dspfusion import fuser
+from jobs.fuse.__main__ import PRECISIONS
+from models.system import Precision
 from tests.infra.command_lines import parse_command
 
 # What takes more than a tenth of a second to import.
@@ -62,8 +62,7 @@ def test_every_example_parses(name: str) -> None:
 
 
 def test_what_is_written_down_so_as_not_to_import_torch() -> None:
-    assert get_args(fuser.Precision) == PRECISIONS
-    assert fuser.TILE_PASSES == TILE_PASSES
+    assert get_args(Precision) == PRECISIONS
 
 
 def run(*words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from jobs.demo.run import demo
-from jobs.train.pictures import MAP
+from jobs.train.visuals import MAP
 from pipelines.evaluation.rows import read_rows
 from tests.jobs.conftest import FirstDemo
 

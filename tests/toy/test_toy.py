@@ -174,7 +174,7 @@ def fuse_with_hints(tree: Path, work: Path) -> None:
     name = sorted((work / "src" / "val" / "vi").iterdir())[0].name
     sources = [f"--{camera}={work / 'src' / 'val' / camera / name}" for camera in ("vi", "ir")]
     fuse = ("jobs.fuse", "models:/toy@champion", *sources)
-    assert "told that both pictures are clean" in run(
+    assert "takes both pictures to be clean" in run(
         tree, *fuse, f"--out={work / 'clean.png'}", work=work
     )
     noisy = "--degradation=vi:gaussian_noise:sigma_level=60"

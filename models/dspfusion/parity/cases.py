@@ -19,10 +19,10 @@ from models.dspfusion.parity.networks import (
 )
 from models.dspfusion.parity.steps import check_losses, check_stage1, check_stage2
 from models.dspfusion.released import OFFICIAL_FILES, official_name
-from models.golden import Comparison, GoldenFolder
+from models.golden import GoldenFolder, TensorComparison
 
 
-def check_folder(folder: GoldenFolder) -> Iterator[Comparison]:
+def check_golden_vectors(folder: GoldenFolder) -> Iterator[TensorComparison]:
     """Compare everything that a folder holds. Raises ValueError on what it lacks or is unknown."""
     cases = folder.case_files()
     if not folder.names:

@@ -24,8 +24,8 @@ from models.golden import (
     TOLERANCE,
     Arrays,
     Case,
-    Comparison,
     Constants,
+    TensorComparison,
     compare_tensor,
     compare_values,
     fill,
@@ -78,7 +78,7 @@ def fill_network(network: Network, module: nn.Module, constants: Constants) -> N
     )
 
 
-def check_fill(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
+def check_fill(filled: FilledModel, arrays: Arrays) -> Iterator[TensorComparison]:
     """First and last value, sum and sum of squares of every weight, one line for each file."""
     ours = {
         f"{file}/{official_name(network, key)}": tensor.double().flatten()
@@ -101,7 +101,7 @@ def _moments(flat: Tensor) -> Tensor:
     return torch.stack([flat[0], flat[-1], flat.sum(), (flat**2).sum()])
 
 
-def check_diffusion_constants(arrays: Arrays) -> Iterator[Comparison]:
+def check_diffusion_constants(arrays: Arrays) -> Iterator[TensorComparison]:
     """The schedule's constants, from ours and what follows from them."""
     schedule = prior_schedule(DSPFusionConfig())
     beta, bar = np.array(schedule.betas), np.array(schedule.alpha_bars)
@@ -126,7 +126,7 @@ def check_diffusion_constants(arrays: Arrays) -> Iterator[Comparison]:
 
 def check_case(
     filled: FilledModel, name: str, arrays: Arrays, case: Case | None
-) -> Iterator[Comparison]:
+) -> Iterator[TensorComparison]:
     """One forward case; what kind it is shows in what it holds."""
     if "in_ir" not in arrays:
         raise ValueError(f"{name}: lacks the array 'in_ir'")
@@ -141,7 +141,7 @@ def check_case(
 @torch.no_grad()
 def check_networks(
     filled: FilledModel, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
-) -> Iterator[Comparison]:
+) -> Iterator[TensorComparison]:
     """The four networks, the chain and the fused image; intermediates if there are some."""
     given = filled.pair(shape)
     ours = given | _network_outputs(filled, given)
@@ -193,7 +193,7 @@ def _check_intermediates(
     arrays: Arrays,
     given: Mapping[str, Tensor],
     recorded: Arrays,
-) -> Iterator[Comparison]:
+) -> Iterator[TensorComparison]:
     """Every recorded map, from the golden priors: so only the fusion network's rounding counts."""
     dp_ir, dp_vi, prior = (torch.from_numpy(arrays[key]) for key in ("dp_ir", "dp_vi", "prior"))
     ir, vi = given["in_ir"], given["in_vi"]
@@ -237,7 +237,7 @@ def _record_outputs(network: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
 @torch.no_grad()
 def check_pipeline(
     filled: FilledModel, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
-) -> Iterator[Comparison]:
+) -> Iterator[TensorComparison]:
     """Any size: reflect padding, the fused image, and the authors' stretch and saving (spec 1.5)."""
     given = filled.pair(shape)
     height, width = shape[2:]
@@ -266,7 +266,7 @@ def check_pipeline(
 @torch.no_grad()
 def check_three_heads(
     filled: FilledModel, name: str, arrays: Arrays, shape: tuple[int, int, int, int]
-) -> Iterator[Comparison]:
+) -> Iterator[TensorComparison]:
     """The optional three-head network, fed with the given priors."""
     network = FusionNetwork(filled.config.model_copy(update={"three_heads": True})).eval()
     fill_network("fusion", network, filled.constants)

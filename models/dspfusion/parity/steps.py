@@ -23,7 +23,7 @@ from models.dspfusion.stage2 import Stage2
 from models.golden import (
     TOLERANCE,
     Arrays,
-    Comparison,
+    TensorComparison,
     compare_tensor,
     compare_values,
     known_arrays,
@@ -42,7 +42,7 @@ STEP_TOLERANCE = 1e-5
 
 # AdamW and its schedule in the authors' code (spec 2.3).
 _NUM_STEPS, _CONSTANT_STEPS, _RATE, _LEAST_RATE = 500_000, 300_000, 2e-4, 1e-6
-_BETAS, _EPS, _WEIGHT_DECAY, _CLIP_NORM = (0.9, 0.999), 1e-8, 1e-4, 0.01
+_BETAS, _EPS, _WEIGHT_DECAY = (0.9, 0.999), 1e-8, 1e-4
 
 # Our names of the loss terms → the golden files'.
 _TERMS = {
@@ -67,7 +67,7 @@ def _learning_rate(step: int) -> float:
     )
 
 
-def check_losses(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
+def check_losses(filled: FilledModel, arrays: Arrays) -> Iterator[TensorComparison]:
     """Every loss term and the learning rate; the batch's size is that of the golden gradient."""
     if "grad_wrt_fused" not in arrays:
         raise ValueError("losses: lacks the array 'grad_wrt_fused'")
@@ -114,7 +114,7 @@ def _contrastive(filled: FilledModel, size: int) -> float:
     return float(group_contrastive_loss(anchors, positives, group("neg", 6), temperature=0.1))
 
 
-def check_stage1(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
+def check_stage1(filled: FilledModel, arrays: Arrays) -> Iterator[TensorComparison]:
     """One Stage I step: losses, gradients, and the weights after it."""
     shape = _step_shape("stage1_step", arrays)
     objective = Stage1(Stage1Config(model=filled.config))
@@ -131,7 +131,7 @@ def check_stage1(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
     return step.check(lambda: objective.losses(batch))
 
 
-def check_stage2(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
+def check_stage2(filled: FilledModel, arrays: Arrays) -> Iterator[TensorComparison]:
     """One Stage II step: only the denoiser has gradients."""
     shape = _step_shape("stage2_step", arrays)
     objective = Stage2(Stage2Config(model=filled.config))
@@ -144,7 +144,7 @@ def check_stage2(filled: FilledModel, arrays: Arrays) -> Iterator[Comparison]:
 def _step_shape(name: str, arrays: Arrays) -> tuple[int, int, int, int]:
     """Shape of a step's images: its `out_fusion` keeps every second pixel (spec 5.4)."""
     if "out_fusion" not in arrays:
-        raise ValueError(f"{name}: lacks the array 'out_fusion', which tells the images' size")
+        raise ValueError(f"{name}: lacks the array 'out_fusion', which gives the images' size")
     size, channels, height, width = shape4(arrays["out_fusion"])
     return size, channels, 2 * height, 2 * width
 
@@ -170,7 +170,7 @@ class Step:
     objective: nn.Module
     networks: tuple[Network, ...]
 
-    def check(self, losses: Callable[[], dict[str, Tensor]]) -> Iterator[Comparison]:
+    def check(self, losses: Callable[[], dict[str, Tensor]]) -> Iterator[TensorComparison]:
         """Take the step with `losses`; compare the terms, the gradients and the new weights."""
         seen: dict[str, Tensor] = {}
         handle = self.objective.get_submodule("fusion").register_forward_hook(
@@ -206,7 +206,7 @@ class Step:
             for key, parameter in self.objective.get_submodule(network).named_parameters()
         }
 
-    def _norms(self, gradients: Mapping[str, Tensor]) -> Comparison:
+    def _norms(self, gradients: Mapping[str, Tensor]) -> TensorComparison:
         """Norms of all gradients; a vanishing one is compared on the scale of the whole."""
         names = [str(name) for name in self.arrays["grad_norm_names"]]
         if set(names) != gradients.keys():
@@ -224,7 +224,7 @@ class Step:
             raise ValueError(f"{self.name}: lacks the array {key!r}")
         return float(self.arrays[key])
 
-    def _compare(self, key: str, ours: Any, expected: np.ndarray) -> Comparison:
+    def _compare(self, key: str, ours: Any, expected: np.ndarray) -> TensorComparison:
         match key.split("/")[0]:
             case "loss":
                 return compare_values(self.name, key, ours, expected, LOSS_TOLERANCE)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.layers.attention import fold_projection, gram_weights
 from models.layers.cpu_strips.gradients import add_gradient, bordered, pair_up
-from models.layers.cpu_strips.rows import (
+from models.layers.cpu_strips.pixel_rows import (
     Branch,
     Norm,
     context_strips,

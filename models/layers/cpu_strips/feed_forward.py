@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.layers.cpu_strips.gradients import add_gradient, bordered, pair_up
-from models.layers.cpu_strips.rows import (
+from models.layers.cpu_strips.pixel_rows import (
     Branch,
     Norm,
     context_strips,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.layers.cpu_strips.rows import (
+from models.layers.cpu_strips.pixel_rows import (
     Branch,
     Norm,
     convolved_strips,

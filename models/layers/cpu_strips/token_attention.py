@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from models.layers.attention import softmax_by_head
-from models.layers.cpu_strips.rows import Norm, normalise, pixels_first, row_strips, strip_images
+from models.layers.cpu_strips.pixel_rows import (
+    Norm,
+    normalise,
+    pixels_first,
+    row_strips,
+    strip_images,
+)
 
 
 @torch.autocast("cpu", enabled=False)

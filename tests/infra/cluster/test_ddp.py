@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.cluster import ddp
-from infra.cluster.run_folder import fetched
+from infra.cluster.run_folder import fetched_checkpoint
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
@@ -36,7 +36,7 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         on_report=ReportLogger(ray_settings.tracking_uri, run_id, kept),
     )
     assert (tmp_path / "died").exists()
-    with fetched(checkpoint) as folder:
+    with fetched_checkpoint(checkpoint) as folder:
         assert (folder / "step").read_text() == "6"
     # Step 3 was trained twice; the mean over both ranks of each step is there once.
     expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
@@ -88,7 +88,7 @@ def run_ddp(
         use_gpu=use_gpu,
         on_report=ray_workloads.Silent(),
     )
-    with fetched(checkpoint) as folder:
+    with fetched_checkpoint(checkpoint) as folder:
         return folder if folder.is_dir() else None
 
 

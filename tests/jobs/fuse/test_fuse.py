@@ -10,11 +10,11 @@ import pytest
 
 from infra.settings import Settings
 from jobs.fuse import __main__ as command
-from jobs.fuse.run import Fused, fuse_files, fuse_folders
+from jobs.fuse.run import FolderOutcome, fuse_folders, fuse_one
 from jobs.locations import open_folder
+from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import FAILURES, Fusing
-from tests.conftest import tiny_fuser
 from tests.s3_servers import make_bucket
 
 
@@ -22,6 +22,11 @@ def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
     levels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
     assert cv2.imwrite(str(path), levels)
     return path
+
+
+def fuse_files(bundle: Path, vi: Path, ir: Path, out: Path) -> None:
+    settings = Settings(work=out.parent, tracking_uri="", artifact_root=None, ray_address=None)
+    fuse_one(Fusing(bundle=read_bundle(bundle)), settings, str(vi), str(ir), str(out))
 
 
 @pytest.mark.parametrize(
@@ -32,16 +37,18 @@ def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
         (("vi.jpg", (19, 16), np.uint8), ("ir.tiff", (19, 16), np.uint16), np.uint16),
     ],
 )
-def test_depths_greys_and_sizes(tmp_path: Path, vi: tuple, ir: tuple, depth: type) -> None:
+def test_depths_greys_and_sizes(
+    tiny_bundle: Path, tmp_path: Path, vi: tuple, ir: tuple, depth: type
+) -> None:
     paths = [write_noise(tmp_path / name, shape, dtype) for name, shape, dtype in (vi, ir)]
-    fuse_files(tiny_fuser(), *paths, tmp_path / "out.png")
+    fuse_files(tiny_bundle, *paths, tmp_path / "out.png")
     fused = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
     assert fused.dtype == depth
     assert fused.shape == (*vi[1][:2], 3)
     assert fused.max() > 255 or depth == np.uint8
 
 
-def test_depths_agree(tmp_path: Path) -> None:
+def test_depths_agree(tiny_bundle: Path, tmp_path: Path) -> None:
     """The same levels at 8 and at 16 bits (times 257) make the same picture."""
     levels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     fused = []
@@ -49,7 +56,7 @@ def test_depths_agree(tmp_path: Path) -> None:
         vi, ir, out = (tmp_path / f"{part}{name}.png" for part in ("vi", "ir", "out"))
         assert cv2.imwrite(str(vi), image)
         assert cv2.imwrite(str(ir), image[:, :, 0])
-        fuse_files(tiny_fuser(), vi, ir, out)
+        fuse_files(tiny_bundle, vi, ir, out)
         fused.append(cv2.imread(str(out), cv2.IMREAD_UNCHANGED))
     assert np.array_equal((fused[1] / 257).round().astype(np.uint8), fused[0])
 
@@ -73,11 +80,11 @@ def test_the_command_stretches_on_request(
     assert (stretched.min(), stretched.max()) == (0, 255)
 
 
-def test_too_small_is_named(tmp_path: Path) -> None:
+def test_too_small_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
     vi = write_noise(tmp_path / "vi.png", (15, 20, 3), np.uint8)
     ir = write_noise(tmp_path / "ir.png", (15, 20), np.uint8)
     with pytest.raises(ValueError, match=r"vi\.png: images must be at least 16"):
-        fuse_files(tiny_fuser(), vi, ir, tmp_path / "out.png")
+        fuse_files(tiny_bundle, vi, ir, tmp_path / "out.png")
 
 
 def write_frames(folder: Path, *, num_frames: int) -> dict[str, str]:
@@ -121,7 +128,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     mended = (tmp_path / "vi" / "frame_0.png").read_bytes()
     open_folder(places["vi"], settings).replace("frame_1.png", mended)
     again = fuse_folders(fusing, settings, **places, local=True)  # starting actors takes seconds
-    assert again == Fused(made=1, skipped=2, failures=())
+    assert again == FolderOutcome(made=1, skipped=2, failures=())
     assert out.size_of(FAILURES) is None
     names = [entry.name for entry in out.entries("frame")]
     assert names == ["frame_0.png", "frame_1.png", "frame_2.png"]
@@ -134,7 +141,7 @@ def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Pa
     places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}
     whole = Fusing(bundle=read_bundle(tiny_bundle))
     fuse_folders(whole, settings, **places, local=True)
-    tiled = whole.model_copy(update={"tile_px": 64})
+    tiled = whole.model_copy(update={"options": FuseOptions(tile_px=64)})
     with pytest.raises(ValueError, match="holds 1 of these pictures, not known to be made with"):
         fuse_folders(tiled, settings, **places, local=True)
     assert fuse_folders(tiled, settings, **places, local=True, overwrite=True).made == 1
@@ -157,7 +164,7 @@ def test_the_command_says_what_failed(
             command.main()
         assert ended.value.code == 1
         said = capsys.readouterr().out
-        assert f"{skipped} were there before" in said
+        assert f"{skipped} existed already" in said
         assert said.splitlines()[-1].endswith(str(tmp_path / "out" / FAILURES))
     pair = [f"{places[camera]}/frame_0.png" for camera in ("vi", "ir")]
     words = [str(tiny_bundle), "--vi", pair[0], "--ir", pair[1], "--out", str(tmp_path / "a.png")]

@@ -63,6 +63,8 @@ def add_version(
     tracking.log_folder(client, run_id, folder / run_id, "evaluation")
     tracking.log_metrics(client, run_id, {"model.VIF": level, "average.VIF": 1.0})
     tags = {
+        "system": "dspfusion",
+        "stage": "stage1",
         "dataset_version": "d-1",
         "dataset_digest": "d",
         "git_commit": "c",

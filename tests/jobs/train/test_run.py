@@ -14,8 +14,8 @@ from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.recipes import TRAINING
 from jobs.train.local import train_local
-from jobs.train.pictures import MAP
 from jobs.train.records import watch
+from jobs.train.visuals import MAP
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training import loop as training
@@ -46,12 +46,12 @@ def test_local_training_resumes_to_the_same_weights(
     real_step = training.train_step
     calls = 0
 
-    def step_then_die(*arguments: object) -> dict[str, torch.Tensor]:
+    def step_then_die(*arguments: object, **options: object) -> dict[str, torch.Tensor]:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return real_step(*arguments)  # type: ignore[arg-type]
+        return real_step(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "train_step", step_then_die)
     with pytest.raises(KeyboardInterrupt):
@@ -61,8 +61,8 @@ def test_local_training_resumes_to_the_same_weights(
     first, second = read_weights(whole), read_weights(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert sorted(path.name for path in resumed.parent.iterdir()) == [
-        MAP,
         "previews",
+        MAP,
         "step-00000002",
         "step-00000004",
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from models.dspfusion.parity.networks import FilledModel
 from models.golden import Constants, fill
-from pipelines.parity.folder import FolderOnDisk, open_folder
+from pipelines.parity.folder import FolderOnDisk, open_golden_folder
 from tests.models.dspfusion.reference import Reference
 
 FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "parity"
@@ -19,7 +19,7 @@ needs_golden = pytest.mark.skipif(
 
 @functools.cache
 def folder() -> FolderOnDisk:
-    return open_folder(FOLDER, "dspfusion")
+    return open_golden_folder(FOLDER, "dspfusion")
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def test_the_picture_depends_on_no_prior_that_is_cut_off(
 def test_the_rest_trains_and_makes_a_fuser(config):
     objective = objective_of(config)
     batch = training_batch(2, 16)
-    losses = objective({name: batch[name] for name in objective.FIELDS})
+    losses = objective({name: batch[name] for name in objective.FIELDS}, 0)
     losses["loss"].backward()
     for name, parameter in objective.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)

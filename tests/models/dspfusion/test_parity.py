@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from jobs import parity
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.fusion import FusionNetwork
-from models.dspfusion.parity.cases import check_folder
+from models.dspfusion.parity.cases import check_golden_vectors
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
 from models.dspfusion.released import import_released, official_name
 from models.golden import Constants, Wave
-from pipelines.parity.folder import FolderOnDisk, open_folder
+from pipelines.parity.folder import FolderOnDisk, open_golden_folder
 from tests.models.dspfusion.golden import FOLDER, filled, folder, needs_golden
 from tests.models.dspfusion.second_folder import write_folder
 
@@ -41,7 +41,7 @@ OTHER = Constants(
 @needs_golden
 def test_published_folder() -> None:
     """Every tensor of every file, within the tolerances of spec 5.6."""
-    comparisons = list(check_folder(folder()))
+    comparisons = list(check_golden_vectors(folder()))
     above = [comparison for comparison in comparisons if not comparison.passed]
     assert not above
     assert len(comparisons) == 183
@@ -52,7 +52,7 @@ def test_published_folder() -> None:
 def other(tmp_path_factory: pytest.TempPathFactory) -> FolderOnDisk:
     path = tmp_path_factory.mktemp("golden")
     write_folder(path, OTHER, {"x": (3, 24, 40), "y": (1, 35, 21)}, step_px=16)
-    return open_folder(path, "dspfusion")
+    return open_golden_folder(path, "dspfusion")
 
 
 def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -137,7 +137,7 @@ def test_a_missing_constant_is_named(tmp_path: Path) -> None:
     del index["constants"]["gain"]
     (tmp_path / "dspfusion_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"constants\.gain: Field required"):
-        open_folder(tmp_path, "dspfusion")
+        open_golden_folder(tmp_path, "dspfusion")
 
 
 @needs_golden

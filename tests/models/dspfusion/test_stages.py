@@ -44,7 +44,7 @@ def test_fields():
 )
 def test_losses(config, own_term):
     objective = objective_of(config)
-    losses = objective(fields(objective, training_batch(2, 32)))
+    losses = objective(fields(objective, training_batch(2, 32)), 0)
     assert losses.keys() == TERMS | {"loss", own_term}
     parts = losses["fusion"] + losses[own_term]
     torch.testing.assert_close(losses["loss"].detach(), parts)
@@ -56,15 +56,15 @@ def test_losses(config, own_term):
 def test_same_batch_same_loss(config):
     objective = objective_of(config)
     batch = fields(objective, training_batch(2, 32))
-    first = objective(batch)["loss"]
+    first = objective(batch, 0)["loss"]
     torch.rand(3)  # The global generator has no say.
-    assert torch.equal(first, objective(batch)["loss"])
+    assert torch.equal(first, objective(batch, 0)["loss"])
 
 
 @pytest.mark.parametrize("config", STAGES)
 def test_gradient_reaches_exactly_the_trainable_parameters(config):
     objective = objective_of(config)
-    objective(fields(objective, training_batch(2, 32)))["loss"].backward()
+    objective(fields(objective, training_batch(2, 32)), 0)["loss"].backward()
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -84,7 +84,7 @@ def test_stage2_under_ddp_stays_frozen():
     try:
         wrapped = DistributedDataParallel(objective_of(STAGES[1])).train()
         objective = wrapped.module
-        wrapped(fields(objective, training_batch(2, 32)))["loss"].backward()
+        wrapped(fields(objective, training_batch(2, 32)), 0)["loss"].backward()
     finally:
         destroy_process_group()
     assert objective.denoiser.training
@@ -98,7 +98,7 @@ def test_stage2_learns_through_every_reverse_step():
     objective = objective_of(STAGES[1])
     calls = []
     handle = objective.denoiser.register_full_backward_hook(lambda *_: calls.append(1))
-    objective(fields(objective, training_batch(1, 32)))["loss"].backward()
+    objective(fields(objective, training_batch(1, 32)), 0)["loss"].backward()
     handle.remove()
     assert len(calls) == tiny().num_steps
 
@@ -115,7 +115,7 @@ def test_the_papers_variants_train(stage):
     }
     config = stage(model=DSPFusionConfig(**{**tiny().model_dump(), **changes}))
     objective = objective_of(config)
-    losses = objective(fields(objective, training_batch(2, 16)))
+    losses = objective(fields(objective, training_batch(2, 16)), 0)
     losses["loss"].backward()
     for name, parameter in objective.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
@@ -131,8 +131,8 @@ def test_the_objectives_hand_their_switches_to_the_losses():
         changes = {"content_target": "element_maximum"}
         if plain.stage == "stage1":
             changes["positive_in_denominator"] = False
-        other = objective_of(plain.model_copy(update=changes))(given)
-        usual_losses = usual(given)
+        other = objective_of(plain.model_copy(update=changes))(given, 0)
+        usual_losses = usual(given, 0)
         assert float(other["intensity_max"]) != float(usual_losses["intensity_max"])
         assert torch.equal(other["color"], usual_losses["color"])
         if plain.stage == "stage1":
@@ -144,9 +144,9 @@ def test_step_noise_belongs_to_the_sample():
     objective = objective_of(Stage2Config(model=config)).eval()
     batch = fields(objective, training_batch(2, 16))
     swapped = {name: x.flip(0) for name, x in batch.items()}
-    losses, others = objective(batch), objective(swapped)
+    losses, others = objective(batch, 0), objective(swapped, 0)
     torch.testing.assert_close(losses["diffusion"], others["diffusion"])
-    reseeded = objective({**batch, "seed": batch["seed"] + 7})
+    reseeded = objective({**batch, "seed": batch["seed"] + 7}, 0)
     assert float(reseeded["diffusion"]) != float(losses["diffusion"])
 
 
@@ -155,9 +155,9 @@ def test_stage2_without_fusion_weights_learns_from_the_prior_alone(monkeypatch):
     alone = objective_of(Stage2Config(model=tiny(), fusion_weights=None))
     alone.load_state_dict(whole.state_dict())
     batch = fields(whole, training_batch(2, 16))
-    expected = whole(batch)["diffusion"]
+    expected = whole(batch, 0)["diffusion"]
     monkeypatch.setattr(alone.fusion, "forward", None)  # not called
-    losses = alone(batch)
+    losses = alone(batch, 0)
     assert losses.keys() == {"loss", "diffusion"}
     torch.testing.assert_close(losses["diffusion"], expected)
     losses["loss"].backward()
@@ -231,7 +231,7 @@ def train(
     optimizer = torch.optim.AdamW(trainable, lr=learning_rate)
     losses = []
     for _ in range(num_steps):
-        loss = objective(batch)["loss"]
+        loss = objective(batch, 0)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,5 +1,6 @@
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -7,11 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from models import SYSTEMS
 from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
-from models.system import Fused, Hints
+from models.system import Fused, Fuser, Hints
+from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import source_average
-from pipelines.evaluation.measuring import check_folder, choose_scenes, evaluate_scene, make_example
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, degrade, find_scenario
+from pipelines.evaluation.measuring import (
+    Measurement,
+    check_pictures,
+    choose_scenes,
+    evaluate_scenes,
+    make_example,
+)
+from pipelines.evaluation.rows import Row
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade, find_scenario
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene, load_pair
 
@@ -35,7 +45,16 @@ def take_vi(vi: torch.Tensor, ir: torch.Tensor, hints: Hints | None = None) -> F
     return Fused(vi)
 
 
-METHODS = {"take_vi": take_vi, "source_average": source_average}
+METHODS: dict[str, Fuser] = {"take_vi": take_vi, "source_average": source_average}
+# Its weights are not read: every test names the methods that are measured.
+BUNDLE = Bundle(source="none", model=SYSTEMS[0].tiny(), weights=b"")
+
+
+def evaluate_scene(
+    scene: Scene, scenario: Scenario, methods: Mapping[str, Fuser], *, seed: int
+) -> list[Row]:
+    measurement = Measurement(bundle=BUNDLE, scenarios=(scenario,), metrics=MEASURED, seed=seed)
+    return evaluate_scenes([scene], measurement, methods=methods)
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -49,7 +68,7 @@ def test_source_average_is_the_mean_in_every_channel() -> None:
 
 def test_one_row_per_method_with_every_column(scenes: list[Scene]) -> None:
     started_s = time.perf_counter()
-    rows = evaluate_scene(scenes[0], CLEAN_SCENARIO, METHODS, seed=0, metrics=MEASURED)
+    rows = evaluate_scene(scenes[0], CLEAN_SCENARIO, METHODS, seed=0)
     took_s = time.perf_counter() - started_s
     assert [item["method"] for item in rows] == list(METHODS)
     for item in rows:
@@ -70,7 +89,7 @@ def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
         seen.append((vi, ir))
         return source_average(vi, ir)
 
-    (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3, metrics=MEASURED)
+    (measured,) = evaluate_scene(scenes[0], scenario, {"spy": spy}, seed=3)
     vi, ir = load_pair(scenes[0])
     vi_lq, ir_lq, *_ = degrade(vi, ir, scenario, seed=3, scene_key=scenes[0].digest)
     assert torch.equal(seen[0][0], as_tensor(vi_lq))
@@ -81,13 +100,9 @@ def test_methods_get_the_degraded_pair_and_are_measured_on_the_clean_one(
 
 def test_rows_do_not_depend_on_order_or_on_other_methods(scenes: list[Scene]) -> None:
     scenario = find_scenario("vi_random_noise")
-    together = [
-        evaluate_scene(scene, scenario, METHODS, seed=1, metrics=MEASURED)[1] for scene in scenes
-    ]
+    together = [evaluate_scene(scene, scenario, METHODS, seed=1)[1] for scene in scenes]
     alone = [
-        evaluate_scene(
-            scene, scenario, {"source_average": source_average}, seed=1, metrics=MEASURED
-        )[0]
+        evaluate_scene(scene, scenario, {"source_average": source_average}, seed=1)[0]
         for scene in reversed(scenes)
     ][::-1]
     for one, two in zip(together, alone, strict=True):
@@ -101,7 +116,6 @@ def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
             CLEAN_SCENARIO,
             {"broken": lambda vi, ir, hints: Fused(vi * float("nan"))},
             seed=0,
-            metrics=MEASURED,
         )
 
 
@@ -138,7 +152,7 @@ def test_one_picture_is_not_that_of_two_scenes(scenes: list[Scene], tmp_path: Pa
     with pytest.raises(
         ValueError, match=r"a\.png would be the picture of both a-tiny-val-a and b-"
     ):
-        check_folder("other", fused, several)
+        check_pictures("other", fused, several)
     for scene in several:
         (fused / f"{scene.id}.png").write_bytes((fused / "a.png").read_bytes())
-    check_folder("other", fused, several)
+    check_pictures("other", fused, several)

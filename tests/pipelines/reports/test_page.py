@@ -22,7 +22,7 @@ def test_pages_are_written_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     templates.cache_clear()
     with pytest.raises(UndefinedError, match="title"):
-        write_page(tmp_path / "page.html", "degradation_priors.html.j2")
+        write_page(tmp_path / "page.html", "probe.html.j2")
     assert list(tmp_path.iterdir()) == []
 
 

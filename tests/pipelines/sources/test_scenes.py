@@ -8,7 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.sources.scan import scan
-from pipelines.sources.scenes import Native, Scene, fetched, load_pair, load_picture, read_file
+from pipelines.sources.scenes import (
+    Native,
+    Scene,
+    fetched_scenes,
+    load_pair,
+    load_picture,
+    read_file,
+)
 from pipelines.store.seeding import digest_of
 
 
@@ -55,7 +62,7 @@ def test_a_scene_with_one_camera_has_that_picture_only(folder: Path) -> None:
 def test_a_scene_with_one_camera_is_fetched(folder: Path) -> None:
     scene = alone(scan(folder).scenes[0])
     remote = scene.model_copy(update={"ir_uri": f"s3://{scene.ir_uri}"})
-    with fetched([remote], lambda uri: read_file(uri.removeprefix("s3://"))) as [local]:
+    with fetched_scenes([remote], lambda uri: read_file(uri.removeprefix("s3://"))) as [local]:
         assert local.vi_uri is None
         assert load_picture(local, "ir").shape == (16, 16, 1)
 

@@ -245,7 +245,7 @@ def test_stage2_takes_a_stage1_of_another_denoiser(version_root: Published, tmp_
         stage2 = Stage2Config(model=tiny().model_copy(update=changes))
         start_objective(first.model_copy(update={"objective": stage2, "init_from": str(stage1)}))
     ablated = Stage2Config(model=tiny().model_copy(update={"degradation_prior": False}))
-    with pytest.raises(ValueError, match="degradation_prior=True there, False here"):
+    with pytest.raises(ValueError, match="degradation_prior was True, is False here"):
         start_objective(first.model_copy(update={"objective": ablated, "init_from": str(stage1)}))
 
 
@@ -278,7 +278,7 @@ def test_stage1_goes_on_from_a_stage1(version_root: Published, tmp_path: Path) -
     after = read_weights(tmp_path / "again" / "2")
     assert not all(torch.equal(before[name], after[name]) for name in before)
     wider = Stage1Config(model=tiny().model_copy(update={"width": 8}))
-    with pytest.raises(ValueError, match="width=4 there, 8 here"):
+    with pytest.raises(ValueError, match="width was 4, is 8 here"):
         start_objective(again.model_copy(update={"objective": wider}))
 
 
@@ -295,7 +295,7 @@ def test_stage2_goes_on_from_a_stage2(version_root: Published, tmp_path: Path) -
     assert started.keys() == before.keys()
     assert all(torch.equal(before[name], started[name]) for name in before)
     other = Stage2Config(model=tiny().model_copy(update={"num_steps": 5}))
-    with pytest.raises(ValueError, match="num_steps=3 there, 5 here"):
+    with pytest.raises(ValueError, match="num_steps was 3, is 5 here"):
         start_objective(again.model_copy(update={"objective": other}))
     with pytest.raises(ValueError, match="is a stage2 checkpoint, not stage1"):
         start_objective(first.model_copy(update={"init_from": str(stage2)}))
@@ -308,7 +308,7 @@ def test_stage2_refuses_what_does_not_fit(version_root: Published, tmp_path: Pat
     with pytest.raises(ValueError, match="set init_from"):
         start_objective(first.model_copy(update={"objective": stage2}))
     wider = Stage2Config(model=tiny().model_copy(update={"width": 8}))
-    with pytest.raises(ValueError, match="width=4 there, 8 here"):
+    with pytest.raises(ValueError, match="width was 4, is 8 here"):
         start_objective(
             first.model_copy(
                 update={"objective": wider, "init_from": str(tmp_path / "stage1" / "2")}
@@ -335,7 +335,7 @@ def test_the_checkpoint_before_a_truncated_one_is_used(
     run(config, tmp_path / "run")
     damaged = tmp_path / "run" / "2" / name
     damaged.write_bytes(damaged.read_bytes()[:-10])
-    with pytest.warns(UserWarning, match=rf"(?s)2.*{name}.*going on from step 1"):
+    with pytest.warns(UserWarning, match=rf"(?s)2.*{name}.*resuming from step 1"):
         run(config, tmp_path / "again", resume=[tmp_path / "run" / str(step) for step in (2, 1)])
     whole, resumed = (
         load_file(tmp_path / run / "3" / "model.safetensors") for run in ("run", "again")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from models.dspfusion.cross_attention import CrossAttention
 from models.layers import cpu_strips
 from models.layers.blocks import ChannelNorm, GatedFeedForward, TransformerBlock
-from models.layers.cpu_strips import rows as strips
-from models.layers.cpu_strips.rows import wants_gradient
+from models.layers.cpu_strips import pixel_rows as strips
+from models.layers.cpu_strips.pixel_rows import wants_gradient
 
 
 @pytest.fixture(autouse=True, params=[1, 500, 1 << 20])

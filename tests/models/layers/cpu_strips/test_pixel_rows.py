@@ -11,7 +11,7 @@ from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.guidance import SemanticIntegration
 from models.layers import cpu_strips
 from models.layers.blocks import TransformerBlock
-from models.layers.cpu_strips import rows as strips
+from models.layers.cpu_strips import pixel_rows as strips
 from models.layers.pixel_sums import sums_of
 
 

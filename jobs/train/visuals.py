@@ -1,4 +1,4 @@
-"""What a training shows in pictures: previews on fixed pairs, and a map of the system's probe."""
+"""Pictures of a training: previews on fixed pairs, and a map of the system's probe."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def preview_pairs(
 
 
 def write_preview(folder: Path, preview: str, step: int) -> None:
-    """Write a preview, as the loop reports it, where a training in this process keeps its own."""
+    """Write a preview, as the loop reports it, beside the checkpoints of a training in this process."""
     write_whole(folder / "previews" / f"step-{step:08d}.png", base64.b64decode(preview))
 
 
@@ -58,10 +58,10 @@ def write_map(
     unseen: SceneTable | None,
     settings: Settings,
 ) -> dict[str, float]:
-    """Write the map of the probe's vectors; return how well degradations are told apart by them.
+    """Write the map of the probe's vectors; return how well they separate the degradations.
 
-    Of unseen scenes of the same index, else of the dataset's own; then nothing is returned, because
-    telling apart what was trained on says little. Nor is there anything for a model without a probe.
+    Of unseen scenes of the same index, else of the dataset's own; then the result is empty, because
+    separating what was trained on means little. It is empty for a model without a probe, too.
     """
     config, fuser = fuser_of_checkpoint(checkpoint)
     probe = system_of(config).probe

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.evaluation.intervals import mean_interval
+from pipelines.evaluation.confidence import mean_interval
 from pipelines.store.seeding import rng_at
 
 
