@@ -166,7 +166,7 @@ class System:
     fuser_weights: Callable[[Any, Weights], tuple[Any, Weights]]
     # Loads initial weights into an objective of a config; raises ValueError where they do not fit.
     load_initial: Callable[[nn.Module, Any, Initial], None]
-    # The module to export: `(vi, ir, *hints) -> fused` or `-> (fused, vi, ir)`, whose sizes are
+    # The module to export: `(vi, ir, *hints) -> fused`, or a plain tuple (fused, vi, ir); its sizes are
     # multiples of `multiple_px`. What is random in it is fixed.
     program: Callable[[Any], nn.Module]
     # The stage's config with networks of tiny sizes, for `--smoke` and tests.

@@ -30,7 +30,7 @@ Depth = Annotated[int, Field(gt=0, le=64)]
 _MAX_NOISE_VALUES = 2**24
 
 
-class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
+class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Widths, depths and constants of the four networks.
 
     `prior` names the semantic prior that the fuser uses: the one restored by diffusion, or the one of
@@ -41,43 +41,62 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
 
     system: Literal["dspfusion"] = "dspfusion"
     prior: Literal["diffusion", "low_quality"] = "diffusion"
+    """The semantic prior: restored by diffusion, or that of the degraded pair."""
     degradation_prior: bool = True
+    """Build the degradation encoder and what it guides; false for an ablation."""
     semantic_prior: bool = True
+    """Build the semantic encoder and what it guides; false for an ablation."""
 
-    # Fusion network, level 1 first; the channels double from level to level.
     width: Width = 32
+    """Channels of level 1; they double from level to level."""
     num_blocks: tuple[Depth, Depth, Depth, Depth] = (2, 2, 4, 4)
+    """Transformer blocks of each level."""
     num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 2, 2)
+    """Attention heads of each level."""
     num_refinement_blocks: Depth = 1
+    """Blocks before the output."""
     ffn_expansion: float = Field(2.66, ge=1, le=16)
+    """Hidden width of a feed-forward over its width."""
     three_heads: bool = False
+    """Also heads for both restored sources; for imported weights."""
 
-    # Convolutions that the code has and the paper's equations do not, and one the other way round:
-    # 3×3 after the affine map of DPMM, 1×1 after the weighted sum, 1×1 before the last decoder.
     dpmm_convolution: bool = True
+    """3×3 convolution after DPMM's affine map (code, not paper)."""
     fusion_convolution: bool = True
+    """1×1 convolution after the fusion module's sum (code, not paper)."""
     level1_reduction: bool = False
+    """1×1 convolution before the last decoder (paper, not code)."""
 
-    # Priors: a grid of tokens at level 1, fewer tokens below.
     prior_grid: int = Field(4, ge=2, le=64)
+    """Side of the grid of prior tokens at level 1."""
     num_deep_tokens: Width = 4
+    """Prior tokens at the levels below."""
     semantic_width: Width = 64
+    """Width of the semantic encoder."""
     num_semantic_blocks: Depth = 6
+    """Residual blocks of the semantic encoder."""
     degradation_width: Width = 32
+    """Width of the degradation encoder."""
     num_degradation_blocks: Depth = 4
+    """Residual blocks of the degradation encoder."""
 
-    # Diffusion of the semantic prior: "x0" goes with the posterior mean and no noise (code), "noise"
-    # with ancestral sampling (paper).
     denoiser_predicts: Literal["x0", "noise"] = "x0"
+    """x0 with the posterior mean (code), or the noise with ancestral sampling (paper)."""
     denoiser_width: int = Field(512, gt=0, le=16384)
+    """Hidden width of the denoiser."""
     num_denoiser_blocks: Depth = 4
+    """Mixer blocks of the denoiser."""
     num_steps: int = Field(10, ge=2, le=1000)
+    """Sampling steps T of the diffusion."""
     beta_start: float = Field(0.1, gt=0, lt=1)
+    """First beta of the noise schedule, linear in its square root."""
     beta_end: float = Field(0.99, gt=0, lt=1)
+    """Last beta of the noise schedule."""
     noise_seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the one fixed noise at inference."""
 
-    # Stretch each result by its own extremes, as the authors save theirs. The objectives do not.
     stretch: bool = False
+    """Stretch each result by its own extremes, as the authors save theirs."""
 
     @property
     def num_tokens(self) -> int:
@@ -148,14 +167,19 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class FusionWeights(BaseModel, frozen=True, extra="forbid"):
+class FusionWeights(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Weights of the fusion loss's terms (spec 2.1)."""
 
     intensity_max: NonNegativeFloat = 15
+    """Distance to the brighter source."""
     intensity_consistency: NonNegativeFloat = 1
+    """Distance of the luma to both sources."""
     color: NonNegativeFloat = 20
+    """Distance of the chroma to the visible source."""
     gradient: NonNegativeFloat = 10
+    """Distance to the larger of the sources' gradients."""
     ssim: NonNegativeFloat = 2
+    """Dissimilarity (1 - SSIM) to both sources."""
 
     @model_validator(mode="after")
     def _check_any(self) -> Self:
@@ -181,7 +205,7 @@ _OF_THE_DEGRADATION_PRIOR = (
 )
 
 
-class Stage1Config(BaseModel, frozen=True, extra="forbid"):
+class Stage1Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Stage I: priors and fusion network together, fusion and contrastive losses (spec 2.1).
 
     `contrastive_weight` is positive: the type head learns from this loss alone, and without it
@@ -194,13 +218,21 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     system: Literal["dspfusion"] = "dspfusion"
     stage: Literal["stage1"] = "stage1"
     model: DSPFusionConfig = DSPFusionConfig()
+    """The networks."""
     fusion_weights: FusionWeights = FusionWeights()
+    """Weights of the fusion loss's terms."""
     content_target: ContentTarget = "brighter_source"
+    """Target of the content loss: the brighter pixel (code), or the larger value a channel (paper)."""
     contrastive_weight: PositiveFloat = 1
+    """Weight of the contrastive loss."""
     contrastive_temperature: PositiveFloat = 0.1
+    """Temperature of the contrastive loss."""
     positive_in_denominator: bool = True
+    """Whether the positive stands in the denominator, too (code), or not (paper)."""
     degradation_start: Literal["torch", "contrast"] = "torch"
+    """First weights of the degradation encoder."""
     degradation_rate: PositiveFloat = 1
+    """The degradation encoder's share of the learning rate."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
@@ -224,7 +256,7 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class Stage2Config(BaseModel, frozen=True, extra="forbid"):
+class Stage2Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Stage II: the denoiser alone, fusion and prior losses (spec 2.2).
 
     Without `fusion_weights` (None) the prior's loss is the only one, and the fusion network is not run:
@@ -234,9 +266,13 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid"):
     system: Literal["dspfusion"] = "dspfusion"
     stage: Literal["stage2"] = "stage2"
     model: DSPFusionConfig = DSPFusionConfig()
+    """The networks."""
     fusion_weights: FusionWeights | None = FusionWeights()
+    """Weights of the fusion loss's terms; null to train by the prior's loss alone."""
     content_target: ContentTarget = "brighter_source"
+    """Target of the content loss: the brighter pixel (code), or the larger value a channel (paper)."""
     diffusion_weight: PositiveFloat = 10
+    """Weight of the prior's distance."""
 
     @model_validator(mode="after")
     def _check_prior(self) -> Self:

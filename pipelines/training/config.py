@@ -83,10 +83,14 @@ class OptimConfig(BaseModel):
     crop_px: int = Field(default=224, ge=16)
     """Side of the crops, a multiple of what the system's networks take."""
     optimizer: Literal["adamw", "adam"] = "adamw"
+    """AdamW or Adam, torch's."""
     lr: float = Field(default=2e-4, gt=0)
+    """Learning rate before it falls."""
     schedule: CosineSchedule | MultiStepSchedule = Field(CosineSchedule(), discriminator="kind")
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the optimiser's two averages."""
     eps: float = 1e-8
+    """Added to the optimiser's denominator."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled with AdamW, a term of the gradient with Adam."""
     clip_norm: float = Field(default=0.01, gt=0)
@@ -102,6 +106,7 @@ class OptimConfig(BaseModel):
     max_loss: float = Field(default=1e4, gt=0)
     """A loss above it stops the run, as one that is not finite does."""
     seed: int = 100
+    """Seed of first weights, order, crops and dropout."""
     log_every: int = Field(default=200, gt=0)
     """Steps between two reports."""
     checkpoint_every: int = Field(default=5000, gt=0)
@@ -167,6 +172,7 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(default=1, ge=1)
     """Workers that share a step; --workers shares the same steps among another number."""
     use_gpu: bool = False
+    """Ask Ray for a GPU a worker."""
     register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Register the model under this name when the run has finished."""
     preview_every: int | None = Field(default=None, gt=0)

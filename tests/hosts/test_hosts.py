@@ -52,7 +52,7 @@ def test_from_sources_to_a_champion(of: Lab) -> None:
     submit(of, "train", "dspfusion_stage1_small", "--smoke", *dataset)
     client = MlflowClient(MLFLOW_URL)
     stage1 = run_id_of(client, "dspfusion_stage1_small")
-    changes = [*dataset, "--set", f"stage1=runs:/{stage1}", "--set", "register_as=hosts"]
+    changes = [*dataset, "--set", f"init_from=runs:/{stage1}", "--set", "register_as=hosts"]
     submit(of, "train", "dspfusion_stage2_small", "--smoke", *changes)
     # Not --smoke: that is no evaluation to promote by.
     few = ["--set", 'scenarios=["clean","vi_blur"]', "--set", "steps=[]"]

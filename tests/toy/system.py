@@ -74,8 +74,8 @@ class ToyProgram(nn.Module):
         super().__init__()
         self.fuser = fuser
 
-    def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> Fused:
-        return self.fuser.fuse_even(vi, ir, *hints)
+    def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.fuser.fuse_even(vi, ir, *hints))
 
 
 def fuser_weights(config: ToyStage, state: Weights) -> tuple[ToyConfig, Weights]:
