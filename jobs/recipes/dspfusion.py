@@ -71,7 +71,7 @@ def stage2_small_prior() -> TrainingConfig:
     """The first part of the small model's Stage II, less than half an hour on one core: the prior alone.
 
     `python -m jobs.train dspfusion_stage2_small_prior --set dataset=roadscene-small
-    --set init_from=runs:/ID`; `stage2_small` goes on from it.
+    --set init_from=runs:/ID`; `stage2_small` starts from its weights.
     """
     objective = Stage2Config(model=dspfusion.small(), fusion_weights=None)
     # Nothing is fused, so large batches are cheap, and so are large crops: the prior of a whole picture
