@@ -149,6 +149,8 @@ def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
             raise ValueError(f"--degradation {text}: write vi:NAME:PARAM=VALUE or ir:…")
         degradation = find(cast(Modality, camera), name)
         params = dict(pair.partition("=")[::2] for pair in assignments.split(",") if pair)
+        if "seed" in degradation.params_type.model_fields:
+            params.setdefault("seed", "0")  # which noise it was says nothing of how strong it is
         try:
             checked = degradation.params_type.model_validate(params)
         except ValidationError as error:
