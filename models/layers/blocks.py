@@ -83,7 +83,8 @@ class SelfAttention(nn.Module):
         projected = pointwise(norm(x), self.qkv.weight)  # B 3C H W
         q, k, v = self.qkv_context(projected).chunk(3, dim=1)  # B C H W each
         weights = channel_weights(q, k, self.temperature, self.sums)
-        return x + attend(v, weights, project_out)
+        # Its memory layout is that of the first operand: channels last.
+        return attend(v, weights, project_out) + x
 
 
 class GatedFeedForward(nn.Module):
@@ -106,7 +107,7 @@ class GatedFeedForward(nn.Module):
             return cpu_strips.feed_forward(x, affine, branches, self.project_out.weight)
         normed = norm(x)
         gate, value = (depthwise(pointwise(normed, w), kernel) for w, kernel in branches)
-        return x + pointwise(F.gelu(gate) * value, self.project_out.weight)
+        return pointwise(F.gelu(gate) * value, self.project_out.weight) + x
 
 
 class TransformerBlock(nn.Module):
