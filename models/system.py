@@ -5,14 +5,14 @@ Shapes: B batch, H W pixels, n numbers of a hint. Pictures are float32 in [0, 1]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.golden import Comparison, GoldenFolder
+from models.golden import Golden
 
 Batch = Mapping[str, Tensor]
 Hints = Mapping[str, Tensor]
@@ -199,8 +199,8 @@ class System:
     set_num_steps: Callable[[Any, int], None] | None = None
     probe: Probe | None = None
     released: ReleasedWeights | None = None
-    # Compares the system with a folder of golden vectors (`pipelines.parity`).
-    golden_checks: Callable[[GoldenFolder], Iterator[Comparison]] | None = None
+    # How the system is compared with a folder of golden vectors (`pipelines.parity`).
+    golden: Golden | None = None
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises ValueError that lists the others."""

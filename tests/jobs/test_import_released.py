@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipelines.parity.golden import Constants, Wave, image, noise
 
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
 from jobs.import_released import __main__ as import_released
 from jobs.import_released.run import import_files
+from models.dspfusion.parity.fill import Constants, Wave, image, noise
 from pipelines.bundles.export import read_bundle
 from pipelines.store.files import sha256_of_file
 from tests.models.dspfusion.golden import filled_reference
