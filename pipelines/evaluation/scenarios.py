@@ -2,8 +2,8 @@
 
 Single conditions and the mixed ones are those of the DSPFusion test options (spec 3.1), spelled in
 our names; `blur+random_noise` is ours: no published mixture touches blur or infrared noise.
-`noise`, `blur` and `composite` are DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong` are the single ones at
-fixed strengths instead of drawn ones.
+`noise`, `blur` and `composite` are DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong`
+are the single ones at fixed strengths instead of drawn ones.
 """
 
 from __future__ import annotations

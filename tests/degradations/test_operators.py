@@ -61,8 +61,15 @@ def test_a_degradation_that_is_not_linear_is_named_with_those_that_are() -> None
 
 @pytest.mark.parametrize(
     "chain",
-    [[NOISE, BLUR], [COARSE, BLUR], [NOISE, COARSE, BLUR], [BLUR, BLUR], [VI_BLUR, BLUR]]
-    + [[COARSE, NOISE, COARSE], [NOISE, COARSE, NOISE]],
+    [
+        [NOISE, BLUR],
+        [COARSE, BLUR],
+        [NOISE, COARSE, BLUR],
+        [BLUR, BLUR],
+        [VI_BLUR, BLUR],
+        [COARSE, NOISE, COARSE],
+        [NOISE, COARSE, NOISE],
+    ],
 )
 def test_another_order_is_not_the_observation_model(chain: list[Applied]) -> None:
     with pytest.raises(ValueError, match="only that order"):
