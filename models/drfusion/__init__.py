@@ -47,10 +47,11 @@ SYSTEM = System(
     tiny=tiny,
     multiple_px=SIZE_MULTIPLE_PX,
     least_px=MIN_SIZE_PX,
+    padding="edge",
     hints="operators",
     restores_sources=True,
     only_linear=True,
     num_steps=lambda config: config.num_steps,
-    released=ReleasedWeights((released.OFFICIAL_FILE,), released.convert),
+    released=ReleasedWeights((released.OFFICIAL_FILE,), released.convert, state_key=None),
     golden=Golden(Index, check_folder),
 )

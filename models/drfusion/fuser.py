@@ -59,9 +59,9 @@ class EvenFuser(nn.Module):
         super().__init__()
         self.fuser = fuser
 
-    def forward(self, vi: Tensor, ir: Tensor, vi_op: Tensor, ir_op: Tensor) -> Triple:
+    def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> Triple:
         """Fused, visible and infrared picture of a pair whose sides are even."""
-        return self.fuser.fuse_even(vi, ir, vi_op, ir_op)
+        return self.fuser.fuse_even(vi, ir, *hints)
 
 
 def observe_pair(

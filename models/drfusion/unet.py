@@ -84,16 +84,24 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
         """Return B×C×H×W before a last activation."""
-        x = x + self.gates[-1](skips[-1])
-        level = len(skips) - 2
+        remaining = list(zip(self.gates, skips, strict=True))
+        x = _add_skip(x, remaining)
         for place, block in enumerate(self.blocks):
-            x = block(x, time)
+            if isinstance(block, Up):
+                x = block(x, remaining[-1][1].shape[-2:] if remaining else None)
+            else:
+                x = block(x, time)
             # The deepest level has no up-sampling; after the last one no skip is left.
-            if (isinstance(block, Up) or place == 1) and level >= 0:
-                height, width = skips[level].shape[-2:]
-                x = x[..., :height, :width] + self.gates[level](skips[level])
-                level -= 1
+            if remaining and (isinstance(block, Up) or place == 1):
+                x = _add_skip(x, remaining)
         return self.head(F.silu(self.norm(x)))
+
+
+def _add_skip(x: Tensor, remaining: list[tuple[nn.Module, Tensor]]) -> Tensor:
+    """Add the deepest skip that is left, through its gate."""
+    gate, skip = remaining.pop()
+    added: Tensor = x + gate(skip)
+    return added
 
 
 class ResidualBlock(nn.Module):
@@ -150,15 +158,25 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size (spec 3.5)."""
+    """Twice the size, or one less (spec 3.5)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1)
+        self.conv = nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Return B×C×2H×2W; the time plays no part."""
-        return self.conv(x)
+    def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
+        """Return B×C×h×w of `size`, 2H×2W by default.
+
+        What the release crops at the bottom and right is not computed here: so `torch.export` need not
+        decide whether there is something to crop.
+        """
+        height, width = x.shape[-2:]
+        h, w = size or (2 * height, 2 * width)
+        padding = (h - 2 * height + 1, w - 2 * width + 1)
+        conv = self.conv
+        return F.conv_transpose2d(
+            x, conv.weight, conv.bias, stride=2, padding=1, output_padding=padding
+        )
 
 
 def sinusoid(timestep: int, width: int, like: Tensor) -> Tensor:
