@@ -137,10 +137,12 @@ class ReleasedWeights:
 
     `files` are their names; `convert` takes their state dicts, by name without suffix, and returns
     config and fuser. It raises ValueError naming a key that is missing, unknown or of another shape.
+    `state_key` is where a file holds its state dict; None when the file is one.
     """
 
     files: tuple[str, ...]
     convert: Callable[[Mapping[str, Weights]], tuple[Any, nn.Module]]
+    state_key: str | None = "params"
 
 
 def trainable(objective: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
@@ -188,6 +190,8 @@ class System:
     tiny: Callable[[], Any]
     multiple_px: int = 1
     least_px: int = 16
+    # What the fuser extends other sizes by: the mirrored picture, or its edge.
+    padding: Literal["reflect", "edge"] = "reflect"
     hints: HintKind = "none"
     restores_sources: bool = False
     # Only scenarios whose degradations are linear operators.
