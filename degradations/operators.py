@@ -1,7 +1,8 @@
 """What a recorded chain did, in numbers: the operator of the linear degradations, a task's index.
 
 The observation model is y = A x + n (DRFusion spec, section 5): A is a blur and then a low resolution,
-n is white Gaussian noise.  A chain in another order is none of these.
+n is white Gaussian noise, added before the low resolution or after it.  A chain in which anything comes
+before the blur is none of these.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from degradations.noise import GaussianNoiseParams
 from degradations.resolution import LowResolutionParams
 
 _BLURS = ("blur", "gaussian_blur")
-# The order of the observation model.
 _LINEAR = (*_BLURS, "low_resolution", "gaussian_noise")
 
 
@@ -27,8 +27,8 @@ def is_linear(modality: Modality, name: str) -> bool:
 def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
     """Float32 [3]: std of the noise in grey levels of [0, 1], sigma of the blur in pixels, block side.
 
-    A clean picture is (0, 0, 1).  Raises ValueError when a degradation is not linear, occurs twice,
-    or is applied in another order than blur, low resolution, noise.
+    The noise is that of the pixels of the picture.  A clean picture is (0, 0, 1).  Raises ValueError
+    when a degradation is not linear, occurs twice, or comes before the blur.
     """
     numbers = np.array([0, 0, 1], np.float32)
     for applied in chain:
@@ -36,6 +36,8 @@ def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
             numbers[1] = BlurParams.model_validate(applied.params).sigma_px
         elif applied.name == "low_resolution":
             numbers[2] = LowResolutionParams.model_validate(applied.params).factor
+            # Noise that was added before is averaged over a block (spec 5, iv); D x + n is not.
+            numbers[0] /= numbers[2]
         elif applied.name == "gaussian_noise":
             numbers[0] = GaussianNoiseParams.model_validate(applied.params).sigma_level / 255
         else:
@@ -47,11 +49,11 @@ def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
 
 
 def _check_order(applied: Sequence[str]) -> None:
-    # Both blurs are one place: they are the same kernel in two suites.
-    places = [max(_LINEAR.index(name), 1) for name in applied]
-    if places != sorted(set(places)):
+    # Both blurs are one kind: they are the same kernel in two suites.
+    kinds = ["blur" if name in _BLURS else name for name in applied]
+    if len(set(kinds)) < len(kinds) or "blur" in kinds[1:]:
         raise ValueError(
-            f"the chain {' -> '.join(applied)} is not blur -> low_resolution -> gaussian_noise, each "
+            f"the chain {' -> '.join(applied)} is not blur -> low_resolution and gaussian_noise, each "
             "once at most; only that order is the observation model y = A x + n"
         )
 

@@ -22,16 +22,16 @@ def _compare(arguments: argparse.Namespace) -> None:
     from models import SYSTEMS
     from pipelines.parity.folder import open_golden_folder, systems_in
 
-    checks = {each.name: each.golden_checks for each in SYSTEMS if each.golden_checks}
+    known = {each.name: each.golden for each in SYSTEMS if each.golden}
     folders = [
-        open_golden_folder(arguments.folder, name)
-        for name in systems_in(arguments.folder, [*checks])
+        open_golden_folder(arguments.folder, name, known[name].index)
+        for name in systems_in(arguments.folder, [*known])
     ]
     started = time.perf_counter()
     print_line(f"{'case':<30} {'tensor':<52} {'max abs':>9} {'max rel':>9} {'tolerance':>13}")
     failed = num_tensors = 0
     for folder in folders:
-        for comparison in checks[folder.system](folder):
+        for comparison in known[folder.system].check(folder):
             num_tensors += 1
             failed += not comparison.passed
             print_line(line(comparison))

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 # One line a system: what is imported here is what there is.
+from models.drfusion import SYSTEM as DRFUSION  # noqa: F401
 from models.dspfusion import SYSTEM as DSPFUSION  # noqa: F401
 from models.system import System
 

@@ -3,7 +3,7 @@
 Shapes: B batch, H W pixels; values in [0, 1].
 """
 
-from torch import Tensor
+from torch import Tensor, cat
 
 
 def to_rgb(gray: Tensor) -> Tensor:
@@ -25,3 +25,10 @@ def to_chroma(rgb: Tensor) -> tuple[Tensor, Tensor]:
     cb = -0.168736 * r - 0.331264 * g + 0.5 * b
     cr = 0.5 * r - 0.418688 * g - 0.081312 * b
     return cb, cr
+
+
+def from_luma(luma: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
+    """RGB B×3×H×W in [0, 1] of luma and chroma B×1×H×W each: the inverse of the two above, clipped."""
+    red, blue = luma + 1.402 * cr, luma + 1.772 * cb
+    green = (luma - 0.299 * red - 0.114 * blue) / 0.587
+    return cat([red, green, blue], dim=1).clamp(0, 1)

@@ -1,86 +1,31 @@
-"""Golden vectors as maths: the fill rule, its images and noises, and the comparison with them.
+"""Golden vectors as maths: the hash that fills them, and the comparison with them.
 
-All weights and inputs of a folder of golden vectors come from a pseudo-random rule, so that nothing
-but the index's constants and sizes has to be known (DSPFusion spec 5).
-
-Shapes: B batch, C channels, H W pixels.
+All weights and inputs of a folder of golden vectors come from a pseudo-random rule, which each system
+has its own of. What is the same is the hash (DSPFusion spec 5.1, DRFusion spec 13).
 """
 
 from __future__ import annotations
 
-import functools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel
 from torch import Tensor
 
-# DSPFusion spec 5.6: for networks and images, absolute.
-TOLERANCE = 5e-5
-
 Arrays = Mapping[str, np.ndarray]
+IndexT = TypeVar("IndexT", bound=BaseModel)
+_Index = TypeVar("_Index", bound=BaseModel, covariant=True)
 
 
-class Wave(BaseModel):
-    """A test image: a plane wave with texture (spec 5.3)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: float
-    amp: float
-    tex: float
-    fy: float
-    fx: float
-    cph: float
-    ph: float
-
-
-class Constants(BaseModel):
-    """The constants of the fill rule and of the images (spec 5.2, 5.3)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = Field(ge=0, lt=2**32)
-    gain: float
-    out_gain: float
-    temp_base: float
-    temp_amp: float
-    time_base: float
-    time_amp: float
-    bias_amp: float
-    norm_amp: float
-    img: dict[str, Wave]
-
-
-class Case(BaseModel):
-    """Sizes of one case. What else the index tells of it (shapes, deviations) the arrays tell too."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    B: PositiveInt = 1
-    H: PositiveInt
-    W: PositiveInt
-
-
-class Index(BaseModel):
-    """A folder's `<system>_index.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    constants: Constants
-    cases: dict[str, Case]
-
-
-class GoldenFolder(Protocol):
+class GoldenFolder(Protocol[_Index]):
     """A folder of golden vectors that was read; `names` are its arrays' files, short."""
 
     @property
-    def index(self) -> Index:
-        """Constants of the fill rule, and sizes of the cases."""
+    def index(self) -> _Index:
+        """What the folder's `<system>_index.json` says."""
 
     @property
     def names(self) -> list[str]:
@@ -89,15 +34,23 @@ class GoldenFolder(Protocol):
     def load(self, name: str) -> Arrays:
         """Read one file. Raises ValueError when it is absent or no archive."""
 
-    def listing(self) -> dict[str, dict[str, tuple[int, ...]]] | None:
-        """Keys and shapes of the official files, in their order; None when there is no list."""
-
-    def case_files(self) -> dict[str, Case | None]:
-        """Files of the cases with the index's sizes; None for one that the index does not hold."""
+    def listing(self) -> dict[str, Any] | None:
+        """What `<system>_official_state_dict.json` says, in its order; None when there is none."""
 
 
-def uniform(key: str, count: int, *, seed: int) -> np.ndarray:
-    """v(key, 0..count-1), float64 in (-1, 1) (spec 5.1)."""
+@dataclass(frozen=True)
+class Golden:
+    """A system's golden vectors: what their index is, and how all of a folder is compared.
+
+    `check` raises ValueError on what the folder lacks or what is unknown in it.
+    """
+
+    index: type[BaseModel]
+    check: Callable[[GoldenFolder[Any]], Iterator[TensorComparison]]
+
+
+def uniform(key: str, count: int, *, seed: int = 0) -> np.ndarray:
+    """v(key, 0..count-1), float64 in (-1, 1) (DSPFusion spec 5.1, DRFusion spec 13)."""
     mask = np.uint64(0xFFFFFFFF)
     crc = np.uint64(zlib.crc32(key.encode()) ^ seed)
     x = (np.arange(count, dtype=np.uint64) * np.uint64(2654435769) + crc) & mask
@@ -105,46 +58,6 @@ def uniform(key: str, count: int, *, seed: int) -> np.ndarray:
     x = (x ^ (x >> np.uint64(15))) * np.uint64(0x846CA68B) & mask
     x = x ^ (x >> np.uint64(16))
     return 2 * (x.astype(np.float64) + 0.5) / 2**32 - 1
-
-
-def fill(key: str, shape: tuple[int, ...], constants: Constants) -> Tensor:
-    """A weight of the official name `key` (spec 5.2: the first matching line wins)."""
-    c = constants
-    v = uniform(key, int(np.prod(shape)), seed=c.seed).reshape(shape)
-    if key.endswith("temperature"):
-        value = c.temp_base + c.temp_amp * v
-    elif key == "time_mlp":
-        value = c.time_base + c.time_amp * v
-    elif len(shape) >= 2:
-        gain = c.gain * (c.out_gain if key.endswith("output.weight") else 1)
-        value = v * gain * np.sqrt(3 / np.prod(shape[1:]))
-    elif key.endswith(".bias"):
-        value = c.bias_amp * v
-    else:
-        value = 1 + c.norm_amp * v
-    return torch.from_numpy(value.astype(np.float32))
-
-
-def image(name: str, shape: tuple[int, int, int, int], constants: Constants) -> Tensor:
-    """A test image B×C×H×W in [0, 1] (spec 5.3)."""
-    waves = constants.img
-    if name not in waves and "default" not in waves:
-        raise ValueError(f"constants.img has neither {name!r} nor 'default'")
-    w = waves.get(name) or waves["default"]
-    b, c, y, x = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in shape), indexing="ij")
-    phase = 2 * np.pi * (w.fy * y / shape[2] + w.fx * x / shape[3])
-    value = w.base + w.amp * np.sin(phase + w.cph * c + 1.3 * b + w.ph)
-    value += w.tex * uniform(f"input:{name}", value.size, seed=constants.seed).reshape(shape)
-    return torch.from_numpy(value.clip(0, 1).astype(np.float32))
-
-
-def noise(name: str, shape: tuple[int, ...], constants: Constants) -> Tensor:
-    """Test noise of variance 1 (spec 5.3)."""
-    count = int(np.prod(shape))
-    draws = np.stack([uniform(f"{name}:{k}", count, seed=constants.seed) for k in range(12)])
-    # The draws are added one after the other: the golden noise was, and order is rounding.
-    total = functools.reduce(np.add, draws)
-    return torch.from_numpy((0.5 * total).reshape(shape).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ Shapes: B batch, H W pixels, n numbers of a hint. Pictures are float32 in [0, 1]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.golden import GoldenFolder, TensorComparison
+from models.golden import Golden
 
 Batch = Mapping[str, Tensor]
 Hints = Mapping[str, Tensor]
@@ -124,10 +124,12 @@ class ReleasedWeights:
 
     `files` are their names; `convert` takes their state dicts, by name without suffix, and returns
     config and fuser. It raises ValueError naming a key that is missing, unknown or of another shape.
+    `state_key` is where a file holds its state dict; None when the file is one.
     """
 
     files: tuple[str, ...]
     convert: Callable[[Mapping[str, Weights]], tuple[Any, nn.Module]]
+    state_key: str | None = "params"
 
 
 def trainable(objective: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
@@ -175,6 +177,8 @@ class System:
     tiny: Callable[[], Any]
     multiple_px: int = 1
     least_px: int = 16
+    # What the fuser extends other sizes by: the mirrored picture, or its edge.
+    padding: Literal["reflect", "edge"] = "reflect"
     hints: HintKind = "none"
     restores_sources: bool = False
     # Only scenarios whose degradations are linear operators.
@@ -186,8 +190,8 @@ class System:
     set_num_steps: Callable[[Any, int], None] | None = None
     probe: Probe | None = None
     released: ReleasedWeights | None = None
-    # Compares the system with a folder of golden vectors (`pipelines.parity`).
-    golden_checks: Callable[[GoldenFolder], Iterator[TensorComparison]] | None = None
+    # How the system is compared with a folder of golden vectors (`pipelines.parity`).
+    golden: Golden | None = None
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises ValueError that lists the others."""

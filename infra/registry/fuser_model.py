@@ -50,12 +50,12 @@ class ServedFuser(PythonModel):
         return outputs if len(outputs) > 1 else outputs["fused"]
 
     def _padded(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The program's inputs in order, pictures mirrored to the multiple of the contract."""
+        """The program's inputs in order, pictures extended to the multiple of the contract."""
         multiple = self._contract["multiple_px"]
         height, width = arrays["vi"].shape[2:]
         pad = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
         return [
-            np.pad(array, pad, mode="reflect") if name in ("vi", "ir") else array
+            np.pad(array, pad, mode=self._contract["padding"]) if name in ("vi", "ir") else array
             for name, array in arrays.items()
         ]
 

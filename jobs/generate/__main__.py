@@ -24,7 +24,22 @@ from jobs.recipes import DATASETS, TRAINING
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from pipelines.datasets.plan import DatasetConfig
+    from pipelines.datasets.plan import DatasetConfig, ShardConfig
+
+
+def _first_recipe(shard: ShardConfig) -> str:
+    """The first small training recipe whose system can take what the dataset holds."""
+    from degradations.operators import is_linear
+    from models import system_of
+
+    linear = all(is_linear("vi", name) for name in shard.vi) and all(
+        is_linear("ir", name) for name in shard.ir
+    )
+    small = [name for name in TRAINING if name.endswith("_small")]
+    for name in small:
+        if linear or not system_of(TRAINING[name]().objective).only_linear:
+            return name
+    return "RECIPE"
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -47,7 +62,7 @@ def _generate(arguments: argparse.Namespace) -> None:
             "--cluster, --price and --fresh-figures have an effect with --dry-run only"
         )
     version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
-    recipe = next((name for name in TRAINING if name.endswith("_small")), "RECIPE")
+    recipe = _first_recipe(version.config.shard)
     options = "--smoke " * arguments.smoke + f"--set dataset={version.config.name}"
     print_line(f"next: python -m jobs.train {recipe} {options}")
 

@@ -23,9 +23,11 @@ from models.dspfusion.fuser import (
 )
 from models.dspfusion.initial import load_initial
 from models.dspfusion.parity.cases import check_golden_vectors
+from models.dspfusion.parity.fill import Index
 from models.dspfusion.priors import DegradationEncoder
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
+from models.golden import Golden
 from models.system import Probe, ReleasedWeights, Stage, System, Weights
 
 
@@ -82,6 +84,6 @@ SYSTEM = System(
     num_steps=lambda config: config.num_steps if config.restores_prior else None,
     set_num_steps=DSPFusionFuser.set_num_steps,
     probe=Probe("degradation priors", _embed),
-    golden_checks=check_golden_vectors,
+    golden=Golden(Index, check_golden_vectors),
     released=ReleasedWeights(tuple(released.OFFICIAL_FILES.values()), released.convert),
 )

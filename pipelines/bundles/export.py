@@ -66,7 +66,8 @@ def contract_of(system: System) -> dict[str, Any]:
         shape = [-1, *example.shape[1:]]
         inputs[name] = {"shape": shape, "dtype": str(example.dtype).removeprefix("torch.")}
     restored = ["fused", "vi", "ir"] if system.restores_sources else ["fused"]
-    sizes = {"multiple_px": system.multiple_px, "least_px": system.least_px}
+    sizes: dict[str, Any] = {"multiple_px": system.multiple_px, "least_px": system.least_px}
+    sizes |= {"padding": system.padding}
     channels = {"fused": 3, "vi": 3, "ir": 1}
     return sizes | {"inputs": inputs, "outputs": {name: channels[name] for name in restored}}
 

@@ -13,8 +13,6 @@ from models import SYSTEMS
 from models.system import System
 from pipelines.store.files import sha256_of_file
 
-_TOP_LEVEL_KEY = "params"
-
 
 def system_of_files(folder: Path) -> System:
     """The system whose authors publish such files. Raises ValueError naming the first that is absent."""
@@ -51,7 +49,8 @@ def read_released(system: System, folder: Path) -> tuple[BaseModel, nn.Module]:
     Raises ValueError naming the file and, for a key, the key.
     """
     assert system.released is not None, "only systems with published weights are asked"
-    files = {file: _read_file(path) for file, path in released_paths(system, folder).items()}
+    key, paths = system.released.state_key, released_paths(system, folder)
+    files = {file: _read_file(path, key) for file, path in paths.items()}
     config, fuser = system.released.convert(files)
     return config, fuser.eval()
 
@@ -61,17 +60,18 @@ def digests(system: System, folder: Path) -> dict[str, str]:
     return {file: sha256_of_file(path) for file, path in released_paths(system, folder).items()}
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """Read the state dict under the key "params"."""
+def _read_file(path: Path, state_key: str | None) -> dict[str, Tensor]:
+    """Read a file's state dict, under its key where it has one."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path}: cannot be read as a file of tensors only ({_first_line(error)})"
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get(_TOP_LEVEL_KEY), dict):
-        raise ValueError(f"{path}: has no state dict under the key {_TOP_LEVEL_KEY!r}")
-    state = content[_TOP_LEVEL_KEY]
+    state = content.get(state_key) if state_key and isinstance(content, dict) else content
+    if not isinstance(state, dict):
+        where = f" under the key {state_key!r}" if state_key else ""
+        raise ValueError(f"{path}: has no state dict{where}")
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{path}: {key!r} is no tensor but {type(tensor).__name__}")

@@ -2,8 +2,8 @@
 
 Single conditions and the mixed ones are those of the DSPFusion test options (spec 3.1), spelled in
 our names; `blur+random_noise` is ours: no published mixture touches blur or infrared noise.
-`composite` is DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong` are the single ones at
-fixed strengths instead of drawn ones.
+`noise`, `blur` and `composite` are DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong`
+are the single ones at fixed strengths instead of drawn ones.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(name="low_light+stripe_noise", vi=("low_light",), ir=("stripe_noise",)),
     Scenario(name="rain+stripe_noise", vi=("rain",), ir=("stripe_noise",)),
     Scenario(name="blur+random_noise", vi=("blur",), ir=("random_noise",)),
+    Scenario(name="noise", vi=("gaussian_noise",), ir=("gaussian_noise",)),
+    Scenario(name="blur", vi=("gaussian_blur",), ir=("gaussian_blur",)),
     Scenario(
         name="composite",
         vi=("gaussian_blur", "gaussian_noise"),

@@ -7,20 +7,21 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
 from pydantic import ValidationError
 
-from models.golden import Case, Index
+from models.golden import IndexT
 
 
 @dataclass(frozen=True)
-class FolderOnDisk:
+class FolderOnDisk(Generic[IndexT]):
     """A folder that was read: its path, its system and the index of that."""
 
     path: Path
     system: str
-    index: Index
+    index: IndexT
 
     @property
     def names(self) -> list[str]:
@@ -39,33 +40,13 @@ class FolderOnDisk:
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
             raise ValueError(f"{path}: not an .npz of arrays ({error})") from error
 
-    def listing(self) -> dict[str, dict[str, tuple[int, ...]]] | None:
-        """Keys and shapes of the official files, in their order; None when there is no list."""
+    def listing(self) -> dict[str, Any] | None:
+        """What `<system>_official_state_dict.json` says, in its order; None when there is none."""
         path = self.path / f"{self.system}_official_state_dict.json"
         if not path.is_file():
             return None
-        files = json.loads(path.read_text())
-        return {
-            file: {key: tuple(entry["shape"]) for key, entry in content["state_dict"].items()}
-            for file, content in files.items()
-            if not file.startswith("_")
-        }
-
-    def case_files(self) -> dict[str, Case | None]:
-        """Files of the cases with the index's sizes; None for one that the index does not hold.
-
-        Raises ValueError for a case of the index without its file.
-        """
-        files: dict[str, Case | None] = {n: None for n in self.names if n.startswith("case_")}
-        for name, case in self.index.cases.items():
-            found = [file for file in files if file == name or file.startswith(f"{name}_")]
-            if len(found) != 1:
-                raise ValueError(
-                    f"{self.path}: the index names the case {name!r}, which "
-                    f"{len(found) or 'no'} files {self.system}_{name}*.npz hold"
-                )
-            files[found[0]] = case
-        return files
+        listed: dict[str, Any] = json.loads(path.read_text())
+        return listed
 
 
 def systems_in(path: Path, known: Sequence[str]) -> list[str]:
@@ -77,11 +58,11 @@ def systems_in(path: Path, known: Sequence[str]) -> list[str]:
     return found
 
 
-def open_golden_folder(path: Path, system: str) -> FolderOnDisk:
-    """Read a system's index. Raises ValueError naming what is missing or unknown in it."""
+def open_golden_folder(path: Path, system: str, kind: type[IndexT]) -> FolderOnDisk[IndexT]:
+    """Read a system's index of a `kind`. Raises ValueError naming what is missing or unknown in it."""
     file = path / f"{system}_index.json"
     try:
-        index = Index.model_validate_json(file.read_text())
+        index = kind.model_validate_json(file.read_text())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

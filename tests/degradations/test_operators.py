@@ -30,6 +30,9 @@ def test_shape() -> None:
         ([NOISE], (14 / 255, 0, 1)),
         ([BLUR, NOISE], (14 / 255, 2, 1)),
         ([BLUR, COARSE, NOISE], (14 / 255, 2, 4)),
+        # White noise has a quarter of its deviation in the means of 4x4 pixels.
+        ([NOISE, COARSE], (14 / 255 / 4, 0, 4)),
+        ([BLUR, NOISE, COARSE], (14 / 255 / 4, 2, 4)),
     ],
 )
 def test_known_values(chain: list[Applied], expected: tuple[float, float, float]) -> None:
@@ -57,7 +60,16 @@ def test_a_degradation_that_is_not_linear_is_named_with_those_that_are() -> None
 
 
 @pytest.mark.parametrize(
-    "chain", [[NOISE, BLUR], [COARSE, BLUR], [NOISE, COARSE], [BLUR, BLUR], [VI_BLUR, BLUR]]
+    "chain",
+    [
+        [NOISE, BLUR],
+        [COARSE, BLUR],
+        [NOISE, COARSE, BLUR],
+        [BLUR, BLUR],
+        [VI_BLUR, BLUR],
+        [COARSE, NOISE, COARSE],
+        [NOISE, COARSE, NOISE],
+    ],
 )
 def test_another_order_is_not_the_observation_model(chain: list[Applied]) -> None:
     with pytest.raises(ValueError, match="only that order"):

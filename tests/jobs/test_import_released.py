@@ -11,7 +11,7 @@ from infra.registry import tracking
 from infra.settings import Settings
 from jobs.import_released import __main__ as import_released
 from jobs.import_released.run import import_files
-from models.golden import Constants, Wave, image, noise
+from models.dspfusion.parity.fill import Constants, Wave, image, noise
 from pipelines.bundles.export import read_bundle
 from pipelines.store.files import sha256_of_file
 from tests.models.dspfusion.golden import filled_reference

@@ -12,7 +12,7 @@ from jobs.recipes import TRAINING
 from jobs.train.__main__ import recipe_after
 from jobs.train.local import train_local
 from models import system_of
-from pipelines.bundles.export import fuser_of_checkpoint
+from pipelines.bundles.export import example_hints, fuser_of_checkpoint
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
@@ -24,14 +24,16 @@ STAGE1 = [name for name in TRAINING if "_stage1_" in name]
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, scenes: list[Scene]) -> Path:
-    """A work folder with the dataset version `rendered`."""
+    """A work folder with the dataset versions `rendered` and `linear`."""
     folder = tmp_path_factory.mktemp("recipes")
     shard = ShardConfig(
         vi=("blur", "random_noise", "low_light"),
         ir=("low_contrast", "random_noise", "stripe_noise"),
     )
-    config = DatasetConfig(name="rendered", scenes_per_shard=6, shard=shard)
-    make_version(LocalFolder(folder / "datasets"), config, scenes)
+    noise = ShardConfig(vi=("gaussian_noise",), ir=("gaussian_noise",), num_negatives=2)
+    for name, each in (("rendered", shard), ("linear", noise)):
+        config = DatasetConfig(name=name, scenes_per_shard=6, shard=each)
+        make_version(LocalFolder(folder / "datasets"), config, scenes)
     return folder
 
 
@@ -69,12 +71,14 @@ def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
         checkpoints.append(_smoke(each, settings, **changes))
     for checkpoint in checkpoints:
         _, fuser = fuser_of_checkpoint(checkpoint)
+        hints = example_hints(system_of(TRAINING[name]().objective), 1)
         with torch.inference_mode():
-            fused = fuser(torch.rand(1, 3, 24, 32), torch.rand(1, 1, 24, 32)).fused
+            fused = fuser(torch.rand(1, 3, 24, 32), torch.rand(1, 1, 24, 32), hints).fused
         assert math.isfinite(float(fused.sum()))
 
 
 def _smoke(name: str, settings: Settings, **changes: str) -> Path:
     recipe: TrainingConfig = shrink_training(TRAINING[name]())
-    recipe = recipe.model_copy(update={"dataset": "rendered", **changes})
+    dataset = "linear" if system_of(recipe.objective).only_linear else "rendered"
+    recipe = recipe.model_copy(update={"dataset": dataset, **changes})
     return train_local(recipe, settings, name=name)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.color import to_chroma, to_gray, to_rgb
+from models.color import from_luma, to_chroma, to_gray, to_rgb
 
 
 def solid(r: float, g: float, b: float) -> torch.Tensor:
@@ -33,3 +33,9 @@ def test_to_rgb_repeats_the_channel_of_any_batch():
 def test_to_rgb_refuses_color():
     with pytest.raises(ValueError, match="1 channel"):
         to_rgb(torch.rand(1, 3, 4, 4))
+
+
+def test_from_luma_is_the_inverse_of_gray_and_chroma():
+    rgb = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(from_luma(to_gray(rgb), *to_chroma(rgb)), rgb, atol=2e-6, rtol=0)
+    assert from_luma(torch.full((1, 1, 1, 1), 1.2), *[torch.zeros(1, 1, 1, 1)] * 2).max() == 1

@@ -11,6 +11,7 @@ import torch
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.parity.fill import Case, Index
 from models.dspfusion.parity.networks import (
     FilledModel,
     check_case,
@@ -22,9 +23,9 @@ from models.dspfusion.released import OFFICIAL_FILES, official_name
 from models.golden import GoldenFolder, TensorComparison
 
 
-def check_golden_vectors(folder: GoldenFolder) -> Iterator[TensorComparison]:
+def check_golden_vectors(folder: GoldenFolder[Index]) -> Iterator[TensorComparison]:
     """Compare everything that a folder holds. Raises ValueError on what it lacks or is unknown."""
-    cases = folder.case_files()
+    cases = case_files(folder)
     if not folder.names:
         raise ValueError("no dspfusion_*.npz in the folder")
     filled = FilledModel(folder.index.constants)
@@ -48,7 +49,24 @@ def check_golden_vectors(folder: GoldenFolder) -> Iterator[TensorComparison]:
                 raise ValueError(f"dspfusion_{name}.npz: no check is known for this file")
 
 
-def _check_listing(folder: GoldenFolder) -> None:
+def case_files(folder: GoldenFolder[Index]) -> dict[str, Case | None]:
+    """Files of the cases with the index's sizes; None for one that the index does not hold.
+
+    Raises ValueError for a case of the index without its file.
+    """
+    files: dict[str, Case | None] = {n: None for n in folder.names if n.startswith("case_")}
+    for name, case in folder.index.cases.items():
+        found = [file for file in files if file == name or file.startswith(f"{name}_")]
+        if len(found) != 1:
+            raise ValueError(
+                f"the index names the case {name!r}, which {len(found) or 'no'} files "
+                f"dspfusion_{name}*.npz hold"
+            )
+        files[found[0]] = case
+    return files
+
+
+def _check_listing(folder: GoldenFolder[Index]) -> None:
     """Where the folder lists the official keys and shapes, ours are exactly those."""
     listing = folder.listing()
     if listing is None:
@@ -60,6 +78,8 @@ def _check_listing(folder: GoldenFolder) -> None:
             official_name(network, key): tuple(tensor.shape)
             for key, tensor in getattr(fuser, network).state_dict().items()
         }
-        odd = sorted(ours.items() ^ listing.get(file, {}).items())
+        listed = listing.get(file, {}).get("state_dict", {})
+        theirs = {key: tuple(entry["shape"]) for key, entry in listed.items()}
+        odd = sorted(ours.items() ^ theirs.items())
         if odd:
             raise ValueError(f"{file}: the folder's list and our model differ in {odd[0][0]!r}")

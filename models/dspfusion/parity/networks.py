@@ -18,20 +18,15 @@ from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.denoiser import join_condition, prior_schedule
 from models.dspfusion.fuser import DSPFusionFuser, pad_to_multiple, stretch_extremes
 from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.parity.fill import TOLERANCE, Case, Constants, fill, image, noise
 from models.dspfusion.priors import DegradationEncoder
 from models.dspfusion.released import OFFICIAL_FILES, Network, official_name
 from models.golden import (
-    TOLERANCE,
     Arrays,
-    Case,
-    Constants,
     TensorComparison,
     compare_tensor,
     compare_values,
-    fill,
-    image,
     known_arrays,
-    noise,
     shape4,
 )
 from models.layers.blocks import SelfAttention, split_pair

@@ -16,18 +16,17 @@ from torch.nn import functional as F
 
 from models.color import to_gray
 from models.dspfusion.config import FusionWeights, Stage1Config, Stage2Config
+from models.dspfusion.parity.fill import TOLERANCE, noise
 from models.dspfusion.parity.networks import FilledModel
 from models.dspfusion.released import OFFICIAL_FILES, Network, official_name
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
 from models.golden import (
-    TOLERANCE,
     Arrays,
     TensorComparison,
     compare_tensor,
     compare_values,
     known_arrays,
-    noise,
     shape4,
 )
 from models.losses import FusionLoss, Ssim, group_contrastive_loss

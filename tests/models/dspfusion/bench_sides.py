@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from jobs.bench.model_speed import HEIGHT_PX, WIDTH_PX, Side, Work
 from models.dspfusion.config import DSPFusionConfig, Stage1Config, Stage2Config
 from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.parity.fill import Constants
 from models.dspfusion.parity.networks import fill_network
 from models.dspfusion.released import OFFICIAL_FILES, official_name
 from models.dspfusion.stage1 import Stage1
 from models.dspfusion.stage2 import Stage2
-from models.golden import Constants
 from models.system import Batch, trainable
 from pipelines.training.config import OptimConfig
 from pipelines.training.optimiser import start_state, train_step

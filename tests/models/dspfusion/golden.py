@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from models.dspfusion.parity.fill import Constants, Index, fill
 from models.dspfusion.parity.networks import FilledModel
-from models.golden import Constants, fill
 from pipelines.parity.folder import FolderOnDisk, open_golden_folder
 from tests.models.dspfusion.reference import Reference
 
@@ -18,8 +18,8 @@ needs_golden = pytest.mark.skipif(
 
 
 @functools.cache
-def folder() -> FolderOnDisk:
-    return open_golden_folder(FOLDER, "dspfusion")
+def folder() -> FolderOnDisk[Index]:
+    return open_golden_folder(FOLDER, "dspfusion", Index)
 
 
 @functools.cache

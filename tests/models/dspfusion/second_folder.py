@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.golden import Constants, image, noise
+from models.dspfusion.parity.fill import Constants, image, noise
 from tests.models.dspfusion.golden import filled_reference
 from tests.models.dspfusion.reference import (
     Reference,

@@ -14,9 +14,9 @@ from jobs import parity
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.parity.cases import check_golden_vectors
+from models.dspfusion.parity.fill import Constants, Index, Wave
 from models.dspfusion.priors import DegradationEncoder, SemanticEncoder
 from models.dspfusion.released import import_released, official_name
-from models.golden import Constants, Wave
 from pipelines.parity.folder import FolderOnDisk, open_golden_folder
 from tests.models.dspfusion.golden import FOLDER, filled, folder, needs_golden
 from tests.models.dspfusion.second_folder import write_folder
@@ -49,10 +49,10 @@ def test_published_folder() -> None:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> FolderOnDisk:
+def other(tmp_path_factory: pytest.TempPathFactory) -> FolderOnDisk[Index]:
     path = tmp_path_factory.mktemp("golden")
     write_folder(path, OTHER, {"x": (3, 24, 40), "y": (1, 35, 21)}, step_px=16)
-    return open_golden_folder(path, "dspfusion")
+    return open_golden_folder(path, "dspfusion", Index)
 
 
 def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -63,7 +63,7 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_another_folder(
-    other: FolderOnDisk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    other: FolderOnDisk[Index], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Other constants, sizes, batches and a folder without the official list."""
     assert run(other.path, monkeypatch) == 0
@@ -74,7 +74,7 @@ def test_another_folder(
 
 
 def test_an_error_above_tolerance_is_status_1(
-    other: FolderOnDisk,
+    other: FolderOnDisk[Index],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -89,7 +89,7 @@ def test_an_error_above_tolerance_is_status_1(
     assert " prior " in above
 
 
-def copy_index(source: FolderOnDisk, target: Path, cases: dict[str, object]) -> None:
+def copy_index(source: FolderOnDisk[Index], target: Path, cases: dict[str, object]) -> None:
     index = json.loads((source.path / "dspfusion_index.json").read_text())
     (target / "dspfusion_index.json").write_text(json.dumps(index | {"cases": cases}))
 
@@ -97,7 +97,7 @@ def copy_index(source: FolderOnDisk, target: Path, cases: dict[str, object]) -> 
 @pytest.mark.parametrize("what", ["no index", "no case", "strange file", "strange array", "size"])
 def test_a_wrong_folder_is_one_line(
     what: str,
-    other: FolderOnDisk,
+    other: FolderOnDisk[Index],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -137,7 +137,7 @@ def test_a_missing_constant_is_named(tmp_path: Path) -> None:
     del index["constants"]["gain"]
     (tmp_path / "dspfusion_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"constants\.gain: Field required"):
-        open_golden_folder(tmp_path, "dspfusion")
+        open_golden_folder(tmp_path, "dspfusion", Index)
 
 
 @needs_golden

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.golden import compare_tensor, compare_values, image, noise
+from models.dspfusion.parity.fill import image, noise
+from models.golden import compare_tensor, compare_values
 from tests.models.dspfusion.golden import filled_reference, folder, needs_golden
 from tests.models.dspfusion.second_folder import losses_of, step_batch
 

@@ -1,0 +1,1 @@
+"""DRFusion against golden vectors of the authors' code."""

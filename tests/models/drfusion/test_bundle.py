@@ -1,0 +1,53 @@
+"""DRFusion as a bundle: the exported program, and the registered model's own padding."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from infra.registry.fuser_model import Fuser as ServedFuser
+from models import find_system
+from models.drfusion.config import tiny
+from pipelines.bundles.export import checked_sizes, seeded_inputs, write_bundle
+from pipelines.bundles.programs import load_program
+from tests.models.drfusion.samples import BLURRED, NOISY, hints, pair
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    torch.manual_seed(0)
+    config = tiny()
+    write_bundle(folder, config, find_system("drfusion").build_fuser(config).eval(), origin={})
+    return folder
+
+
+@torch.inference_mode()
+def test_the_program_is_the_module_at_any_even_size(bundle: Path) -> None:
+    system = find_system("drfusion")
+    torch.manual_seed(0)
+    fuser = system.build_fuser(tiny()).eval()
+    program = load_program(bundle / "program.pt2")
+    for size in checked_sizes(system):
+        vi, ir, _ = seeded_inputs(system, size, torch.Generator().manual_seed(1))
+        told = hints(*[NOISY, BLURRED, [0.0, 0, 3]][: size[0]])
+        for ours, theirs in zip(fuser(vi, ir, told), program(vi, ir, *told.values()), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_registered_model_pads_as_the_fuser_does(bundle: Path) -> None:
+    torch.manual_seed(0)
+    fuser = find_system("drfusion").build_fuser(tiny()).eval()
+    served = ServedFuser()
+    served.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}))
+    vi, ir = pair(1, 17, 23)
+    told = hints(NOISY)
+    given = {"vi": vi, "ir": ir, **told}
+    found = served.predict(None, {name: x.numpy() for name, x in given.items()})
+    for name, ours in fuser(vi, ir, told)._asdict().items():
+        np.testing.assert_allclose(found[name], ours.numpy(), atol=1e-5)
