@@ -38,15 +38,17 @@ class LUREFuser(nn.Module):
         height, width = vi.shape[-2:]
         padding = (0, -width % SIZE_MULTIPLE_PX, 0, -height % SIZE_MULTIPLE_PX)
         vi, ir = (F.pad(picture, padding, mode="reflect") for picture in (vi, ir))
-        fused = self.fuse_padded(vi, ir, hints["vi_task"], hints["ir_task"])
-        return Fused(*(picture[..., :height, :width] for picture in fused))
+        pictures = self.fuse_padded(vi, ir, hints["vi_task"], hints["ir_task"])
+        return Fused(*(picture[..., :height, :width] for picture in pictures))
 
-    def fuse_padded(self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor) -> Fused:
-        """Fuse a pair whose H and W are multiples of 8. This is the part to export."""
+    def fuse_padded(
+        self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return fused, vi and ir of a pair whose H and W are multiples of 8: the part to export."""
         z_ir = self.encoders["ir"](to_rgb(ir), self.prompts.plainest("ir", ir_task))
         z_vi = self.encoders["vi"](vi, self.prompts.plainest("vi", vi_task))
         restored_ir = self.decoders["ir"](z_ir).mean(dim=1, keepdim=True)  # B 1 H W
-        return Fused(self._fuse(z_ir, z_vi), self.decoders["vi"](z_vi), restored_ir)
+        return self._fuse(z_ir, z_vi), self.decoders["vi"](z_vi), restored_ir
 
     def _fuse(self, z_ir: Latents, z_vi: Latents) -> Tensor:
         if self.config.fusion == "mean":
@@ -65,7 +67,7 @@ class PaddedFuser(nn.Module):
 
     def forward(self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor) -> Fused:
         """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, with tasks B int64."""
-        return self.fuser.fuse_padded(vi, ir, vi_task, ir_task)
+        return Fused(*self.fuser.fuse_padded(vi, ir, vi_task, ir_task))
 
 
 def _check_pair(vi: Tensor, ir: Tensor) -> None:

@@ -26,14 +26,12 @@ class Encoder(nn.Module):
         widths = config.level_widths
         self.embed = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.downs = nn.ModuleList([nn.Identity(), *(Downsample(width) for width in widths[:3])])
-        sizes = [
-            {"channels": width, "num_heads": heads, "ffn_expansion": config.ffn_expansion}
+        self.guided = nn.ModuleList(
+            TextBlock(width, num_heads=heads, ffn_expansion=config.ffn_expansion)
             for width, heads in zip(widths, config.num_heads, strict=True)
-        ]
-        self.guided = nn.ModuleList([TextBlock(**size) for size in sizes])
+        )
         self.levels = nn.ModuleList(
-            nn.Sequential(*(PlainBlock(**size) for _ in range(depth - 1)))
-            for size, depth in zip(sizes, config.num_blocks, strict=True)
+            _plain_blocks(config, level, depth - 1) for level, depth in enumerate(config.num_blocks)
         )
 
     def forward(self, picture: Tensor, text: Tensor) -> Latents:
@@ -72,9 +70,13 @@ class Decoder(nn.Module):
 
 
 def _plain_blocks(config: LUREConfig, level: int, depth: int) -> nn.Sequential:
-    size = {"num_heads": config.num_heads[level], "ffn_expansion": config.ffn_expansion}
-    width = config.level_widths[level]
-    return nn.Sequential(*(PlainBlock(width, **size) for _ in range(depth)))
+    width, heads = config.level_widths[level], config.num_heads[level]
+    return nn.Sequential(
+        *(
+            PlainBlock(width, num_heads=heads, ffn_expansion=config.ffn_expansion)
+            for _ in range(depth)
+        )
+    )
 
 
 class FusionModule(nn.Module):
