@@ -13,6 +13,7 @@ from pydantic import BaseModel
 # One line a system: what is imported here is what there is.
 from models.drfusion import SYSTEM as DRFUSION  # noqa: F401
 from models.dspfusion import SYSTEM as DSPFUSION  # noqa: F401
+from models.lure import SYSTEM as LURE  # noqa: F401
 from models.system import System
 
 SYSTEMS = tuple(each for each in tuple(globals().values()) if isinstance(each, System))

@@ -1,0 +1,83 @@
+"""The reconstruction as it is used: a pair and what each picture suffers in, fused and restored out.
+
+Shapes: B batch, H W pixels.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.color import to_rgb
+from models.lure.config import MIN_SIZE_PX, SIZE_MULTIPLE_PX, LUREConfig
+from models.lure.networks import Decoder, Encoder, Latents, fusion_modules
+from models.lure.text import CAMERAS, PromptTable, hash_vectors
+from models.system import Fused, Hints
+
+
+class LUREFuser(nn.Module):
+    """Fuse `vi` B×3×H×W and `ir` B×1×H×W in [0, 1], told by `vi_task` and `ir_task` B int64.
+
+    Returns fused and restored pictures in (0, 1), for any H, W >= 16 (spec 6). One forward pass, nothing
+    is drawn: each task speaks by its plainest prompt.
+    """
+
+    def __init__(self, config: LUREConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.prompts = PromptTable(hash_vectors())  # weights bring their own
+        self.encoders = nn.ModuleDict({camera: Encoder(config) for camera in CAMERAS})
+        self.decoders = nn.ModuleDict({camera: Decoder(config) for camera in CAMERAS})
+        if config.fusion == "learned":
+            self.fusion = fusion_modules(config)
+            self.fused_decoder = Decoder(config)
+
+    def forward(self, vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
+        """Return the fused picture and the restored sources. Raises ValueError without hints."""
+        _check_pair(vi, ir)
+        if hints is None:
+            raise ValueError("hints are missing: pass vi_task and ir_task, 0 for a clean picture")
+        height, width = vi.shape[-2:]
+        padding = (0, -width % SIZE_MULTIPLE_PX, 0, -height % SIZE_MULTIPLE_PX)
+        vi, ir = (F.pad(picture, padding, mode="reflect") for picture in (vi, ir))
+        pictures = self.fuse_padded(vi, ir, hints["vi_task"], hints["ir_task"])
+        return Fused(*(picture[..., :height, :width] for picture in pictures))
+
+    def fuse_padded(
+        self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return fused, vi and ir of a pair whose H and W are multiples of 8: the part to export."""
+        z_ir = self.encoders["ir"](to_rgb(ir), self.prompts.plainest("ir", ir_task))
+        z_vi = self.encoders["vi"](vi, self.prompts.plainest("vi", vi_task))
+        restored_ir = self.decoders["ir"](z_ir).mean(dim=1, keepdim=True)  # B 1 H W
+        return self._fuse(z_ir, z_vi), self.decoders["vi"](z_vi), restored_ir
+
+    def _fuse(self, z_ir: Latents, z_vi: Latents) -> Tensor:
+        if self.config.fusion == "mean":
+            means = [(ir + vi) / 2 for ir, vi in zip(z_ir, z_vi, strict=True)]
+            return self.decoders["vi"](means)
+        levels = zip(self.fusion, z_ir, z_vi, strict=True)
+        return self.fused_decoder([fuse(ir, vi) for fuse, ir, vi in levels])
+
+
+class PaddedFuser(nn.Module):
+    """`fuse_padded` as a module's forward, which is what `torch.export` takes."""
+
+    def __init__(self, fuser: LUREFuser) -> None:
+        super().__init__()
+        self.fuser = fuser
+
+    def forward(self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor) -> Fused:
+        """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, with tasks B int64."""
+        return Fused(*self.fuser.fuse_padded(vi, ir, vi_task, ir_task))
+
+
+def _check_pair(vi: Tensor, ir: Tensor) -> None:
+    size, channels, height, width = vi.shape
+    if channels != 3 or ir.shape != (size, 1, height, width):
+        raise ValueError(
+            f"vi must be B×3×H×W and ir B×1×H×W of the same size, "
+            f"got {tuple(vi.shape)} and {tuple(ir.shape)}"
+        )
+    if min(height, width) < MIN_SIZE_PX:
+        raise ValueError(
+            f"images must be at least {MIN_SIZE_PX} pixels a side, got {height}×{width}"
+        )

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from models import read_fuser_config, read_stage_config
+from models.lure import SYSTEM
+from models.lure.config import Stage1Config, Stage2Config, full, tiny
+from models.lure.fuser import LUREFuser
+from models.system import FuseOptions
+from tests.models.lure.samples import STAGE1, STAGE2, objective_of, open_text, pairs
+
+
+def fuser_of(config: Stage1Config | Stage2Config) -> LUREFuser:
+    objective = objective_of(config)
+    open_text(objective)
+    fuser_config, weights = SYSTEM.fuser_weights(config, objective.state_dict())
+    fuser = SYSTEM.build_fuser(fuser_config)
+    fuser.load_state_dict(weights)
+    return fuser.eval()
+
+
+def hints(vi: int = 0, ir: int = 0, *, size: int = 2) -> dict[str, torch.Tensor]:
+    return {"vi_task": torch.full((size,), vi), "ir_task": torch.full((size,), ir)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [STAGE1, STAGE2])
+@pytest.mark.parametrize("size", [(32, 40), (17, 30), (16, 16)])
+def test_fuses_and_restores_pictures_of_any_size(config, size: tuple[int, int]):
+    vi, ir = torch.rand(2, 3, *size), torch.rand(2, 1, *size)
+    fused = fuser_of(config)(vi, ir, hints())
+    assert [picture.shape for picture in fused] == [(2, 3, *size), (2, 3, *size), (2, 1, *size)]
+    assert all(0 < picture.min() <= picture.max() < 1 for picture in fused)
+
+
+@torch.no_grad()
+def test_a_prompt_changes_its_own_camera():
+    fuser, batch = fuser_of(STAGE2), pairs()
+    clean, dark = (fuser(batch["vi_gt"], batch["ir_gt"], hints(vi=task)) for task in (0, 4))
+    assert not torch.equal(clean.fused, dark.fused)
+    assert not torch.equal(clean.vi, dark.vi)
+    assert torch.equal(clean.ir, dark.ir)
+
+
+@torch.no_grad()
+def test_pairs_of_a_batch_do_not_see_each_other():
+    fuser, batch = fuser_of(STAGE2), pairs()
+    told = hints() | {"vi_task": torch.tensor([1, 4])}
+    together = fuser(batch["vi_lq"], batch["ir_lq"], told)
+    for i in range(2):
+        alone = fuser(
+            *(batch[name][i : i + 1] for name in ("vi_lq", "ir_lq")),
+            {name: value[i : i + 1] for name, value in told.items()},
+        )
+        torch.testing.assert_close(alone.fused[0], together.fused[i], atol=1e-5, rtol=0)
+
+
+def test_the_fuser_of_stage1_takes_the_mean_latent():
+    fuser, batch = fuser_of(STAGE1), pairs()
+    with torch.no_grad():
+        fused = fuser(batch["vi_gt"], batch["ir_gt"], hints())
+        z_vi = fuser.encoders["vi"](batch["vi_gt"], fuser.prompts.vi[:1, 0].expand(2, -1))
+        grey = batch["ir_gt"].expand(-1, 3, -1, -1)
+        z_ir = fuser.encoders["ir"](grey, fuser.prompts.ir[:1, 0].expand(2, -1))
+        means = [(a + b) / 2 for a, b in zip(z_vi, z_ir, strict=True)]
+        torch.testing.assert_close(fused.fused, fuser.decoders["vi"](means), atol=1e-5, rtol=0)
+
+
+def test_hints_are_needed():
+    with pytest.raises(ValueError, match="pass vi_task and ir_task"):
+        fuser_of(STAGE1)(torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("vi", "ir"), [((1, 3, 8, 8), (1, 1, 8, 8)), ((1, 3, 16, 16), (1, 3, 16, 16))]
+)
+def test_pairs_that_do_not_fit_are_refused(vi: tuple[int, ...], ir: tuple[int, ...]):
+    with pytest.raises(ValueError, match="got"):
+        fuser_of(STAGE1)(torch.rand(vi), torch.rand(ir), hints(size=1))
+
+
+def test_prepare_offers_to_compile_alone():
+    fuser = fuser_of(STAGE2)
+    assert SYSTEM.prepare(fuser, FuseOptions()) is fuser
+    with pytest.raises(ValueError, match="tile_px=64"):
+        SYSTEM.prepare(fuser, FuseOptions(tile_px=64))
+
+
+@pytest.mark.parametrize("config", [STAGE1, STAGE2, Stage1Config(), Stage2Config(mix_degraded=0.5)])
+def test_configs_survive_json(config):
+    assert read_stage_config(config.model_dump(mode="json")) == config
+    fuser = config.model
+    assert read_fuser_config(fuser.model_dump(mode="json")) == fuser
+
+
+def test_shrink_keeps_what_is_no_size():
+    shrunk = SYSTEM.shrink(Stage2Config(model=full(), mix_degraded=0.25))
+    assert shrunk.model == tiny()
+    assert shrunk.mix_degraded == 0.25
+
+
+def test_full_fuser_has_the_specified_size():
+    fuser = LUREFuser(full())
+    count = sum(p.numel() for p in fuser.parameters())
+    # Encoders, fusion and fusion decoder, 13.75 M; and the two restoration decoders.
+    assert count == 2 * 4_952_402 + 1_256_941 + 2_584_939 + 2 * 2_584_939
