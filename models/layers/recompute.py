@@ -18,11 +18,16 @@ def recompute_blocks(
 
     Saves memory for one more forward pass through the blocks. Losses and gradients stay the same,
     dropout included; so do parameters and their names. Where a block goes by strips (on a CPU, in
-    float32) it does nothing: strips keep little anyway.
+    float32) it does nothing: strips keep little anyway. Raises ValueError where there is no such block.
     """
-    for block in network.modules():
-        if isinstance(block, kinds):
-            block.forward = partial(_recomputed, block.forward)
+    blocks = [block for block in network.modules() if isinstance(block, kinds)]
+    if not blocks:
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f"recompute_blocks has no effect: {type(network).__name__} has no {names}; leave it out"
+        )
+    for block in blocks:
+        block.forward = partial(_recomputed, block.forward)
 
 
 def _recomputed(forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

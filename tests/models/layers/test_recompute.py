@@ -114,3 +114,8 @@ def test_it_can_be_compiled() -> None:
     recompute_blocks(block)
     compiled = torch.compile(block, backend="eager", fullgraph=True)
     torch.testing.assert_close(loss_and_gradients(compiled, x), loss_and_gradients(block, x))
+
+
+def test_a_network_without_such_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no effect: Linear has no TransformerBlock"):
+        recompute_blocks(nn.Linear(2, 2))
