@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.losses import Ssim
+from models.lure.blocks import PlainBlock, TextBlock
 from models.lure.config import Stage1Config
 from models.lure.networks import Decoder, Encoder, Latents
 from models.lure.text import CAMERAS, PSEUDO_TASK, TASKS, Camera, PromptTable, read_vectors
@@ -27,6 +28,7 @@ class Stage1(nn.Module):
     """
 
     FIELDS: tuple[str, ...] = ("lq", "gt", "camera", "task")
+    RECOMPUTED = (PlainBlock, TextBlock)
     num_seen: Tensor
 
     def __init__(self, config: Stage1Config) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.color import to_rgb
 from models.losses import FusionLoss
+from models.lure.blocks import PlainBlock, TextBlock
 from models.lure.config import Stage2Config
 from models.lure.networks import Decoder, Encoder, Latents, fusion_modules
 from models.lure.text import CAMERAS, PSEUDO_TASK, Camera, PromptTable, hash_vectors
@@ -28,6 +29,7 @@ class Stage2(nn.Module):
     """
 
     FIELDS: tuple[str, ...] = _CLEAN
+    RECOMPUTED = (PlainBlock, TextBlock)
 
     def __init__(self, config: Stage2Config) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import system_of
+from models.layers.blocks import TransformerBlock
 from models.layers.recompute import recompute_blocks
 from models.system import Batch, Initial
 from pipelines.batches.prefetch import prefetch
@@ -74,7 +75,7 @@ def run_training(
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
     if optim.recompute_blocks:
-        recompute_blocks(objective)
+        recompute_blocks(objective, getattr(objective, "RECOMPUTED", (TransformerBlock,)))
     state = start_state(objective.to(device), optim)
     start = resume_newest(resume, state)
     replica = _replicate(objective, compiled=config.compiled)

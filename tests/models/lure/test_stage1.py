@@ -4,6 +4,8 @@ from torch import Tensor, nn
 from torch.distributed import HashStore, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
+from models.layers import cpu_strips
+from models.layers.recompute import recompute_blocks
 from models.lure.config import Stage1Config, full, tiny
 from models.lure.text import CAMERAS
 from models.lure.unified import (
@@ -139,6 +141,20 @@ def test_pseudo_noise_reaches_the_clean_pass_alone():
     a, b = (loss_of(objective_of(config), singles()) for config in (STAGE1, noisy))
     assert a["restored"] == b["restored"]
     assert a["pseudo"] != b["pseudo"]
+
+
+def test_recomputed_blocks_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu_strips, "use_strips", lambda *_, **__: False)
+    plain, recomputed = objective_of(STAGE1), objective_of(STAGE1)
+    recompute_blocks(recomputed, recomputed.RECOMPUTED)
+    for objective in (plain, recomputed):
+        loss_of(objective, singles())["loss"].backward()
+    block = recomputed.encoders["vi"].guided[0]
+    assert "forward" in vars(block)
+    names = dict(recomputed.named_parameters())
+    for name, parameter in plain.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(parameter.grad, names[name].grad), name
 
 
 def test_moments_by_task():
