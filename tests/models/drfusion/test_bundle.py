@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from infra.registry.fuser_model import Fuser as ServedFuser
+from infra.registry.fuser_model import ServedFuser
 from models import find_system
 from models.drfusion.config import tiny
 from pipelines.bundles.export import checked_sizes, seeded_inputs, write_bundle
