@@ -65,9 +65,9 @@ class PaddedFuser(nn.Module):
         super().__init__()
         self.fuser = fuser
 
-    def forward(self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor) -> Fused:
-        """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, with tasks B int64."""
-        return Fused(*self.fuser.fuse_padded(vi, ir, vi_task, ir_task))
+    def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> Fused:
+        """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, told by vi_task and ir_task B int64."""
+        return Fused(*self.fuser.fuse_padded(vi, ir, *hints))
 
 
 def _check_pair(vi: Tensor, ir: Tensor) -> None:

@@ -6,6 +6,7 @@ from models.lure import SYSTEM
 from models.lure.config import Stage1Config, Stage2Config, full, tiny
 from models.lure.fuser import LUREFuser
 from models.system import FuseOptions
+from pipelines.bundles.export import export_program
 from tests.models.lure.samples import STAGE1, STAGE2, objective_of, open_text, pairs
 
 
@@ -63,6 +64,17 @@ def test_the_fuser_of_stage1_takes_the_mean_latent():
         z_ir = fuser.encoders["ir"](grey, fuser.prompts.ir[:1, 0].expand(2, -1))
         means = [(a + b) / 2 for a, b in zip(z_vi, z_ir, strict=True)]
         torch.testing.assert_close(fused.fused, fuser.decoders["vi"](means), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_exported_program_reads_prompts():
+    fuser, batch = fuser_of(STAGE2), pairs(size=3, side=48)
+    program = export_program(SYSTEM, fuser).module()
+    told = {"vi_task": torch.tensor([4, 0, 9]), "ir_task": torch.tensor([0, 3, 6])}
+    expected = fuser(batch["vi_lq"], batch["ir_lq"], told)
+    served = program(batch["vi_lq"], batch["ir_lq"], *told.values())
+    for ours, theirs in zip(expected, served, strict=True):
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
 
 
 def test_hints_are_needed():
