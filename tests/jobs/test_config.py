@@ -45,7 +45,12 @@ def test_every_training_recipe_shrinks_to_the_same_stage(name: str) -> None:
     assert not small.use_gpu
     assert small.num_workers <= 2
     assert small.register_as is None
-    # Tiny in every size, and of the same build.
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING if name.startswith("dspfusion")])
+def test_a_shrunk_dspfusion_is_tiny_in_every_size_and_of_the_same_build(name: str) -> None:
+    recipe = TRAINING[name]()
+    small = shrink_training(recipe)
     sizes = tiny().model_dump(exclude_unset=True)
     was, now = recipe.objective.model.model_dump(), small.objective.model.model_dump()
     assert {name: now[name] for name in sizes} == sizes

@@ -110,7 +110,7 @@ def test_a_wrong_folder_is_one_line(
     match what:
         case "no index":
             (tmp_path / "dspfusion_index.json").unlink()
-            message = "no dspfusion_index.json"
+            message = "dspfusion_index.json in it; give a folder laid out like"
         case "no case":
             (tmp_path / file).unlink()
             message = "'case_x', which no files"
