@@ -48,8 +48,10 @@ def take_vi(vi: torch.Tensor, ir: torch.Tensor, hints: Hints | None = None) -> F
 METHODS: dict[str, Fuser] = {"take_vi": take_vi, "source_average": source_average}
 # Its weights are not read: every test names the methods that are measured.
 # Of a system that takes no hints: any scenario can be measured.
-_BLIND = next(system for system in SYSTEMS if system.hints == "none")
-BUNDLE = Bundle(source="none", model=_BLIND.tiny(), weights=b"")
+_BLIND = [system for system in SYSTEMS if system.hints == "none"]
+if not _BLIND:
+    pytest.skip("no system without hints is there", allow_module_level=True)
+BUNDLE = Bundle(source="none", model=_BLIND[0].tiny(), weights=b"")
 
 
 def evaluate_scene(
