@@ -39,17 +39,23 @@ def copy_tree(folder: Path) -> Path:
 
 
 def delete_system(tree: Path) -> None:
-    """Its folder, its recipes, its tests (the files that name it), its line."""
+    """Its folder, its recipes, its tests (what names it, and what imports that), its line."""
     shutil.rmtree(tree / "models" / NAME)
     (tree / "jobs" / "recipes" / f"{NAME}.py").unlink()
     shutil.rmtree(tree / "tests" / "models" / NAME)
-    for path in (tree / "tests").rglob("*.py"):
-        if NAME in path.read_text().lower() and path.name != "conftest.py":
+    gone = {NAME}
+    while found := [path for path in tests_of(tree) if any(x in path.read_text() for x in gone)]:
+        for path in found:
+            gone.add(".".join(path.relative_to(tree).with_suffix("").parts))
             path.unlink()
     lines = (tree / "models" / "__init__.py").read_text().splitlines(keepends=True)
     kept = [line for line in lines if NAME not in line]
     assert len(kept) == len(lines) - 1
     (tree / "models" / "__init__.py").write_text("".join(kept))
+
+
+def tests_of(tree: Path) -> list[Path]:
+    return [path for path in (tree / "tests").rglob("*.py") if path.name != "conftest.py"]
 
 
 def add_toy(tree: Path) -> None:
