@@ -208,7 +208,7 @@ def _fuser_with(config: BaseModel, weights: Weights, source: Path) -> nn.Module:
     """Build a fuser of these weights; compare names and shapes before memory is taken for it."""
     system = system_of(config)
     with torch.device("meta"):
-        claimed = system.build_fuser(config)
+        claimed = system.build_fuser(config).to("meta")  # a table that was read is real, too
     load_weights(claimed, {name: tensor.to("meta") for name, tensor in weights.items()}, source)
     fuser = system.build_fuser(config)
     load_weights(fuser, weights, source)
