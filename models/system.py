@@ -138,6 +138,18 @@ def trainable(objective: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
     return [(1.0, [p for p in objective.parameters() if p.requires_grad])]
 
 
+def check_pair(vi: Tensor, ir: Tensor, *, least_px: int) -> None:
+    """Raise ValueError unless vi is B×3×H×W and ir B×1×H×W, H and W at least `least_px`."""
+    size, channels, height, width = vi.shape
+    if channels != 3 or ir.shape != (size, 1, height, width):
+        raise ValueError(
+            f"vi must be B×3×H×W and ir B×1×H×W of the same size, "
+            f"got {tuple(vi.shape)} and {tuple(ir.shape)}"
+        )
+    if min(height, width) < least_px:
+        raise ValueError(f"images must be at least {least_px} pixels a side, got {height}×{width}")
+
+
 def refuse_options(options: FuseOptions, offered: Sequence[str] = ()) -> None:
     """Raise ValueError for an option that is set and not among those that a system offers."""
     for name, value in options:

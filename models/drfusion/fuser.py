@@ -12,7 +12,7 @@ from models.drfusion.config import MIN_SIZE_PX, SIZE_MULTIPLE_PX, DRFusionConfig
 from models.drfusion.observation import Observation, observe
 from models.drfusion.operators import operators_of
 from models.drfusion.sampler import UnrolledChain
-from models.system import Fused, Hints
+from models.system import Fused, Hints, check_pair
 
 # Independent noise of the three colours, in luma: the norm of BT.601's weights.
 LUMA_NOISE = (0.299**2 + 0.587**2 + 0.114**2) ** 0.5
@@ -32,7 +32,7 @@ class DRFusionFuser(nn.Module):
 
     def forward(self, vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
         """Return fused and restored pictures in [0, 1]; `hints` are `vi_op` and `ir_op`, B×3 each."""
-        _check_pair(vi, ir)
+        check_pair(vi, ir, least_px=MIN_SIZE_PX)
         if hints is None:
             raise ValueError("DRFusion needs the hints vi_op and ir_op: noise, blur, block side")
         height, width = vi.shape[-2:]
@@ -88,16 +88,3 @@ def _box(x: Tensor) -> Tensor:
     """Mean over a window, at the border over what of it lies in the picture."""
     side = 2 * _RADIUS_PX + 1
     return F.avg_pool2d(x, side, stride=1, padding=_RADIUS_PX, count_include_pad=False)
-
-
-def _check_pair(vi: Tensor, ir: Tensor) -> None:
-    size, channels, height, width = vi.shape
-    if channels != 3 or ir.shape != (size, 1, height, width):
-        raise ValueError(
-            f"vi must be B×3×H×W and ir B×1×H×W of the same size, "
-            f"got {tuple(vi.shape)} and {tuple(ir.shape)}"
-        )
-    if min(height, width) < MIN_SIZE_PX:
-        raise ValueError(
-            f"images must be at least {MIN_SIZE_PX} pixels a side, got {height}×{width}"
-        )

@@ -23,7 +23,7 @@ from models.dspfusion.denoiser import (
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.layers.tiles import fuse_tiles
-from models.system import Fused, FuseOptions, Fuser, Hints, Precision
+from models.system import Fused, FuseOptions, Fuser, Hints, Precision, check_pair
 
 MIN_SIZE_PX = 16
 MIN_TILE_PX = 64
@@ -81,7 +81,7 @@ class DSPFusionFuser(nn.Module):
 
         The fuser is blind: it takes no hints.
         """
-        _check_pair(vi, ir)
+        check_pair(vi, ir, least_px=MIN_SIZE_PX)
         height, width = vi.shape[-2:]
         noise = self._noise_of(vi.shape[0], noise)
         fused = self.fuse_padded(pad_to_multiple(vi), to_rgb(pad_to_multiple(ir)), noise)
@@ -103,7 +103,7 @@ class DSPFusionFuser(nn.Module):
         attention are those of the passes over all tiles before the last (README, Tiles); with one
         pass each tile has its own. `tile_px` is a multiple of 8 and at least 64; a quarter overlaps.
         """
-        _check_pair(vi, ir)
+        check_pair(vi, ir, least_px=MIN_SIZE_PX)
         if tile_px % SIZE_MULTIPLE_PX or tile_px < MIN_TILE_PX:
             raise ValueError(
                 f"tile_px is {tile_px}; it must be a multiple of {SIZE_MULTIPLE_PX} and at least "
@@ -213,16 +213,3 @@ def _fixed_noises(config: DSPFusionConfig) -> Tensor:
     generator = torch.Generator().manual_seed(config.noise_seed)
     shape = (num_noises(config), 1, config.num_tokens, config.semantic_prior_width)
     return torch.randn(shape, generator=generator, device="cpu")
-
-
-def _check_pair(vi: Tensor, ir: Tensor) -> None:
-    size, channels, height, width = vi.shape
-    if channels != 3 or ir.shape != (size, 1, height, width):
-        raise ValueError(
-            f"vi must be B×3×H×W and ir B×1×H×W of the same size, "
-            f"got {tuple(vi.shape)} and {tuple(ir.shape)}"
-        )
-    if min(height, width) < MIN_SIZE_PX:
-        raise ValueError(
-            f"images must be at least {MIN_SIZE_PX} pixels a side, got {height}×{width}"
-        )

@@ -10,7 +10,7 @@ from models.color import to_rgb
 from models.lure.config import MIN_SIZE_PX, SIZE_MULTIPLE_PX, LUREConfig
 from models.lure.networks import Decoder, Encoder, Latents, fusion_modules
 from models.lure.text import CAMERAS, PromptTable, hash_vectors
-from models.system import Fused, Hints
+from models.system import Fused, Hints, check_pair
 
 
 class LUREFuser(nn.Module):
@@ -32,7 +32,7 @@ class LUREFuser(nn.Module):
 
     def forward(self, vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
         """Return the fused picture and the restored sources. Raises ValueError without hints."""
-        _check_pair(vi, ir)
+        check_pair(vi, ir, least_px=MIN_SIZE_PX)
         if hints is None:
             raise ValueError("hints are missing: pass vi_task and ir_task, 0 for a clean picture")
         height, width = vi.shape[-2:]
@@ -68,16 +68,3 @@ class PaddedFuser(nn.Module):
     def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> Fused:
         """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, told by vi_task and ir_task B int64."""
         return Fused(*self.fuser.fuse_padded(vi, ir, *hints))
-
-
-def _check_pair(vi: Tensor, ir: Tensor) -> None:
-    size, channels, height, width = vi.shape
-    if channels != 3 or ir.shape != (size, 1, height, width):
-        raise ValueError(
-            f"vi must be B×3×H×W and ir B×1×H×W of the same size, "
-            f"got {tuple(vi.shape)} and {tuple(ir.shape)}"
-        )
-    if min(height, width) < MIN_SIZE_PX:
-        raise ValueError(
-            f"images must be at least {MIN_SIZE_PX} pixels a side, got {height}×{width}"
-        )
