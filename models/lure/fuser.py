@@ -65,6 +65,7 @@ class PaddedFuser(nn.Module):
         super().__init__()
         self.fuser = fuser
 
-    def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> Fused:
+    def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> tuple[Tensor, ...]:
         """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, told by vi_task and ir_task B int64."""
-        return Fused(*self.fuser.fuse_padded(vi, ir, *hints))
+        # A plain tuple: an exported program cannot be saved with a named one.
+        return self.fuser.fuse_padded(vi, ir, *hints)
