@@ -90,7 +90,8 @@ def test_the_second_is_told_who_trains_and_takes_over_when_that_one_is_killed(
     with pytest.raises(ValueError, match=message):
         take(client)
     other.kill()
-    # Not yet reaped it is a zombie: dead all the same.
+    # A signal is not yet a death: wait for it, but do not reap. A zombie is dead all the same.
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     # Its lease of a minute is not waited for: `take` fails when it is told of waiting.
     take(client)
 
