@@ -53,6 +53,10 @@ class PromoteRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gate: GateConfig = GateConfig()
+    split: str = "val"
+    """The split that a version has to be evaluated on."""
+    scenarios: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The scenarios that are judged; those of an evaluation that are not among them do not count."""
     parity_tolerance: float = Field(default=1e-4, gt=0, lt=1)
     """Largest difference of the served program from the evaluated module, in [0, 1]: 1e-3 would be a
     quarter of the smallest step of an 8-bit picture."""

@@ -5,6 +5,7 @@ python -m jobs.bench plan      the forecast against runs; a plan of a million sc
 python -m jobs.bench model     networks against a plain build of the same maths
 python -m jobs.bench metrics   metrics against a plain build of the same maths
 python -m jobs.bench train     the loop against bare steps, 2 workers against 1
+python -m jobs.bench gate      how often the promotion gate errs, on simulated evaluations
 """
 
 from __future__ import annotations
@@ -65,6 +66,21 @@ def _train(arguments: argparse.Namespace) -> None:
     from jobs.bench.training_loop import bench_train
 
     bench_train(read_settings(work=arguments.work), smoke=arguments.smoke)
+
+
+def _gate(arguments: argparse.Namespace) -> None:
+    from jobs.bench.gate_errors import bench_gate
+
+    bench_gate(num_trials=arguments.trials, noise=arguments.noise)
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trials", type=int, default=200, help="evaluations a cell (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--noise", type=float, default=1.0, help="scales the noise (default: %(default)s)"
+    )
 
 
 def _add_smoke(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +147,7 @@ COMMAND = Command(
         "model": Verb(_add_model, _model),
         "metrics": Verb(_add_metrics, _metrics),
         "train": Verb(_add_smoke, _train),
+        "gate": Verb(_add_gate, _gate),
     },
 )
 

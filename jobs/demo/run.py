@@ -56,7 +56,7 @@ def demo(settings: Settings, *, smoke: bool = False) -> None:
         evaluated = evaluate(evaluation, settings, model=last.model, scenes=NAME, split="val")
     section("6/7  Promote it, if the gate lets it pass")
     name, _, number = last.model.removeprefix("models:/").partition("/")
-    promoted = promote(find_recipe(PROMOTION, "default"), settings, name=name, version=number)
+    promoted = promote(find_recipe(PROMOTION, "demo"), settings, name=name, version=number)
     section("7/7  Fuse a degraded pair with it")
     fused = _fuse_degraded(settings, last.model)
     section(f"Done in {time.monotonic() - started:.0f} s")

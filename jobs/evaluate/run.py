@@ -21,6 +21,10 @@ from jobs.scan.run import load_index
 from pipelines.evaluation.measuring import choose_scenes, evaluate_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
 from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
+from pipelines.promotion.lineage import SCENES
+from pipelines.sources.index import write_index
+from pipelines.sources.scan import ScanResult
+from pipelines.sources.scenes import SceneTable
 
 
 class Evaluated(BaseModel):
@@ -65,7 +69,9 @@ def evaluate(
     of_split = load_index(settings, scenes).scenes.of_split(split, dataset=dataset)
     chosen = choose_scenes(of_split, recipe.num_scenes)
     where = "-".join(filter(None, (Path(scenes).stem, dataset, split)))
-    subject = Subject(recipe, model, bundle_of(model, settings), where, chosen, folders or {})
+    subject = Subject(
+        recipe, model, bundle_of(model, settings), where, split, chosen, folders or {}
+    )
     check_subject(subject)
     digest = subject.tags["config_digest"]
     folder = settings.work / "reports" / f"{where}-{digest[:12]}"
@@ -86,6 +92,8 @@ def evaluate(
                         advance(num_done)
                 write_rows(parts.rows(), folder / ROWS)
             shutil.rmtree(folder / PARTS, ignore_errors=True)
+            # The gate asks whether the version was trained on them.
+            write_index(ScanResult(scenes=SceneTable.of(chosen), refused=()), folder / SCENES)
             print_line("  writing the report")
             make_report(client, subject, folder, run_id, settings)
     if tag:

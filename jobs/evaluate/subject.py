@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.settings import REPOSITORY
 from jobs.config import EvaluateRecipe
 from jobs.console import print_line
-from models.metrics import EVALUATED, METRIC_VERSION, MIN_SIDE_PX
+from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
 from pipelines.evaluation.measuring import Measurement, check_pictures, metrics_for
@@ -23,8 +23,9 @@ from pipelines.store.seeding import digest_of
 
 ROWS = "rows.parquet"
 _SCENES_A_TASK = 2
-# The packages that make the numbers.
+# What makes the numbers, and of it what is not the model: rows are compared where that is the same.
 _MEASURING = ("models", "degradations", "pipelines")
+_PROTOCOL = ("degradations", "models/metrics", "pipelines/evaluation", "pipelines/sources")
 PARTS = "parts"
 
 
@@ -36,6 +37,7 @@ class Subject:
     model: str
     bundle: Path
     where: str
+    split: str
     scenes: tuple[Scene, ...]
     folders: Mapping[str, Path]
 
@@ -45,6 +47,7 @@ class Subject:
         return Measurement(
             bundle=read_bundle(self.bundle),
             scenarios=tuple(find_scenario(name) for name in self.recipe.scenarios),
+            protocol=digest_of([self.recipe.seed, _code_of(_PROTOCOL)])[:16],
             baselines=self.recipe.baselines,
             folders=dict(self.folders),
             metrics=metrics_for(self.scenes),
@@ -65,12 +68,13 @@ class Subject:
             name: [sha256_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()]
             for name, folder in self.folders.items()
         }
-        measured = [METRIC_VERSION, *metrics_for(self.scenes)]
-        whole = [self.recipe.model_dump(mode="json"), weights, scenes, measured, pictures]
+        how = [self.recipe.model_dump(mode="json"), inputs_digest(self.measurement)]
+        whole = [*how, weights, scenes, pictures]
         return {
             "model": self.model,
             "model_sha256": weights,
             "scenes": self.where,
+            "split": self.split,
             "scenes_digest": scenes,
             "config_digest": digest_of(whole),
         }
@@ -156,6 +160,9 @@ def inputs_digest(measurement: Measurement) -> str:
     in one table. Any changed file of ours counts; measuring again is cheap.
     """
     settings = measurement.model_dump(mode="json", exclude={"bundle", "folders"})
-    files = sorted(path for name in _MEASURING for path in (REPOSITORY / name).rglob("*.py"))
-    code = {str(path.relative_to(REPOSITORY)): sha256_of_file(path) for path in files}
-    return digest_of([settings, code])
+    return digest_of([settings, _code_of(_MEASURING)])
+
+
+def _code_of(packages: Iterable[str]) -> dict[str, str]:
+    files = sorted(path for name in packages for path in (REPOSITORY / name).rglob("*.py"))
+    return {str(path.relative_to(REPOSITORY)): sha256_of_file(path) for path in files}

@@ -157,7 +157,7 @@ COMMAND = Command(
     __doc__,
     [
         "python -m jobs.promote dspfusion --dry-run",
-        "python -m jobs.promote dspfusion --version 3 --set gate.tolerance=0.03",
+        "python -m jobs.promote dspfusion --version 3 --set gate.overall_margin=0.02",
         "python -m jobs.promote rollback dspfusion --reason 'stripes in the night scenes'",
     ],
     Verb(_add_promotion, _promote),

@@ -15,10 +15,21 @@ from jobs.console import print_facts, print_line
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
+from jobs.promote.versions import fetch_evaluation, former_champions, trained_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
-from pipelines.promotion.evidence import EVALUATION, PARITY, bundle_evidence, missing_evidence
-from pipelines.promotion.gate import Verdict, judge, judge_first
+from pipelines.promotion.evidence import (
+    EVALUATION,
+    PARITY,
+    bundle_evidence,
+    missing_evidence,
+    off_protocol,
+    seen_in_training,
+)
+from pipelines.promotion.gate import Verdict, best_reference, judge, judge_first
 from pipelines.promotion.history import Event, shortened
+from pipelines.promotion.lineage import SCENES
+from pipelines.promotion.pairing import pairing_refusals
+from pipelines.sources.index import read_index
 from pipelines.store.files import sha256_of_file
 
 
@@ -106,28 +117,71 @@ def _decide(
     run = tracking.run_tags_of(client, challenger.tags.get(EVALUATION))
     reasons = missing_evidence(challenger.tags, run, parity_tolerance=recipe.parity_tolerance)
     if reasons:
-        rule = "nothing is judged without its lineage, parity and evaluation"
-        verdict = Verdict(passed=False, rule=rule, reasons=reasons, comparisons=())
-        return _Decision(challenger, champion, verdict, None)
-    rows, digest = _rows_of(challenger, settings)
-    own = [row for row in rows if row["method"] == MODEL]
+        return _Decision(challenger, champion, _not_judged(reasons), None)
+    assert run is not None
+    evaluation = fetch_evaluation(challenger, settings)
+    rows, digest = read_rows(evaluation / ROWS), sha256_of_file(evaluation / ROWS)
+    reasons = off_protocol(run, rows, split=recipe.split, scenarios=recipe.scenarios)
+    if challenger.tags.get("origin") != "released":  # trained elsewhere, nobody knows on what
+        measured = read_index(evaluation / SCENES).scenes
+        reasons += seen_in_training(measured, trained_scenes(client, challenger, settings))
+    if reasons:
+        return _Decision(challenger, champion, _not_judged(reasons), digest)
+    own = _judged(rows, MODEL, recipe)
     if champion is None:
-        baseline = [row for row in rows if row["method"] == BASELINE]
-        return _Decision(challenger, None, judge_first(own, baseline, recipe.gate), digest)
-    reference = []
-    if champion.tags.get(EVALUATION):
-        reference = [row for row in _rows_of(champion, settings)[0] if row["method"] == MODEL]
-    return _Decision(challenger, champion, judge(own, reference, recipe.gate), digest)
+        verdict = judge_first(own, _judged(rows, BASELINE, recipe), recipe.gate)
+    else:
+        verdict = _against_champions(recipe, settings, client, own, champion)
+    return _Decision(challenger, champion, verdict, digest)
 
 
-def _rows_of(version: Any, settings: Settings) -> tuple[list[Row], str]:
-    """The rows that a version is judged by, and their file's digest."""
-    from infra.registry import tracking
+def _not_judged(reasons: tuple[str, ...]) -> Verdict:
+    rule = "nothing is judged without its lineage, parity and evaluation"
+    return Verdict(passed=False, rule=rule, reasons=reasons, comparisons=())
 
-    run_id = version.tags[EVALUATION]
-    folder = settings.work / "cache" / run_id
-    path = tracking.fetch_folder(run_id, "evaluation", folder) / ROWS
-    return read_rows(path), sha256_of_file(path)
+
+def _against_champions(
+    recipe: PromoteRecipe, settings: Settings, client: Any, own: list[Row], champion: Any
+) -> Verdict:
+    """Judge against the champion, and against the best champion before it where that was better.
+
+    A series of promotions, each a little worse than the last, would end far below the best.
+    """
+    number = str(champion.version)
+    verdict = judge(own, _measured(champion, settings, recipe), recipe.gate)
+    if not verdict.comparisons:  # they do not pair
+        return verdict
+    comparable = {number: _measured(champion, settings, recipe)}
+    for version in former_champions(client, champion):
+        rows = _measured(version, settings, recipe)
+        found = pairing_refusals(own, rows, recipe.gate.watched, recipe.gate.min_scenes)
+        if found:
+            print_line(f"  version {version.version}, a former champion, is left out: {found[0]}")
+        else:
+            comparable[str(version.version)] = rows
+    best = best_reference(comparable, number, recipe.gate.watched)
+    if best == number:
+        return verdict
+    title = f"best former champion, version {best}"
+    former = judge(own, comparable[best], recipe.gate, reference=title)
+    return verdict.model_copy(
+        update={
+            "passed": verdict.passed and former.passed,
+            "rule": f"{verdict.rule}; {former.rule}",
+            "reasons": (*verdict.reasons, *former.reasons),
+        }
+    )
+
+
+def _measured(version: Any, settings: Settings, recipe: PromoteRecipe) -> list[Row]:
+    """What a version's evaluation measured of it; nothing for one that was not evaluated."""
+    if not version.tags.get(EVALUATION):
+        return []
+    return _judged(read_rows(fetch_evaluation(version, settings) / ROWS), MODEL, recipe)
+
+
+def _judged(rows: list[Row], method: str, recipe: PromoteRecipe) -> list[Row]:
+    return [row for row in rows if row["method"] == method and row["scenario"] in recipe.scenarios]
 
 
 def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> None:

@@ -5,13 +5,14 @@ A dataset stores each degradation alone, so there is none for the composite scen
 follow each other; the evaluation has it. A picture of a group may be clean, one in two.
 """
 
-from jobs.config import EvaluateRecipe
+from jobs.config import EvaluateRecipe, PromoteRecipe
 from models.drfusion import config as drfusion
 from models.drfusion.config import Correction, DRFusionConfig, Stage1Config
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.training.config import MultiStepSchedule, OptimConfig, TrainingConfig
 
 MODEL_NAME = "drfusion"
+_SCENARIOS = ("clean", "noise", "blur", "composite")
 
 
 def drfusion_noise() -> DatasetConfig:
@@ -76,7 +77,12 @@ def stage1_blur_1gpu() -> TrainingConfig:
 
 def drfusion_scenarios() -> EvaluateRecipe:
     """Clean, and DRFusion's noise, blur and composite: `jobs.evaluate --recipe drfusion_scenarios`."""
-    return EvaluateRecipe(scenarios=("clean", "noise", "blur", "composite"))
+    return EvaluateRecipe(scenarios=_SCENARIOS)
+
+
+def drfusion_gate() -> PromoteRecipe:
+    """The gate in those scenarios: `jobs.promote drfusion --recipe drfusion_gate`."""
+    return PromoteRecipe(scenarios=_SCENARIOS)
 
 
 def _dataset(name: str, *degradations: str) -> DatasetConfig:

@@ -5,21 +5,22 @@ from typing import get_args
 from jobs.config import EvaluateRecipe, PromoteRecipe
 from pipelines.evaluation.baselines import Baseline
 from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES
+from pipelines.promotion.gate import GateConfig
+
+_SINGLES = (
+    "clean",
+    "vi_blur",
+    "vi_low_light",
+    "vi_random_noise",
+    "ir_low_contrast",
+    "ir_random_noise",
+    "ir_stripe_noise",
+)
 
 
 def singles() -> EvaluateRecipe:
     """Clean and the six degradations of the `small` dataset recipe, one at a time."""
-    return EvaluateRecipe(
-        scenarios=(
-            "clean",
-            "vi_blur",
-            "vi_low_light",
-            "vi_random_noise",
-            "ir_low_contrast",
-            "ir_random_noise",
-            "ir_stripe_noise",
-        )
-    )
+    return EvaluateRecipe(scenarios=_SINGLES)
 
 
 def all_() -> EvaluateRecipe:
@@ -37,5 +38,10 @@ def severities() -> EvaluateRecipe:
 
 
 def default() -> PromoteRecipe:
-    """The gate with its default tolerance."""
-    return PromoteRecipe()
+    """The gate at its default margins, on at least 20 scenes of `val` in the scenarios of `singles`."""
+    return PromoteRecipe(scenarios=_SINGLES)
+
+
+def demo() -> PromoteRecipe:
+    """The gate of `make demo`: its eight rendered scenes are enough."""
+    return PromoteRecipe(scenarios=_SINGLES, gate=GateConfig(min_scenes=8))

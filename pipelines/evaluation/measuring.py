@@ -36,7 +36,8 @@ from pipelines.sources.scenes import Read, Scene, fetched_scenes, load_pair, rea
 class Measurement(BaseModel):
     """What is measured how: the argument of the tasks that travel to workers.
 
-    `folders` holds other methods' fused pictures of the clean pairs, by method.
+    `folders` holds other methods' fused pictures of the clean pairs, by method. `protocol` is a digest of
+    what decides the numbers beside the model: rows of different ones are not compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Measurement(BaseModel):
     folders: dict[str, Path] = {}
     metrics: tuple[str, ...] = EVALUATED
     seed: int = 0
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def evaluate_scenes(
                 values = measure(picture.fused, vi, ir, measurement.metrics)
             except ValueError as error:
                 raise ValueError(f"{picture.source}: {error}") from error
-            rows.append(picture.head | {name: float(value) for name, value in values.items()})
+            measured = {name: float(value) for name, value in values.items()}
+            rows.append(picture.head | {"protocol": measurement.protocol} | measured)
     return rows
 
 

@@ -29,11 +29,12 @@ _FIELDS: dict[str, pa.DataType] = {
     "height": pa.int32(),
     "seconds": pa.float64(),
     "metric_version": pa.string(),
+    "protocol": pa.string(),
 }
 
 
 def row_head(scene: Scene, scenario: Scenario, method: str, seconds: float) -> Row:
-    """The columns of a row before its metrics."""
+    """The columns of a row before its metrics and the measurement's `protocol`."""
     return {
         "scene": scene.id,
         "dataset": scene.dataset,

@@ -10,7 +10,7 @@ Legend: B batch, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ import torch
 from models import find_system
 from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
 from pipelines.bundles.programs import load_program
+from pipelines.promotion.pairing import Rows
+from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 
 PARITY, WEIGHTS, PROGRAM = "parity_max_abs", "model_sha256", "program_sha256"
@@ -68,6 +70,44 @@ def missing_evidence(
             "evaluate it again."
         )
     return tuple(reasons)
+
+
+def off_protocol(
+    evaluation: Mapping[str, str], rows: Rows, *, split: str, scenarios: Sequence[str]
+) -> tuple[str, ...]:
+    """Sentences about an evaluation that is not the one that the gate asks for."""
+    found = evaluation.get("split", "unknown")
+    reasons = [] if found == split else [f"It was evaluated on split {found}, not on {split}."]
+    missing = [name for name in scenarios if name not in {row["scenario"] for row in rows}]
+    if missing:
+        reasons.append(f"Its evaluation lacks {', '.join(missing)}.")
+    return tuple(f"{reason[:-1]}: evaluate it as the recipe asks." for reason in reasons)
+
+
+def seen_in_training(
+    evaluated: Iterable[Scene], trained: Iterable[Scene] | None
+) -> tuple[str, ...]:
+    """Sentences about scenes that a version was measured on after it was trained on them.
+
+    Scenes are compared by the digests of their pictures. `trained` is None where they are unknown.
+    """
+    if trained is None:
+        return (
+            "The scenes that it was trained on are unknown, so they may be those it was measured on: "
+            "scan the sources into the work folder before it is trained.",
+        )
+    known = {scene.source(camera)[1] for scene in trained for camera in scene.cameras}
+    both = [
+        scene.id
+        for scene in evaluated
+        if known.intersection(scene.source(camera)[1] for camera in scene.cameras)
+    ]
+    if not both:
+        return ()
+    return (
+        f"It was trained on {len(both)} of the scenes that it was measured on, {both[0]} first: "
+        "evaluate it on others.",
+    )
 
 
 def _missing_lineage(tags: Mapping[str, str]) -> list[str]:

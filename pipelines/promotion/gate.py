@@ -1,73 +1,62 @@
 """The promotion gate: a pure decision over two sets of evaluation rows.
 
-Rows are paired by (scene, scenario). The gate refuses rows that do not pair and names them: a row
-on one side only, a different metric version, reference kind or image size, a repeated row, a value
-that is missing or not finite. No row is skipped silently.
+Rows are paired by (scene, scenario); rows that do not pair refuse, by name (`pairing`).
 
 A *change* is the mean paired difference, challenger minus reference, divided by the reference's
-mean, with its sign turned so that positive is better: -0.03 is 3 % worse. Its 95 % confidence
-interval is a percentile bootstrap over scenes. OVERALL first averages each scene over its
-scenarios and then resamples scenes: one scene under fourteen scenarios is one observation, not
-fourteen. Where scenarios have different numbers of scenes, OVERALL is not the mean of the
-scenarios' means.
+mean, with its sign turned so that positive is better: -0.03 is 3 % worse. OVERALL first averages each
+scene over its scenarios: one scene under fourteen scenarios is one observation, not fourteen. Where
+scenarios have different numbers of scenes, OVERALL is not the mean of the scenarios' means.
 
-Outcomes of one comparison under `judge` (default tolerance 2 %, hard limit 10 %):
+`judge` is a test of non-inferiority. A challenger passes when it is shown, with 95 % confidence, that
+it lost no more than `overall_margin` on any metric over all scenarios, and no more than
+`scenario_margin` on any metric in any scenario. The lower bounds of all scenarios and metrics hold
+together (`evaluation.confidence`), so that their number neither refuses nor passes a model by chance.
+Too few scenes therefore refuse; they do not pass. How often it errs: `characteristics`.
 
-    better     the interval is above zero
-    equal      none of the others: the change is within the tolerance
-    uncertain  worse than the tolerance, but the interval reaches zero; passes, and is listed
-    worse      worse than the tolerance and the interval is below zero; or worse than the hard
-               limit, whatever the interval: so large a loss has to be disproved, not proved
+Outcomes of one comparison, `bound` being its lower bound:
 
-The tolerance keeps dozens of comparisons from refusing by chance; there is no other correction
-for multiple comparisons. The tolerance on OVERALL is tighter (0.5 %), so that a series of
-promotions cannot lose 2 % each.
+    better     the change's own interval is above zero
+    equal      none of the others: a loss of the margin is excluded
+    uncertain  the bound is below the margin, the interval reaches above it: more scenes would tell
+    worse      the whole interval is below the margin
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
-from pipelines.evaluation.confidence import mean_interval
+from pipelines.evaluation.confidence import mean_intervals
 from pipelines.evaluation.summaries import OVERALL, in_table_order
+from pipelines.promotion.pairing import Rows, key_of, pairing_refusals
 from pipelines.store.seeding import rng_at
 
 Outcome = Literal["better", "equal", "uncertain", "worse"]
-Rows = Sequence[Mapping[str, Any]]
-Key = tuple[str, str]  # scene, scenario
-
-# Fields that must agree before two rows may be compared.
-_SAME = ("metric_version", "reference", "width", "height")
 
 
 class GateConfig(BaseModel):
-    """The compared metrics and the tolerated losses; shares are relative (0.02 = 2 %)."""
+    """The compared metrics and the margins; shares are relative (0.03 = 3 %)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metrics: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
     """What is compared with the champion, per scenario and overall."""
-    tolerance: float = Field(default=0.02, ge=0, lt=1)
-    """Relative loss in a scenario that passes (0.02 = 2 %)."""
-    overall_tolerance: float = Field(default=0.005, ge=0, lt=1)
-    """Relative loss over all scenarios that passes."""
-    hard_limit: float = Field(default=0.10, gt=0, lt=1)
-    """Relative loss that refuses, however wide its interval is."""
+    overall_margin: float = Field(default=0.03, gt=0, lt=1)
+    """Relative loss over all scenarios that has to be excluded (0.03 = 3 %)."""
+    scenario_margin: float = Field(default=0.10, gt=0, lt=1)
+    """Relative loss in one scenario that has to be excluded."""
     first_metrics: tuple[str, ...] = ("VIF", "Qabf")
     """A first version has to beat the baseline on all of these."""
-    min_scenes: int = Field(default=3, ge=2)
+    min_scenes: int = Field(default=20, ge=2)
     """Fewer scenes than this are no evidence."""
-    num_resamples: int = Field(default=2000, ge=100)
-    """Bootstrap samples of an interval."""
-    seed: int = Field(default=0, ge=0)
+    num_resamples: int = Field(default=2000, ge=100, le=1_000_000)
+    """Bootstrap samples of the intervals."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the bootstrap."""
 
     @property
@@ -85,7 +74,11 @@ class GateConfig(BaseModel):
 
 
 class Comparison(BaseModel):
-    """One metric under one scenario; `change`, `low`, `high` are relative, positive is better."""
+    """One metric under one scenario; `change`, `low`, `high`, `bound` are relative, positive is better.
+
+    [low, high] is the change's own 95 % interval; `bound` holds together with those of its family
+    (all metrics overall, or all metrics in all scenarios) and is what `margin` is compared with.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,6 +90,8 @@ class Comparison(BaseModel):
     change: float
     low: float
     high: float
+    bound: float
+    margin: float
     outcome: Outcome
 
 
@@ -111,23 +106,23 @@ class Verdict(BaseModel):
     comparisons: tuple[Comparison, ...]
 
 
-def judge(challenger_rows: Rows, reference_rows: Rows, config: GateConfig) -> Verdict:
-    """Compare challenger and champion: neither a scenario nor OVERALL may be `worse`.
+def judge(
+    challenger_rows: Rows, reference_rows: Rows, config: GateConfig, *, reference: str = "champion"
+) -> Verdict:
+    """Compare a challenger with the champion, or a former one: no loss may be as large as its margin.
 
     The challenger need not be better: an equal model with a newer dataset may replace the champion.
     """
-    rule = "no scenario may be worse than the champion"
-    refusals = _pairing_refusals(challenger_rows, reference_rows, config.watched, config.min_scenes)
+    rule = f"not worse than the {reference} by the margin, overall and in every scenario"
+    refusals = pairing_refusals(challenger_rows, reference_rows, config.watched, config.min_scenes)
     if refusals:
         return Verdict(passed=False, rule=rule, reasons=refusals, comparisons=())
     comparisons = (
-        *_compare_overall(challenger_rows, reference_rows, config, config.overall_tolerance),
+        *_compare_overall(challenger_rows, reference_rows, config),
         *_compare_scenarios(challenger_rows, reference_rows, config),
     )
     reasons = tuple(
-        _worse_reason(item, config, config.overall_tolerance)
-        for item in comparisons
-        if item.outcome == "worse"
+        _lost_reason(item, reference) for item in comparisons if item.bound < -item.margin
     )
     return Verdict(passed=not reasons, rule=rule, reasons=reasons, comparisons=comparisons)
 
@@ -135,134 +130,72 @@ def judge(challenger_rows: Rows, reference_rows: Rows, config: GateConfig) -> Ve
 def judge_first(challenger_rows: Rows, baseline_rows: Rows, config: GateConfig) -> Verdict:
     """Compare a first version with the source average, on the mean over all scenarios.
 
-    It must be `better` on each of `first_metrics` and not `worse` than `tolerance` on any watched
-    metric. Both conditions are needed. The average has low VIF and Qabf on any pair; but the
-    pixel-wise maximum of the degraded sources, which restores nothing, beats it on both and
-    falls behind in SSIM (6 scenes of roadscene/val: VIF +17 %, Qabf +23 %, SSIM -6 %; the maximum of the
-    clean sources would have SSIM +11 %).
+    It must be `better` on each of `first_metrics` and may not lose the margin on any watched metric.
+    Both conditions are needed. The average has low VIF and Qabf on any pair; but the pixel-wise
+    maximum of the degraded sources, which restores nothing, beats it on both and falls behind in SSIM
+    (6 scenes of roadscene/val: VIF +17 %, Qabf +23 %, SSIM -6 %; the maximum of the clean sources would
+    have SSIM +11 %).
     """
     rule = "better than the source average on the mean over all scenarios"
-    refusals = _pairing_refusals(challenger_rows, baseline_rows, config.watched, config.min_scenes)
+    refusals = pairing_refusals(challenger_rows, baseline_rows, config.watched, config.min_scenes)
     if refusals:
         return Verdict(passed=False, rule=rule, reasons=refusals, comparisons=())
-    overall = _compare_overall(challenger_rows, baseline_rows, config, config.tolerance)
+    overall = _compare_overall(challenger_rows, baseline_rows, config)
     reasons = []
     for item in overall:
         if item.metric in config.first_metrics and item.outcome != "better":
             reasons.append(_not_better_reason(item))
-        elif item.outcome == "worse":
-            reasons.append(_worse_reason(item, config, config.tolerance))
+        elif item.bound < -item.margin:
+            reasons.append(_lost_reason(item, "source average"))
     comparisons = (*overall, *_compare_scenarios(challenger_rows, baseline_rows, config))
     return Verdict(passed=not reasons, rule=rule, reasons=tuple(reasons), comparisons=comparisons)
 
 
-def _pairing_refusals(
-    challenger: Rows, reference: Rows, metrics: Sequence[str], min_scenes: int
-) -> tuple[str, ...]:
-    refusals = [
-        *_set_refusals("challenger", challenger, metrics),
-        *_set_refusals("reference", reference, metrics),
-    ]
-    if not refusals:
-        refusals = [
-            *_unpaired(challenger, reference, "the reference", "the challenger"),
-            *_unpaired(reference, challenger, "the challenger", "the reference"),
-            *_disagreeing(challenger, reference),
+def best_reference(rows: Mapping[str, Rows], champion: str, metrics: Sequence[str]) -> str:
+    """Which of some versions, by their rows of the same scenes, is best over all scenarios.
+
+    By the mean of the metrics' changes from the champion; a tie is the champion's.
+    """
+
+    def gain(name: str) -> float:
+        changes = [
+            DIRECTION[metric] * (_mean(rows[name], metric) / base - 1)
+            for metric in metrics
+            if (base := _mean(rows[champion], metric))
         ]
-    return tuple(refusals or _too_few(challenger, min_scenes))
+        return float(np.mean(changes)) if changes else 0.0
+
+    return max([champion, *rows], key=gain)
 
 
-def _set_refusals(name: str, rows: Rows, metrics: Sequence[str]) -> list[str]:
-    if not rows:
-        return [f"The {name} has no evaluation rows; evaluate it first."]
-    refusals = []
-    methods = sorted({row["method"] for row in rows})
-    if len(methods) > 1:
-        refusals.append(
-            f"The {name}'s rows mix methods {', '.join(methods)}; pass the rows of one."
-        )
-    repeated = [key for key, count in Counter(map(_key, rows)).items() if count > 1]
-    if repeated:
-        refusals.append(
-            f"The {name} has more than one row for {_shown(repeated)}; keep one of each."
-        )
-    for metric in metrics:
-        bad = [_key(row) for row in rows if not _is_number(row.get(metric))]
-        if bad:
-            refusals.append(
-                f"{metric} of the {name} is missing or not finite for {_shown(bad)}; "
-                "check those images and evaluate again."
-            )
-    return refusals
-
-
-def _unpaired(rows: Rows, others: Rows, without: str, owner: str) -> list[str]:
-    missing = sorted(set(map(_key, rows)) - set(map(_key, others)))
-    if not missing:
-        return []
-    return [
-        f"{len(missing)} of {len(rows)} rows of {owner} have no partner in those of {without}: "
-        f"{_shown(missing)}; evaluate both on the same scenes and scenarios."
-    ]
-
-
-def _disagreeing(challenger: Rows, reference: Rows) -> list[str]:
-    partners = {_key(row): row for row in reference}
-    refusals = []
-    for field in _SAME:
-        pairs = [
-            (_key(row), row[field], partners[_key(row)][field])
-            for row in challenger
-            if _key(row) in partners and row[field] != partners[_key(row)][field]
-        ]
-        if pairs:
-            _, ours, theirs = pairs[0]
-            refusals.append(
-                f"{field} differs (challenger {ours!r}, reference {theirs!r}) for "
-                f"{_shown([key for key, _, _ in pairs])}; evaluate both with the same code and data."
-            )
-    return refusals
-
-
-def _too_few(rows: Rows, min_scenes: int) -> list[str]:
-    counts = Counter(row["scenario"] for row in rows)
-    few = {name: count for name, count in sorted(counts.items()) if count < min_scenes}
-    if not few:
-        return []
-    shown = ", ".join(f"{name} ({count})" for name, count in few.items())
-    return [
-        f"Fewer than {min_scenes} scenes, too few to decide, in: {shown}; "
-        "evaluate on more scenes or lower min_scenes."
-    ]
-
-
-def _compare_overall(
-    challenger: Rows, reference: Rows, config: GateConfig, tolerance: float
-) -> list[Comparison]:
+def _compare_overall(challenger: Rows, reference: Rows, config: GateConfig) -> list[Comparison]:
     ours, theirs = _by(challenger, "scene"), _by(reference, "scene")
-    comparisons = []
-    for metric in config.watched:
-        pairs = [(_mean(ours[scene], metric), _mean(theirs[scene], metric)) for scene in ours]
-        comparisons.append(_compare(OVERALL, metric, pairs, tolerance, config))
-    return comparisons
+    columns = {
+        (OVERALL, metric): {
+            scene: (_mean(ours[scene], metric), _mean(theirs[scene], metric)) for scene in ours
+        }
+        for metric in config.watched
+    }
+    return _compare(columns, config.overall_margin, config)
 
 
 def _compare_scenarios(challenger: Rows, reference: Rows, config: GateConfig) -> list[Comparison]:
     ours, theirs = _by(challenger, "scenario"), _by(reference, "scenario")
-    comparisons = []
-    for scenario, metric in product(in_table_order(set(ours)), config.watched):
-        pairs = [
-            (mine[metric], its[metric])
+    columns = {
+        (scenario, metric): {
+            mine["scene"]: (mine[metric], its[metric])
             for mine, its in zip(ours[scenario], theirs[scenario], strict=True)
-        ]
-        comparisons.append(_compare(scenario, metric, pairs, config.tolerance, config))
-    return comparisons
+        }
+        for scenario in in_table_order(set(ours))
+        for metric in config.watched
+    }
+    return _compare(columns, config.scenario_margin, config)
 
 
 def _by(rows: Rows, field: str) -> dict[str, list[Mapping[str, Any]]]:
     """Group rows, sorted by (scene, scenario), so that two sets with the same keys line up."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=_key):
+    for row in sorted(rows, key=key_of):
         groups[row[field]].append(row)
     return groups
 
@@ -272,51 +205,56 @@ def _mean(rows: Rows, metric: str) -> float:
 
 
 def _compare(
-    scenario: str,
-    metric: str,
-    pairs: Sequence[tuple[float, float]],
-    tolerance: float,
+    columns: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]],
+    margin: float,
     config: GateConfig,
-) -> Comparison:
-    ours, theirs = np.array(pairs).T
-    reference = float(theirs.mean())
+) -> list[Comparison]:
+    """Comparisons of a family: (challenger, reference) by scene, for each (scenario, metric)."""
+    scenes = sorted({scene for column in columns.values() for scene in column})
+    nothing = (np.nan, np.nan)
+    values = np.array([[column.get(x, nothing) for column in columns.values()] for x in scenes])
+    ours, theirs = np.nanmean(values, axis=0).T
     # A reference mean of 0 has no relative change; the change is then in the metric's own unit.
-    scale = abs(reference) or 1.0
-    changes = DIRECTION[metric] * (ours - theirs) / scale
-    rng = rng_at(config.seed, scenario, metric)
-    low, high = mean_interval(changes, rng, num_resamples=config.num_resamples)
-    change = float(changes.mean())
-    return Comparison(
-        scenario=scenario,
-        metric=metric,
-        num_scenes=len(pairs),
-        challenger=float(ours.mean()),
-        reference=reference,
-        change=change,
-        low=low,
-        high=high,
-        outcome=_outcome(change, low, high, tolerance, config.hard_limit),
-    )
+    scale = np.where(theirs == 0, 1, np.abs(theirs))
+    signs = np.array([DIRECTION[metric] for _, metric in columns])
+    changes = signs * (values[..., 0] - values[..., 1]) / scale  # scenes×columns
+    rng = rng_at(config.seed, *sorted({scenario for scenario, _ in columns}))
+    found = mean_intervals(changes, rng, num_resamples=config.num_resamples)
+    return [
+        Comparison(
+            scenario=scenario,
+            metric=metric,
+            num_scenes=len(column),
+            challenger=float(ours[i]),
+            reference=float(theirs[i]),
+            change=float(np.nanmean(changes[:, i])),
+            low=float(found.low[i]),
+            high=float(found.high[i]),
+            bound=float(found.bound[i]),
+            margin=margin,
+            outcome=_outcome(found.low[i], found.high[i], found.bound[i], margin),
+        )
+        for i, ((scenario, metric), column) in enumerate(columns.items())
+    ]
 
 
-def _outcome(change: float, low: float, high: float, tolerance: float, hard: float) -> Outcome:
-    if change < -hard or (change < -tolerance and high < 0):
-        return "worse"
-    if change < -tolerance:
-        return "uncertain"
+def _outcome(low: float, high: float, bound: float, margin: float) -> Outcome:
+    if bound < -margin:
+        return "worse" if high < -margin else "uncertain"
     return "better" if low > 0 else "equal"
 
 
-def _worse_reason(item: Comparison, config: GateConfig, overall_tolerance: float) -> str:
-    tolerance = overall_tolerance if item.scenario == OVERALL else config.tolerance
+def _lost_reason(item: Comparison, reference: str) -> str:
     where = "over all scenarios" if item.scenario == OVERALL else f"under {item.scenario}"
-    sentence = f"{item.metric} {where} {_numbers(item)}; {tolerance:.1%} is tolerated"
-    if item.high >= 0:
+    sentence = f"{item.metric} {where} {_numbers(item)}"
+    if item.outcome == "worse":
         return (
-            f"{sentence} and the interval reaches zero, but the change is beyond the hard limit of "
-            f"{config.hard_limit:.0%}: evaluate on more scenes."
+            f"{sentence}: more than the {item.margin:.0%} below the {reference} that are tolerated."
         )
-    return f"{sentence}."
+    return (
+        f"{sentence}: a loss of {item.margin:.0%} to the {reference} is not excluded "
+        f"(bound {item.bound:+.1%}); evaluate on more scenes, or train on."
+    )
 
 
 def _not_better_reason(item: Comparison) -> str:
@@ -332,16 +270,3 @@ def _numbers(item: Comparison) -> str:
         f"{verb} from {item.reference:.4f} to {item.challenger:.4f} ({item.change:+.1%}, 95 % "
         f"interval {item.low:+.1%} to {item.high:+.1%}, {item.num_scenes} scenes)"
     )
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["scene"], row["scenario"]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _shown(keys: Sequence[Key], *, most: int = 3) -> str:
-    text = ", ".join(f"{scene}/{scenario}" for scene, scenario in keys[:most])
-    return text + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -57,8 +57,8 @@ def settings(
 def test_train_evaluate_promote_trace(settings: Settings, bucket: str) -> None:
     demo(settings, smoke=True)
     name = "dspfusion-demo"
-    assert not promote(PromoteRecipe(), settings, name=name).passed
-    promoted = promote(PromoteRecipe(), settings, name=name, force="a trial of the server")
+    assert not promote(PromoteRecipe(scenarios=("clean",)), settings, name=name).passed
+    promoted = promote(PromoteRecipe(scenarios=("clean",)), settings, name=name, force="a trial of the server")
     assert promoted.champion == "1"
     link = trace(settings, model=f"models:/{name}@champion")
     assert broken(link) == []
@@ -89,7 +89,7 @@ def test_of_two_promotions_over_http_one_wins(settings: Settings, tmp_path: Path
     assert all("under way, by " in said[number] for number in losers)
     # The lock is free again, and a long history fits into PostgreSQL's tags.
     best = add_version(settings, tmp_path, level=1.5, name=name)
-    assert promote(PromoteRecipe(), settings, name=name).champion == best
+    assert promote(PromoteRecipe(scenarios=("clean",)), settings, name=name).champion == best
     assert rollback(settings, name=name, reason="x" * 4000).version == held
     events = registry.read_events(client, name)
     assert [event["action"] for event in events.values()] == ["promote", "promote", "rollback"]

@@ -18,10 +18,16 @@ from jobs.promote.aliases import move_champion, rollback
 from jobs.promote.decision import promote
 from models.metrics import METRIC_VERSION, METRICS
 from pipelines.evaluation.rows import BASELINE, MODEL, write_rows
+from pipelines.promotion.gate import GateConfig
 from pipelines.promotion.history import Event
+from pipelines.promotion.lineage import SCENES
+from pipelines.sources.index import write_index
+from pipelines.sources.scan import ScanResult
+from pipelines.sources.scenes import Scene, SceneTable
 from tests.settings import embedded_settings
 
 NAME = "gated"
+RECIPE = PromoteRecipe(scenarios=("clean", "vi_blur"), gate=GateConfig(min_scenes=6))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,7 @@ def rows_of(method: str, level: float) -> list[dict[str, Any]]:
             "height": 8,
             "seconds": 0.1,
             "metric_version": METRIC_VERSION,
+            "protocol": "p",
             **{metric: level * (1 + 0.001 * scene) for metric in METRICS},
         }
         for scene in range(6)
@@ -51,17 +58,45 @@ def rows_of(method: str, level: float) -> list[dict[str, Any]]:
     ]
 
 
+def write_scenes_of(folder: Path, split: str) -> None:
+    """An index of one scene, which is another in every split."""
+    scene = Scene(
+        id=split,
+        dataset="d",
+        split=split,
+        vi_uri=f"{split}.png",
+        ir_uri=f"{split}-ir.png",
+        width=8,
+        height=8,
+        vi_sha256=f"{split:x>64}",
+        ir_sha256=f"{split:y>64}",
+    )
+    write_index(ScanResult(scenes=SceneTable.of([scene]), refused=()), folder / SCENES)
+
+
 def add_version(
-    settings: Settings, folder: Path, *, level: float, evaluated: bool = True, name: str = NAME
+    settings: Settings,
+    folder: Path,
+    *,
+    level: float,
+    evaluated: bool = True,
+    name: str = NAME,
+    trained_on: str = "train",
 ) -> str:
     """Register a version whose evaluation says `level`, while the average is at 1."""
     client = tracking.connect(settings)
     weights = f"weights at {level}"
-    run = tracking.open_run(client, name="evaluate", config={}, tags={"model_sha256": weights})
+    run = tracking.open_run(
+        client, name="evaluate", config={}, tags={"model_sha256": weights, "split": "val"}
+    )
     run_id = run.info.run_id
     write_rows(rows_of(MODEL, level) + rows_of(BASELINE, 1.0), folder / run_id / "rows.parquet")
+    write_scenes_of(folder / run_id, "val")
     tracking.log_folder(client, run_id, folder / run_id, "evaluation")
     tracking.log_metrics(client, run_id, {"model.VIF": level, "average.VIF": 1.0})
+    trained = tracking.open_run(client, name="train", config={"lr": level, "seed": 1}, tags={})
+    write_scenes_of(folder / trained.info.run_id, trained_on)
+    tracking.log_folder(client, trained.info.run_id, folder / trained.info.run_id, "lineage")
     tags = {
         "system": "dspfusion",
         "stage": "stage1",
@@ -71,9 +106,7 @@ def add_version(
         "model_sha256": weights,
         "program_sha256": "p",
         "parity_max_abs": "1e-07",
-        "run_id": tracking.open_run(
-            client, name="train", config={"lr": level, "seed": 1}, tags={}
-        ).info.run_id,
+        "run_id": trained.info.run_id,
     }
     if evaluated:
         tags["evaluation_run_id"] = run_id
@@ -90,7 +123,7 @@ def champion(settings: Settings, name: str = NAME) -> str | None:
 
 
 def test_the_gate_moves_the_alias_or_says_why_not(settings: Settings, tmp_path: Path) -> None:
-    recipe = PromoteRecipe()
+    recipe = RECIPE
     equal = add_version(settings, tmp_path, level=1.0)
     refused = promote(recipe, settings, name=NAME)
     assert (refused.passed, refused.version, refused.champion) == (False, equal, None)
@@ -103,7 +136,7 @@ def test_the_gate_moves_the_alias_or_says_why_not(settings: Settings, tmp_path: 
     worse = add_version(settings, tmp_path, level=1.1)
     refused = promote(recipe, settings, name=NAME)
     assert (refused.passed, refused.version, refused.champion) == (False, worse, good)
-    assert any("VIF" in reason and "vi_blur" in reason for reason in refused.reasons)
+    assert any("VIF over all scenarios fell" in reason for reason in refused.reasons)
     assert champion(settings) == good
 
     better = add_version(settings, tmp_path, level=1.3)
@@ -122,26 +155,46 @@ def test_the_gate_moves_the_alias_or_says_why_not(settings: Settings, tmp_path: 
 def test_without_evidence_nothing_is_promoted(settings: Settings, tmp_path: Path) -> None:
     before = champion(settings)
     add_version(settings, tmp_path, level=9.0, evaluated=False)
-    refused = promote(PromoteRecipe(), settings, name=NAME)
+    refused = promote(RECIPE, settings, name=NAME)
     assert not refused.passed
     assert refused.reasons == ("It was not evaluated: run python -m jobs.evaluate on it.",)
     assert champion(settings) == before
-    strict = PromoteRecipe(parity_tolerance=1e-8)
+    strict = RECIPE.model_copy(update={"parity_tolerance": 1e-8})
     number = add_version(settings, tmp_path, level=9.0)
     (reason,) = promote(strict, settings, name=NAME).reasons
     assert "1e-07; 1e-08 is tolerated" in reason
     tracking.connect(settings).delete_model_version_tag(NAME, number, "dataset_digest")
-    (reason,) = promote(PromoteRecipe(), settings, name=NAME).reasons
+    (reason,) = promote(RECIPE, settings, name=NAME).reasons
     assert "lineage lacks dataset_digest" in reason
+
+
+def test_what_it_was_trained_on_is_no_evidence_nor_another_split(
+    settings: Settings, fresh: str, tmp_path: Path
+) -> None:
+    add_version(settings, tmp_path, level=9.0, name=fresh, trained_on="val")
+    (reason,) = promote(RECIPE, settings, name=fresh).reasons
+    assert "trained on 1 of the scenes that it was measured on, val first" in reason
+    (reason, *_) = promote(
+        RECIPE.model_copy(update={"split": "test"}), settings, name=fresh
+    ).reasons
+    assert "evaluated on split val, not on test" in reason
+
+
+def test_small_losses_do_not_add_up(settings: Settings, fresh: str, tmp_path: Path) -> None:
+    for level in (1.50, 1.47, 1.445):  # 2 % below the champion each time
+        number = add_version(settings, tmp_path, level=level, name=fresh)
+        promoted = promote(RECIPE, settings, name=fresh)
+    assert (promoted.version, promoted.champion) == (number, "2")
+    assert any("best former champion, version 1" in reason for reason in promoted.reasons)
 
 
 def test_a_dry_run_changes_nothing(settings: Settings, tmp_path: Path) -> None:
     client = tracking.connect(settings)
     before, events = champion(settings), registry.read_events(client, NAME)
     number = add_version(settings, tmp_path, level=5.0)
-    dry = promote(PromoteRecipe(), settings, name=NAME, dry_run=True)
+    dry = promote(RECIPE, settings, name=NAME, dry_run=True)
     assert (dry.passed, dry.version, dry.champion) == (True, number, before)
-    assert promote(PromoteRecipe(), settings, name=NAME, dry_run=True, force="x") == dry
+    assert promote(RECIPE, settings, name=NAME, dry_run=True, force="x") == dry
     assert champion(settings) == before
     assert registry.read_events(client, NAME) == events
     assert "promoted_at" not in registry.find_model(client, f"models:/{NAME}/{number}").tags
@@ -163,7 +216,7 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     for level in (1.2, 1.3, 1.0):
         number = add_version(settings, tmp_path, level=level, name=fresh)
         forced = "the customer asked" if level == 1.0 else None
-        promoted = promote(PromoteRecipe(), settings, name=fresh, force=forced)
+        promoted = promote(RECIPE, settings, name=fresh, force=forced)
         assert promoted.champion == number
         assert promoted.passed == (level > 1)
     client = tracking.connect(settings)
@@ -175,7 +228,7 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     with pytest.raises(ValueError, match=r"no champion of .* came before version 1"):
         rollback(settings, name=fresh, reason="more")
     # The same version again: what was written of its first time stays.
-    assert promote(PromoteRecipe(), settings, name=fresh, version="2").champion == "2"
+    assert promote(RECIPE, settings, name=fresh, version="2").champion == "2"
     assert champion(settings, fresh) == "2"
     # A process that died before it had moved the aliases; nothing is built on what it announced.
     died = registry.read_events(client, fresh)[6] | {"version": "3", "finished": False}
@@ -212,14 +265,15 @@ def run(module: Any, words: list[str], settings: Settings) -> int:
 def test_what_the_command_answers(
     settings: Settings, fresh: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    judged = ["--set", 'scenarios=["clean", "vi_blur"]', "--set", "gate.min_scenes=6"]
     add_version(settings, tmp_path, level=1.0, name=fresh)
-    assert run(command, [fresh], settings) == 1
+    assert run(command, [fresh, *judged], settings) == 1
     assert "the gate refused version 1" in capsys.readouterr().out
     assert run(command, [fresh, "--force"], settings) == 2
     assert "--force needs --reason" in capsys.readouterr().err
     assert run(command, [fresh, "--force", "--reason", "a trial"], settings) == 0
     add_version(settings, tmp_path, level=1.5, name=fresh)
-    assert run(command, [fresh, "--dry-run"], settings) == 0
+    assert run(command, [fresh, "--dry-run", *judged], settings) == 0
     assert "nothing was changed" in capsys.readouterr().out
     assert champion(settings, fresh) == "1"
     assert run(command, ["diff", fresh, "champion", "2"], settings) == 0
@@ -236,7 +290,8 @@ def _promote_when_all_are_there(
     settings: Settings, name: str, number: str, barrier: Any, results: Any
 ) -> None:
     # So many resamples that both are at it for seconds.
-    recipe = PromoteRecipe.model_validate({"gate": {"num_resamples": 1_000_000}})
+    gate = GateConfig(min_scenes=6, num_resamples=20_000)
+    recipe = RECIPE.model_copy(update={"gate": gate})
     barrier.wait()
     try:
         champion = promote(recipe, settings, name=name, version=number).champion

@@ -9,7 +9,9 @@ from pipelines.evaluation.rows import Row, read_rows, write_rows
 def row(method: str) -> Row:
     head = {"scene": "a", "dataset": "d", "scenario": "clean", "method": method}
     size = {"reference": "hq", "width": 8, "height": 6, "seconds": 0.1}
-    return head | size | {"metric_version": METRIC_VERSION, "VIF": 0.5, "SSIM": 0.25}
+    return (
+        head | size | {"metric_version": METRIC_VERSION, "protocol": "p", "VIF": 0.5, "SSIM": 0.25}
+    )
 
 
 def test_rows_survive_the_file(tmp_path: Path) -> None:

@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipelines.promotion.evidence import bundle_evidence, missing_evidence
+from pipelines.promotion.evidence import (
+    bundle_evidence,
+    missing_evidence,
+    off_protocol,
+    seen_in_training,
+)
+from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 
 TAGS = {
@@ -72,3 +78,23 @@ def test_the_difference_is_measured(tiny_bundle: Path, tmp_path: Path) -> None:
     assert evidence["model_sha256"] == sha256_of_file(tmp_path / "model.safetensors")
     # The program was exported from the weights before the change.
     assert float(evidence["parity_max_abs"]) > 1e-3
+
+
+def test_an_evaluation_off_the_protocol_is_named() -> None:
+    rows = [{"scenario": "clean"}, {"scenario": "vi_blur"}]
+    asked = {"split": "val", "scenarios": ("clean", "vi_blur")}
+    assert off_protocol({"split": "val"}, rows, **asked) == ()
+    (reason,) = off_protocol({"split": "train"}, rows, **asked)
+    assert "on split train, not on val" in reason
+    (reason,) = off_protocol({"split": "val"}, rows[:1], **asked)
+    assert "lacks vi_blur" in reason
+
+
+def test_scenes_that_it_was_trained_on_are_no_evidence(scenes: list[Scene]) -> None:
+    assert seen_in_training(scenes[:3], scenes[3:]) == ()
+    # The picture counts, not the scene's name.
+    renamed = [scenes[1].model_copy(update={"id": "other"})]
+    (reason,) = seen_in_training(scenes[:3], renamed)
+    assert "trained on 1 of the scenes" in reason
+    assert scenes[1].id in reason
+    assert "unknown" in seen_in_training(scenes[:3], None)[0]
