@@ -58,7 +58,9 @@ def test_train_evaluate_promote_trace(settings: Settings, bucket: str) -> None:
     demo(settings, smoke=True)
     name = "dspfusion-demo"
     assert not promote(PromoteRecipe(scenarios=("clean",)), settings, name=name).passed
-    promoted = promote(PromoteRecipe(scenarios=("clean",)), settings, name=name, force="a trial of the server")
+    promoted = promote(
+        PromoteRecipe(scenarios=("clean",)), settings, name=name, force="a trial of the server"
+    )
     assert promoted.champion == "1"
     link = trace(settings, model=f"models:/{name}@champion")
     assert broken(link) == []
