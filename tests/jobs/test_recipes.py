@@ -61,8 +61,14 @@ def test_every_stage2_comes_after_a_stage1() -> None:
     ]
 
 
+def of_another_kind() -> list[str]:
+    """Stage I recipes without those whose objective shrinks to that of one before: it is the same smoke."""
+    kinds = {shrink_training(TRAINING[name]()).objective: name for name in reversed(STAGE1)}
+    return [name for name in STAGE1 if name in kinds.values()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGE1)
+@pytest.mark.parametrize("name", of_another_kind())
 def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
     settings = Settings(work=work, tracking_uri="unused", artifact_root=None, ray_address=None)
     checkpoints: list[Path] = []
