@@ -1,7 +1,8 @@
 """The closed table of evaluation scenarios: which degradations the two cameras suffer.
 
-Single conditions and the mixed ones are those of the DSPFusion test options (spec 3.1), spelled in
-our names; `blur+random_noise` is ours: no published mixture touches blur or infrared noise.
+Single conditions and the mixed ones are those of DSPFusion (its spec, 3.1 and P.5: low light or rain
+with low contrast or stripe noise), spelled in our names; `blur+random_noise` is ours: no published
+mixture touches blur or infrared noise.  Strengths are the catalogue's defaults, as shipped.
 `noise`, `blur` and `composite` are DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong`
 are the single ones at fixed strengths instead of drawn ones.
 """
@@ -66,6 +67,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(name="ir_stripe_noise", ir=("stripe_noise",)),
     Scenario(name="low_light+low_contrast", vi=("low_light",), ir=("low_contrast",)),
     Scenario(name="low_light+stripe_noise", vi=("low_light",), ir=("stripe_noise",)),
+    Scenario(name="rain+low_contrast", vi=("rain",), ir=("low_contrast",)),
     Scenario(name="rain+stripe_noise", vi=("rain",), ir=("stripe_noise",)),
     Scenario(name="blur+random_noise", vi=("blur",), ir=("random_noise",)),
     Scenario(name="noise", vi=("gaussian_noise",), ir=("gaussian_noise",)),

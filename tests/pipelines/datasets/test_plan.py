@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
 from degradations.weather import HazeRanges
-from jobs.recipes.datasets import paper, small
+from jobs.recipes.datasets import paper, shipped, small
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.sources.scenes import Scene
 
@@ -67,7 +67,11 @@ def test_moving_the_files_changes_nothing(big: DatasetConfig) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "address"),
-    [(paper(), "c1974e605248754b7d23844f"), (small(), "9ca36f695f66340f44a177e1")],
+    [
+        (paper(), "207cbf7c1c1412e6b82f3e88"),
+        (shipped(), "c1974e605248754b7d23844f"),
+        (small(), "9ca36f695f66340f44a177e1"),
+    ],
 )
 def test_the_address_of_a_recipe_is_what_it_always_was(recipe: DatasetConfig, address: str) -> None:
     """A new degradation or setting must not rebuild the shards that do not use it."""

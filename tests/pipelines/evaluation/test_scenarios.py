@@ -28,6 +28,13 @@ def test_unknown_name_lists_the_known_ones() -> None:
         find_scenario("LL_SN")
 
 
+def test_the_papers_four_mixtures_are_there() -> None:
+    mixed = {s.name for s in SCENARIOS if s.vi in [("low_light",), ("rain",)] and s.ir}
+    assert mixed == {
+        f"{vi}+{ir}" for vi in ("low_light", "rain") for ir in ("low_contrast", "stripe_noise")
+    }
+
+
 def test_every_degradation_of_the_catalogue_is_measured_alone() -> None:
     assert {s.vi for s in SCENARIOS if not s.ir} == {(), *((name,) for name in names("vi"))}
     assert {s.ir for s in SCENARIOS if not s.vi} == {(), *((name,) for name in names("ir"))}
