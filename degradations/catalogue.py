@@ -176,6 +176,11 @@ def find(modality: Modality, name: str) -> Degradation:
     raise ValueError(f"no degradation {name!r} for modality {modality!r}; known: {known}")
 
 
+def is_known(modality: Modality, name: str) -> bool:
+    """Whether the table has a line for this camera and name."""
+    return any(entry.modality == modality and entry.name == name for entry in _TABLE)
+
+
 def names(modality: Modality, *, suite: Suite = "dspfusion") -> tuple[str, ...]:
     """The degradations of one camera and suite in the order of the table; "clean" is none of them."""
     return tuple(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from degradations.blur import BlurParams
-from degradations.catalogue import CLEAN, Modality, find, names
+from degradations.catalogue import CLEAN, Modality, find, is_known, names
 from degradations.chain import Applied
 from degradations.noise import GaussianNoiseParams
 from degradations.resolution import LowResolutionParams
@@ -19,9 +19,10 @@ _BLURS = ("blur", "gaussian_blur")
 _LINEAR = (*_BLURS, "low_resolution", "gaussian_noise")
 
 
-def is_linear(modality: Modality, name: str) -> bool:
-    """Whether `operator_numbers` knows a degradation of this camera; "clean" is linear, too."""
-    return name == CLEAN or find(modality, name).linear
+def is_linear(modality: Modality, names: Sequence[str]) -> bool:
+    """Whether `operator_numbers` knows these degradations of this camera, one after the other."""
+    linear = all(is_known(modality, name) and find(modality, name).linear for name in names)
+    return linear and _is_in_order(names)
 
 
 def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
@@ -48,10 +49,14 @@ def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
     return numbers
 
 
-def _check_order(applied: Sequence[str]) -> None:
+def _is_in_order(applied: Sequence[str]) -> bool:
     # Both blurs are one kind: they are the same kernel in two suites.
     kinds = ["blur" if name in _BLURS else name for name in applied]
-    if len(set(kinds)) < len(kinds) or "blur" in kinds[1:]:
+    return len(set(kinds)) == len(kinds) and "blur" not in kinds[1:]
+
+
+def _check_order(applied: Sequence[str]) -> None:
+    if not _is_in_order(applied):
         raise ValueError(
             f"the chain {' -> '.join(applied)} is not blur -> low_resolution and gaussian_noise, each "
             "once at most; only that order is the observation model y = A x + n"

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 def _first_recipe(shard: ShardConfig) -> str:
     """The first small training recipe whose system can take what the dataset holds."""
     from degradations.operators import is_linear
+    from degradations.own import parts_of
     from models import system_of
 
-    linear = all(is_linear("vi", name) for name in shard.vi) and all(
-        is_linear("ir", name) for name in shard.ir
+    linear = all(is_linear("vi", parts_of(name)) for name in shard.vi) and all(
+        is_linear("ir", parts_of(name)) for name in shard.ir
     )
     small = [name for name in TRAINING if name.endswith("_small")]
     for name in small:

@@ -16,7 +16,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from degradations import catalogue
-from degradations.catalogue import IrRanges, ViRanges
+from degradations.catalogue import IrRanges, Modality, ViRanges
+from degradations.own import OwnTransforms, check_names, parts_of
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.seeding import digest_of
 
@@ -27,7 +28,8 @@ SCHEMA_VERSION = 1
 class ShardConfig(BaseModel):
     """What decides the bytes of a shard, besides its scenes.
 
-    `vi` and `ir` name the degradations stored for every scene; the clean picture is always there.
+    `vi` and `ir` name the degradations stored for every scene, of the catalogue or of `own`; the clean
+    picture is always there. "gaussian_blur+gaussian_noise" is a picture that suffers one after the other.
     A group has `num_positives` K positives a modality and `num_negatives` M negatives, of which
     M - 1 are other variants of the anchor's scene and one is the other modality's anchor.
     `image_codec`: "strips" are zstd arrays of which a crop decodes its rows only; "png" is for readers
@@ -42,6 +44,8 @@ class ShardConfig(BaseModel):
     """Degradations of the infrared picture that are stored for every scene."""
     vi_ranges: ViRanges = ViRanges()
     ir_ranges: IrRanges = IrRanges()
+    own: OwnTransforms = OwnTransforms()
+    """Degradations of your own, serialised albumentations transforms, to be named in `vi` and `ir`."""
     num_positives: int = Field(default=3, ge=1)
     """Positives of a modality in a contrastive group (K)."""
     num_negatives: int = Field(default=7, ge=2)
@@ -53,10 +57,13 @@ class ShardConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_and_enough(self) -> Self:
-        for name in self.vi:
-            catalogue.find("vi", name)
-        for name in self.ir:
-            catalogue.find("ir", name)
+        for camera in ("vi", "ir"):
+            check_names(camera, self.names(camera), self.own)
+            unused = sorted(set(self.own.of(camera)) - self._parts(camera))
+            if unused:
+                raise ValueError(
+                    f"own.{camera} has {unused}, which {camera} does not name; name it"
+                )
         for names in (self.vi, self.ir):
             if len(set(names)) != len(names):
                 raise ValueError(f"a degradation is named twice in {list(names)}")
@@ -71,10 +78,23 @@ class ShardConfig(BaseModel):
 
     def address(self) -> dict[str, object]:
         """What of this goes into the content address: ranges only of the degradations in use."""
-        return self.model_dump(mode="json", exclude={"vi_ranges", "ir_ranges"}) | {
-            "vi_ranges": self.vi_ranges.model_dump(mode="json", include=set(self.vi)),
-            "ir_ranges": self.ir_ranges.model_dump(mode="json", include=set(self.ir)),
+        own = {"own": self.own.address()} if self.own else {}
+        return self.model_dump(mode="json", exclude={"vi_ranges", "ir_ranges", "own"}) | {
+            "vi_ranges": self.vi_ranges.model_dump(mode="json", include=self._parts("vi")),
+            "ir_ranges": self.ir_ranges.model_dump(mode="json", include=self._parts("ir")),
+            **own,
         }
+
+    def names(self, camera: Modality) -> tuple[str, ...]:
+        """What the pictures of a camera suffer, besides nothing."""
+        return self.vi if camera == "vi" else self.ir
+
+    def ranges(self, camera: Modality) -> ViRanges | IrRanges:
+        """How strong the catalogue's degradations of a camera are."""
+        return self.vi_ranges if camera == "vi" else self.ir_ranges
+
+    def _parts(self, camera: Modality) -> set[str]:
+        return {part for name in self.names(camera) for part in parts_of(name)}
 
 
 class DatasetConfig(BaseModel):

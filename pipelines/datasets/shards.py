@@ -34,7 +34,8 @@ import webdataset as wds
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from degradations.catalogue import CLEAN, Modality
-from degradations.chain import Applied, apply_chain, draw_chain
+from degradations.chain import Applied, apply_and_record, draw_chain
+from degradations.own import parts_of
 from pipelines.datasets.groups import Group, draw_groups, members_of
 from pipelines.datasets.plan import SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.datasets.row_strips import decode_rows, encode_strips
@@ -236,7 +237,7 @@ def make_sample(
     variants = _draw_variants(scene, spec.config)
     for member, chain in variants.items():
         camera = _camera_of(member)
-        degraded = apply_chain(_to_float(targets[camera]), camera, chain)
+        degraded, variants[member] = apply_and_record(_to_float(targets[camera]), camera, chain)
         pictures[member] = encode(_to_uint8(degraded))
     meta = SampleMeta(
         **scene.model_dump(
@@ -270,10 +271,10 @@ def _draw_variants(scene: Scene, config: ShardConfig) -> dict[str, tuple[Applied
     natives = [native.member for native in scene.natives]
     for member in members_of(config, scene.cameras):
         if member not in natives and not _is_clean(member):
-            camera, _, name = member.partition("_")
-            ranges = config.vi_ranges if camera == "vi" else config.ir_ranges
+            camera, names = _camera_of(member), parts_of(member.partition("_")[2])
             rng = rng_at(config.seed, scene.digest, member)
-            variants[member] = draw_chain(_camera_of(member), [name], rng, ranges=ranges)
+            ranges, own = config.ranges(camera), config.own.of(camera)
+            variants[member] = draw_chain(camera, names, rng, ranges=ranges, own=own)
     return variants
 
 

@@ -9,14 +9,15 @@ are the single ones at fixed strengths instead of drawn ones.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from degradations.catalogue import IrRanges, Modality, ViRanges
-from degradations.chain import Applied, apply_chain, draw_chain
+from degradations.chain import Applied, apply_and_record, draw_chain
 from degradations.operators import is_linear
+from degradations.own import OwnTransforms, check_names
 from pipelines.store.seeding import rng_at
 
 Severity = Literal["weak", "medium", "strong"]
@@ -25,7 +26,8 @@ Severity = Literal["weak", "medium", "strong"]
 class Scenario(BaseModel):
     """Degradations of each camera, in the order in which they are applied; empty means clean.
 
-    Without a severity their strengths are drawn from the catalogue's intervals, a scene its own.
+    Without a severity their strengths are drawn from the ranges, a scene its own. `own` holds
+    degradations that are not the catalogue's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,13 +36,20 @@ class Scenario(BaseModel):
     vi: tuple[str, ...] = ()
     ir: tuple[str, ...] = ()
     severity: Severity | None = None
+    vi_ranges: ViRanges = ViRanges()
+    ir_ranges: IrRanges = IrRanges()
+    own: OwnTransforms = OwnTransforms()
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        check_names("vi", self.vi, self.own)
+        check_names("ir", self.ir, self.own)
+        return self
 
     @property
     def is_linear(self) -> bool:
         """Whether both cameras suffer linear operators only."""
-        return all(is_linear("vi", name) for name in self.vi) and all(
-            is_linear("ir", name) for name in self.ir
-        )
+        return is_linear("vi", self.vi) and is_linear("ir", self.ir)
 
 
 class Degraded(NamedTuple):
@@ -113,8 +122,10 @@ SEVERITIES: tuple[Scenario, ...] = tuple(
 )
 
 
-def find_scenario(name: str) -> Scenario:
-    """Return the scenario of that name. Raises ValueError that lists the known ones."""
+def find_scenario(name: str | Scenario) -> Scenario:
+    """Return the scenario of that name, or the given one. Raises ValueError that lists the known ones."""
+    if isinstance(name, Scenario):
+        return name
     for scenario in (*SCENARIOS, *SEVERITIES):
         if scenario.name == name:
             return scenario
@@ -140,9 +151,11 @@ def _degrade_one(
     image: np.ndarray, modality: Modality, scenario: Scenario, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Applied, ...]]:
     names = scenario.vi if modality == "vi" else scenario.ir
-    ranges = _fixed(modality, scenario.severity) if scenario.severity else None
-    chain = draw_chain(modality, names, rng, ranges=ranges)
-    degraded = apply_chain(image.astype(np.float32) / 255, modality, chain)
+    ranges = scenario.vi_ranges if modality == "vi" else scenario.ir_ranges
+    if scenario.severity:
+        ranges = _fixed(modality, scenario.severity)
+    drawn = draw_chain(modality, names, rng, ranges=ranges, own=scenario.own.of(modality))
+    degraded, chain = apply_and_record(image.astype(np.float32) / 255, modality, drawn)
     return np.rint(degraded * 255).astype(np.uint8), chain  # H W C
 
 

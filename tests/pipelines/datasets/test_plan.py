@@ -1,3 +1,4 @@
+import albumentations as A
 import pytest
 from pydantic import ValidationError
 
@@ -90,6 +91,37 @@ def test_ranges_count_where_they_are_used(config: DatasetConfig) -> None:
     used = with_ranges(ViRanges(blur=BlurRanges(**_first_field_shifted(BlurRanges()))))
     assert names(config, scenes) == names(unused, scenes)
     assert names(config, scenes).isdisjoint(names(used, scenes))
+
+
+def test_own_transforms_and_parts_are_in_the_address() -> None:
+    scenes = [scene(index) for index in range(10)]
+
+    def shard(limit: int, sigma: float = 14.0) -> ShardConfig:
+        motion = A.to_dict(A.MotionBlur(blur_limit=limit, p=1))
+        return ShardConfig(
+            vi=("motion_blur+gaussian_noise", *small().shard.vi),
+            own={"vi": {"motion_blur": motion}},
+            vi_ranges={"gaussian_noise": {"sigma_range_level": (sigma, sigma)}},
+        )
+
+    configs = [DatasetConfig(name="d", shard=one) for one in (shard(7), shard(9), shard(7, 8.0))]
+    assert len(set.union(*(names(config, scenes) for config in configs))) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vi": ("blur", "rain+motion")}, "no degradation 'motion'"),
+        ({"own": {"vi": {"motion": {}}}}, "own.vi, motion: 'transform' is missing"),
+        (
+            {"own": {"vi": {"motion": A.to_dict(A.MotionBlur(p=1))}}},
+            r"own.vi has \['motion'\], which vi does not name",
+        ),
+    ],
+)
+def test_names_without_a_kernel_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ShardConfig(**settings)
 
 
 def _first_field_shifted(ranges: HazeRanges | BlurRanges) -> dict[str, object]:

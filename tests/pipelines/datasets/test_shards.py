@@ -3,6 +3,7 @@ import io
 import json
 from pathlib import Path
 
+import albumentations as A
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pytest
 import webdataset as wds
 
 from degradations.chain import apply_chain
-from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
+from degradations.own import OwnTransforms
+from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardSpec, plan_shards
 from pipelines.datasets.shards import ShardReader, find_shard, open_shard, write_shard
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene, load_native, load_pair
@@ -58,6 +60,36 @@ def test_the_pixels_are_the_sources_and_their_records(spec: ShardSpec, tmp_path:
         stored = reader.image(scene.id, member)
         assert np.array_equal(stored, np.rint(again * 255).astype(np.uint8))
         assert not np.array_equal(stored, source)
+    reader.close()
+
+
+def test_own_transforms_and_compositions_are_variants(
+    config: DatasetConfig, scenes: list[Scene], tmp_path: Path
+) -> None:
+    own = OwnTransforms(vi={"motion_blur": A.to_dict(A.MotionBlur(blur_limit=(7, 9), p=1))})
+    tree = config.shard.model_dump() | {
+        "vi": ("blur", "motion_blur+gaussian_noise", "motion_blur"),
+        "own": own,
+    }
+    shard = ShardConfig.model_validate(tree)
+    spec = plan_shards(config.model_copy(update={"shard": shard}), scenes)[0]
+    # What travels to a worker and back makes the same.
+    again = ShardSpec.model_validate_json(spec.model_dump_json())
+    assert again.name == spec.name
+    first, second = (
+        write_shard(one, LocalFolder(tmp_path / folder)).info
+        for one, folder in ((spec, "a"), (again, "b"))
+    )
+    assert first == second
+    reader = ShardReader.open(tmp_path / "a" / "shards" / f"{spec.name}.tar")
+    scene = spec.scenes[0]
+    vi = load_pair(scene)[0].astype(np.float32) / 255
+    for member in ("vi_motion_blur", "vi_motion_blur+gaussian_noise"):
+        chain = reader.metas[scene.id].chain(member)
+        assert "+".join(applied.name for applied in chain) == member.removeprefix("vi_")
+        assert chain[0].params["drawn"][0]["name"] == "MotionBlur"
+        expected = np.rint(apply_chain(vi, "vi", chain) * 255).astype(np.uint8)
+        assert np.array_equal(reader.image(scene.id, member), expected)
     reader.close()
 
 

@@ -1,7 +1,9 @@
+import albumentations as A
 import numpy as np
 import pytest
 
-from degradations.catalogue import names
+from degradations.catalogue import ViRanges, names
+from degradations.own import OwnTransforms
 from pipelines.evaluation.scenarios import (
     CLEAN_SCENARIO,
     SCENARIOS,
@@ -109,6 +111,33 @@ def test_stronger_is_farther_from_the_clean_pair(name: str) -> None:
         both = zip(pictures[:2], (vi, ir), strict=True)
         errors.append(sum(np.abs(x.astype(float) - y).mean() for x, y in both))
     assert errors[0] < errors[2]
+
+
+def test_a_scenario_of_ones_own() -> None:
+    motion = A.to_dict(A.MotionBlur(blur_limit=(7, 15), p=1))
+    scenario = Scenario(
+        name="shaken",
+        vi=("motion", "gaussian_noise"),
+        own=OwnTransforms(vi={"motion": motion}),
+        vi_ranges=ViRanges(gaussian_noise={"sigma_range_level": (3, 3)}),
+    )
+    vi, ir = pair()
+    first, again, other = (
+        degrade(vi, ir, one, seed=seed, scene_key="a")
+        for one, seed in (
+            (scenario, 1),
+            (Scenario.model_validate_json(scenario.model_dump_json()), 1),
+            (scenario, 2),
+        )
+    )
+    assert np.array_equal(first.vi, again.vi)
+    assert not np.array_equal(first.vi, other.vi)
+    assert first.vi_chain[0].params["drawn"][0]["name"] == "MotionBlur"
+    assert first.vi_chain[1].params["sigma_level"] == 3
+    assert np.array_equal(first.ir, ir)
+    assert not scenario.is_linear
+    with pytest.raises(ValueError, match="no degradation 'motion'"):
+        Scenario(name="shaken", ir=("motion",), own=scenario.own)
 
 
 def test_single_degradations_have_three_severities() -> None:
