@@ -5,6 +5,7 @@ n is white Gaussian noise, added before the low resolution or after it.  A chain
 before the blur is none of these.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,6 +48,12 @@ def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
             )
     _check_order([applied.name for applied in chain])
     return numbers
+
+
+def block_side(chain: Sequence[Applied]) -> int:
+    """Side in pixels of the blocks of equal pixels that a low resolution leaves; 1 without any."""
+    coarse = [applied for applied in chain if applied.name == "low_resolution"]
+    return math.lcm(*(LowResolutionParams.model_validate(one.params).factor for one in coarse))
 
 
 def _is_in_order(applied: Sequence[str]) -> bool:

@@ -50,6 +50,9 @@ class ShardConfig(BaseModel):
     """Positives of a modality in a contrastive group (K)."""
     num_negatives: int = Field(default=7, ge=2)
     """Negatives of a group (M): M - 1 of the anchor's scene, and the other modality's anchor."""
+    pairing: Literal["drawn", "matched"] = "drawn"
+    """Anchors of a group: each visible degradation, and clean, with a drawn infrared one; or the first
+    visible with the first infrared one, the second with the second, and nothing clean."""
     seed: int = 0
     """Every random number of the shards comes from it."""
     image_codec: Literal["strips", "png"] = "strips"
@@ -67,6 +70,11 @@ class ShardConfig(BaseModel):
         for names in (self.vi, self.ir):
             if len(set(names)) != len(names):
                 raise ValueError(f"a degradation is named twice in {list(names)}")
+        if self.pairing == "matched" and len(self.vi) != len(self.ir):
+            raise ValueError(
+                f"pairing=matched, but vi names {len(self.vi)} degradations and ir {len(self.ir)}; name "
+                "as many of each"
+            )
         # All variants of a scene (clean ones too) without the two anchors.
         candidates = len(self.vi) + len(self.ir)
         if candidates < self.num_negatives - 1:
@@ -78,11 +86,14 @@ class ShardConfig(BaseModel):
 
     def address(self) -> dict[str, object]:
         """What of this goes into the content address: ranges only of the degradations in use."""
-        own = {"own": self.own.address()} if self.own else {}
-        return self.model_dump(mode="json", exclude={"vi_ranges", "ir_ranges", "own"}) | {
+        # Left out where unused: a shard keeps its address when the configuration learns something new.
+        used: dict[str, object] = {"own": self.own.address()} if self.own else {}
+        used |= {"pairing": self.pairing} if self.pairing != "drawn" else {}
+        apart = {"vi_ranges", "ir_ranges", "own", "pairing"}
+        return self.model_dump(mode="json", exclude=apart) | {
             "vi_ranges": self.vi_ranges.model_dump(mode="json", include=self._parts("vi")),
             "ir_ranges": self.ir_ranges.model_dump(mode="json", include=self._parts("ir")),
-            **own,
+            **used,
         }
 
     def names(self, camera: Modality) -> tuple[str, ...]:
