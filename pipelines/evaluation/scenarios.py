@@ -19,7 +19,7 @@ from degradations.chain import Applied, apply_and_record, draw_chain
 from degradations.noise import GaussianNoiseRanges
 from degradations.operators import is_linear
 from degradations.own import OwnTransforms, check_names
-from pipelines.store.seeding import rng_at
+from pipelines.store.seeding import digest_of, rng_at
 
 Severity = Literal["weak", "medium", "strong"]
 
@@ -136,6 +136,17 @@ def find_scenario(name: str | Scenario) -> Scenario:
             return scenario
     known = ", ".join(scenario.name for scenario in SCENARIOS)
     raise ValueError(f"no scenario {name!r}; known: {known}, and single ones with @weak and so on")
+
+
+def protocol_of(scenario: Scenario, protocol: str) -> str:
+    """The protocol of a scenario's rows: of one that is not the table's, with its definition.
+
+    Two evaluations may give one name to scenarios of their own that differ; such rows do not compare.
+    """
+    if scenario in SCENARIOS or scenario in SEVERITIES:
+        return protocol
+    definition = scenario.model_dump(mode="json"), scenario.own.address()
+    return digest_of([protocol, *definition])[:16]
 
 
 def degrade(

@@ -11,6 +11,7 @@ from pipelines.evaluation.scenarios import (
     Scenario,
     degrade,
     find_scenario,
+    protocol_of,
 )
 
 
@@ -138,6 +139,15 @@ def test_a_scenario_of_ones_own() -> None:
     assert not scenario.is_linear
     with pytest.raises(ValueError, match="no degradation 'motion'"):
         Scenario(name="shaken", ir=("motion",), own=scenario.own)
+
+
+def test_rows_of_a_name_with_another_meaning_have_another_protocol() -> None:
+    mine, other = (Scenario(name="mine", vi=(name,)) for name in ("blur", "rain"))
+    assert (
+        protocol_of(find_scenario("vi_blur@weak"), "p") == protocol_of(CLEAN_SCENARIO, "p") == "p"
+    )
+    assert len({"p", *(protocol_of(one, "p") for one in (mine, other))}) == 3
+    assert protocol_of(mine, "p") == protocol_of(mine.model_copy(), "p") != protocol_of(mine, "q")
 
 
 def test_single_degradations_have_three_severities() -> None:
