@@ -70,7 +70,7 @@ def test_conjugate_gradients_meet_the_observation_better_than_the_cascade() -> N
         name: (made.apply(x[0] - change) - made.apply(truth[0])).norm() / error.norm()
         for name, change in (("cascade", made.invert(error)), ("gradients", made.solve(error)))
     }
-    assert left["gradients"] < 0.02 < left["cascade"]
+    assert left["gradients"] < 0.03 < left["cascade"]
 
 
 @pytest.mark.parametrize("side", [2, 3, 4])
