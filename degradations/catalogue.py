@@ -114,6 +114,9 @@ class Degradation:
     linear: bool
     source: str
     suite: Suite = "dspfusion"
+    # Part of the address of what is made with it: raise it when the same parameters or the same draw
+    # come to mean other pixels. tests/degradations/test_versions.py holds them.
+    version: int = 1
 
 
 _VI = ViRanges()
