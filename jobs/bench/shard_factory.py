@@ -341,7 +341,13 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
 
 def describe_shard(spec: ShardSpec) -> ShardInfo:
     """The marker that `write_shard` would write, without the shard."""
-    counts = {"num_bytes": 2**20, "num_scenes": len(spec.scenes), "num_groups": 0, "num_images": 0}
+    counts = {
+        "num_bytes": 2**20,
+        "num_scenes": len(spec.scenes),
+        "num_groups": 0,
+        "num_images": 0,
+        "libraries": (),
+    }
     return ShardInfo(name=spec.name, sha256=spec.name, **counts)
 
 

