@@ -146,7 +146,7 @@ def test_a_rebuild_counts_on_from_the_last_version(
     assert everything == {name: 1 for name in ("clean", *config.shard.vi, *config.shard.ir)} | {
         "blur": 2
     }
-    with pytest.raises(ValueError, match="--rebuild blurr: .* did you mean 'blur'"):
+    with pytest.raises(ValueError, match=r"--rebuild blurr: .* did you mean 'blur'"):
         after_newest(config, root, ["blurr"])
     assert after_newest(config.model_copy(update={"name": "new"}), root, None)[1] is None
 
