@@ -3,6 +3,9 @@
 python -m jobs.generate RECIPE … --dry-run [--cluster 64x16]   what it would make, cost and take
 python -m jobs.generate verify VERSION            read every byte of it and report what is wrong
 python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
+python -m jobs.generate list                      every version: date, size, and who uses it
+python -m jobs.generate diff VERSION OTHER        scenes, kernels, settings and counts that differ
+python -m jobs.generate retire VERSION            delete a version that no model and no run needs
 python -m jobs.generate gc [--delete]             shards of no version, files of dead writers
 """
 
@@ -121,6 +124,38 @@ def _collect_garbage(arguments: argparse.Namespace) -> None:
     collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
 
 
+def _list(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.upkeep import show_versions
+
+    show_versions(read_settings(work=arguments.work))
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.upkeep import compare
+
+    compare(arguments.version, arguments.other, read_settings(work=arguments.work))
+
+
+def _retire(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.upkeep import retire
+
+    retire(arguments.version, read_settings(work=arguments.work))
+
+
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", help="name of a version, or of a recipe for its newest")
+    parser.add_argument("other", help="the same of the version to compare it with")
+    add_work(parser)
+
+
+def _add_retire(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", help="full name of a version")
+    add_work(parser)
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, DATASETS)
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
@@ -183,6 +218,9 @@ COMMAND = Command(
     verbs={
         "verify": Verb(_add_version, _verify),
         "inspect": Verb(_add_inspect, _inspect),
+        "list": Verb(add_work, _list),
+        "diff": Verb(_add_diff, _diff),
+        "retire": Verb(_add_retire, _retire),
         "gc": Verb(_add_gc, _collect_garbage),
     },
 )

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from degradations.catalogue import CLEAN
-from infra.settings import Settings, code_commit
+from infra.periodic import periodically
+from infra.settings import Settings, code_commit, who_runs
 from jobs.console import print_facts, print_line, progress
 from jobs.locations import find_manifest, open_datasets, source_reader
 from jobs.scan.run import load_index
@@ -24,10 +25,12 @@ from pipelines.datasets.forecast import (
 )
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import DatasetConfig, Earlier, ShardPlan, plan_shards
-from pipelines.datasets.shards import WrittenShard, write_shard
+from pipelines.datasets.shards import ShardInfo, WrittenShard, write_shard
+from pipelines.datasets.under_way import HEARTBEAT_S, announced
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
+    Garbage,
     delete_garbage,
     earlier_of,
     find_garbage,
@@ -69,28 +72,25 @@ def generate(
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
     config, earlier = after_newest(config, root, rebuild)
-    reused, to_build = split_reuse(plan_shards(config, chosen, earlier), root)
-    print_facts(
-        {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
-    )
-    shards = list(reused)
-    if to_build:
-        # Ray is only needed where there is something to do.
-        from infra.cluster.tasks import map_tasks
-
-        with _counting(to_build, root, settings, keep_figures=not smoke) as count:
-            for written in map_tasks(write_shard, to_build, root, source_reader(settings)):
-                count(written)
-                shards.append(written.info)
-    version = publish_version(
-        root,
-        config,
-        chosen,
-        shards,
-        refused=index.refused,
-        commit=code_commit(),
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-    )
+    with (
+        announced(root, "generate", who_runs()) as announcement,
+        periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
+    ):
+        plan = plan_shards(config, chosen, earlier)
+        announcement.need(plan.names())
+        announcement.wait_for_collections(print_line)
+        shards = _make_shards(plan, root, settings, keep_figures=not smoke)
+        announcement.renew()
+        announcement.wait_for_collections(print_line)
+        version = publish_version(
+            root,
+            config,
+            chosen,
+            shards,
+            refused=index.refused,
+            commit=code_commit(),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
     print_facts(
         {
             "version": version.name,
@@ -99,6 +99,28 @@ def generate(
         }
     )
     return version
+
+
+def _make_shards(
+    plan: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
+) -> list[ShardInfo]:
+    """Find the shards of a plan that exist, and make the others on Ray."""
+    shards, to_build = split_reuse(plan, root)
+    print_facts(
+        {
+            "plan": f"reuse {len(shards)} shards, build {len(to_build)}",
+            "scenes": str(plan.num_scenes),
+        }
+    )
+    if to_build:
+        # Ray is only needed where there is something to do.
+        from infra.cluster.tasks import map_tasks
+
+        with _counting(to_build, root, settings, keep_figures=keep_figures) as count:
+            for written in map_tasks(write_shard, to_build, root, source_reader(settings)):
+                count(written)
+                shards.append(written.info)
+    return shards
 
 
 def after_newest(
@@ -267,15 +289,27 @@ def verify(version_or_uri: str, settings: Settings) -> None:
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
     """Print what no version needs, and with `delete` delete it."""
     root = open_datasets(settings)
-    garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
+    with (
+        announced(root, "gc", who_runs()) as announcement,
+        periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
+    ):
+        generations = announcement.others("generate")
+        needed = {shard for record in generations for shard in record.shards}
+        min_age_s = min_age_h * 3600
+        garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_s, needed=needed)
+        left = (*garbage.unfinished, *announcement.dead())
+        garbage = Garbage(shards=garbage.shards, unfinished=left)
+        if delete:
+            delete_garbage(root, garbage, check=announcement.check_alive)
+    for record in generations:
+        kept = f"{len(record.shards)} shards are needed by the generation of {record.who}"
+        print_line(f"  {kept}, under way since {record.since}")
     for entry in (*garbage.shards, *garbage.unfinished):
         print_line(f"  {entry.name}")
     size = f"{garbage.num_bytes / 2**20:.1f} MiB"
     count = (
         f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.unfinished)} unfinished"
     )
-    if delete:
-        delete_garbage(root, garbage)
     print_facts({"deleted" if delete else "would delete": f"{count}, {size}"})
     if not delete and (garbage.shards or garbage.unfinished):
         print_line("next: python -m jobs.generate gc --delete")

@@ -2,11 +2,12 @@
 
 <root>/shards/<name>.tar, <name>.json       shards and their markers, shared by all versions
 <root>/versions/<recipe>-<digest>.json      one manifest a version, written last
+<root>/versions/<recipe>-<digest>.retiring  a version that is about to be deleted
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -168,12 +169,17 @@ def _newest_of(recipe: str) -> str:
 def find_version(root: Folder, name: str) -> DatasetVersion:
     """Find a version by its full name, or the one that a recipe published last by the recipe's name.
 
-    Raises ValueError that lists what there is.
+    Raises ValueError that lists what there is, or when the version is being retired.
     """
+    version = None
     if root.size_of(manifest_of(name)) is not None:
-        return read_version(root, name)
-    if newest := newest_version(root, name):
-        return newest
+        version = read_version(root, name)
+    elif root.size_of(_newest_of(name)) is not None:
+        version = newest_version(root, name)
+    if version:
+        if root.size_of(_retiring(version.name)) is not None:
+            raise ValueError(f"{version.name} is being retired; generate it again, or use another")
+        return version
     there = _version_names(root)
     recipes = {version.rpartition("-")[0] for version in there}
     shown = ", ".join(there) or "none yet; run jobs.generate first"
@@ -186,6 +192,50 @@ def newest_version(root: Folder, recipe: str) -> DatasetVersion | None:
     if root.size_of(_newest_of(recipe)) is None:
         return None
     return read_version(root, root.read(_newest_of(recipe)).decode())
+
+
+def list_versions(root: Folder) -> list[DatasetVersion]:
+    """All versions, in order of name. Raises ValueError when a manifest cannot be read."""
+    return [read_version(root, name) for name in _version_names(root)]
+
+
+def retire_version(root: Folder, name: str, in_use: Callable[[], Sequence[str]]) -> None:
+    """Delete the manifest of version `name`, which makes its shards garbage.
+
+    `in_use` names what needs it. Readers refuse the version before it is asked for the last time, and
+    a training looks at the version after it is to be seen there, so that neither overlooks the other.
+    Raises ValueError when something needs it.
+    """
+    version = read_version(root, name)
+    _check_unused(version, in_use())
+    mark = _retiring(name)
+    root.replace(mark, b"")
+    try:
+        _check_unused(version, in_use())
+    except BaseException:
+        _delete(root, mark)
+        raise
+    newest = _newest_of(version.config.name)
+    if root.size_of(newest) is not None and root.read(newest).decode() == name:
+        _delete(root, newest)
+    _delete(root, manifest_of(name))
+    _delete(root, mark)
+
+
+def _check_unused(version: DatasetVersion, users: Sequence[str]) -> None:
+    if users:
+        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        raise ValueError(f"{version.name} is needed by {shown}; delete these first, or keep it")
+
+
+def _retiring(name: str) -> str:
+    return f"{VERSIONS}{name}.retiring"
+
+
+def _delete(root: Folder, name: str) -> None:
+    for entry in root.entries(name):
+        if entry.name == name:
+            root.delete(entry)
 
 
 def _version_names(root: Folder) -> list[str]:
@@ -209,31 +259,36 @@ class Garbage:
         return sum(entry.num_bytes for entry in (*self.shards, *self.unfinished))
 
 
-def find_garbage(root: Folder, *, now_s: float, min_age_s: float) -> Garbage:
-    """Find what no manifest refers to and nobody touched for `min_age_s`.
+def find_garbage(
+    root: Folder, *, now_s: float, min_age_s: float, needed: Collection[str] = ()
+) -> Garbage:
+    """Find what no manifest refers to, no generation needs, and nobody touched for `min_age_s`.
 
-    The age is what keeps a running generation safe: its shards have no manifest yet.
-    Raises ValueError when a manifest cannot be read, whose shards would look unreferenced.
+    `needed` are the shards of the generations under way, by name; the age is for those that were
+    interrupted and will resume. Raises ValueError when a manifest cannot be read, whose shards would
+    look unreferenced.
     """
 
     def old(entry: Entry) -> bool:
         return now_s - entry.modified_s >= min_age_s
 
-    versions = [read_version(root, name) for name in _version_names(root)]
-    referenced = {shard.name for version in versions for shard in version.shards}
+    kept = {shard.name for version in list_versions(root) for shard in version.shards} | {*needed}
     stored = (entry for entry in root.entries(SHARDS) if old(entry))
     # Markers first: a crash in the middle of deleting must not leave a marker without its shard.
     unreferenced = sorted(
-        (entry for entry in stored if PurePosixPath(entry.name).stem not in referenced),
+        (entry for entry in stored if PurePosixPath(entry.name).stem not in kept),
         key=lambda entry: (not entry.name.endswith(".json"), entry.name),
     )
     left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
     return Garbage(shards=tuple(unreferenced), unfinished=tuple(filter(old, left)))
 
 
-def delete_garbage(root: Folder, garbage: Garbage) -> None:
-    """Delete it; what is gone already is no error."""
+def delete_garbage(
+    root: Folder, garbage: Garbage, *, check: Callable[[], None] = lambda: None
+) -> None:
+    """Delete it, each after a `check` that may raise; what is gone already is no error."""
     for entry in (*garbage.shards, *garbage.unfinished):
+        check()
         root.delete(entry)
 
 
