@@ -98,7 +98,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.generate.run import verify
 
-    verify(arguments.version, read_settings(work=arguments.work))
+    verify(arguments.version, read_settings(work=arguments.work), remake=arguments.remake)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -190,6 +190,17 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
     add_work(parser)
 
 
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    _add_version(parser)
+    parser.add_argument(
+        "--remake",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make N scenes again, and compare the bytes: finds what an upgraded library changed",
+    )
+
+
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_version(parser)
     parser.add_argument("--out", type=Path, help="the page (default: WORK/reports/VERSION.html)")
@@ -216,7 +227,7 @@ COMMAND = Command(
     ],
     Verb(_add_recipe, _generate),
     verbs={
-        "verify": Verb(_add_version, _verify),
+        "verify": Verb(_add_verify, _verify),
         "inspect": Verb(_add_inspect, _inspect),
         "list": Verb(add_work, _list),
         "diff": Verb(_add_diff, _diff),

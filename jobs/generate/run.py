@@ -12,6 +12,7 @@ from degradations.catalogue import CLEAN
 from infra.periodic import periodically
 from infra.settings import Settings, code_commit, who_runs
 from jobs.console import print_facts, print_line, progress
+from jobs.generate.quarantine import Quarantine
 from jobs.locations import find_manifest, open_datasets, source_reader
 from jobs.scan.run import load_index
 from pipelines.datasets.forecast import (
@@ -25,9 +26,15 @@ from pipelines.datasets.forecast import (
 )
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import DatasetConfig, Earlier, ShardPlan, plan_shards
-from pipelines.datasets.shards import ShardInfo, WrittenShard, write_shard
+from pipelines.datasets.shards import (
+    BadSourcesError,
+    ShardInfo,
+    WrittenShard,
+    libraries,
+    try_shard,
+)
 from pipelines.datasets.under_way import HEARTBEAT_S, announced
-from pipelines.datasets.verify import verify_version
+from pipelines.datasets.verify import remake_scenes, verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
     Garbage,
@@ -40,7 +47,6 @@ from pipelines.datasets.versions import (
     publish_version,
     split_reuse,
 )
-from pipelines.sources.scan import check_refused_share
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.folders import Folder
 from pipelines.store.names import nearest
@@ -66,9 +72,7 @@ def generate(
     if smoke:
         config = config.model_copy(update={"name": f"{config.name}-smoke"})
     index = load_index(settings, scenes)
-    check_refused_share(
-        index, max_share=config.max_refused_share, setting="--set max_refused_share=…"
-    )
+    quarantine = Quarantine(index, config.max_refused_share)
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
     config, earlier = after_newest(config, root, rebuild)
@@ -76,18 +80,22 @@ def generate(
         announced(root, "generate", who_runs()) as announcement,
         periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
     ):
-        plan = plan_shards(config, chosen, earlier)
-        announcement.need(plan.names())
-        announcement.wait_for_collections(print_line)
-        shards = _make_shards(plan, root, settings, keep_figures=not smoke)
+        shards = None
+        while shards is None:
+            left = chosen.without(quarantine.scene_ids)
+            plan = plan_shards(config, left, earlier)
+            announcement.need(plan.names())
+            announcement.wait_for_collections(print_line)
+            shards = _make_shards(plan, root, settings, quarantine, keep_figures=not smoke)
         announcement.renew()
         announcement.wait_for_collections(print_line)
         version = publish_version(
             root,
             config,
-            chosen,
+            left,
             shards,
-            refused=index.refused,
+            refused=quarantine.refused,
+            quarantined=sorted(quarantine.scene_ids),
             commit=code_commit(),
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
@@ -102,25 +110,33 @@ def generate(
 
 
 def _make_shards(
-    plan: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
-) -> list[ShardInfo]:
-    """Find the shards of a plan that exist, and make the others on Ray."""
+    plan: ShardPlan,
+    root: Folder,
+    settings: Settings,
+    quarantine: Quarantine,
+    *,
+    keep_figures: bool,
+) -> list[ShardInfo] | None:
+    """Find the shards of a plan that exist, and make the others on Ray.
+
+    None when sources are bad that were not in quarantine before: without their scenes, the plan is another.
+    """
     shards, to_build = split_reuse(plan, root)
-    print_facts(
-        {
-            "plan": f"reuse {len(shards)} shards, build {len(to_build)}",
-            "scenes": str(plan.num_scenes),
-        }
-    )
+    counts = f"reuse {len(shards)} shards, build {len(to_build)}"
+    print_facts({"plan": counts, "scenes": str(plan.num_scenes)})
+    num_bad = len(quarantine.scene_ids)
     if to_build:
         # Ray is only needed where there is something to do.
         from infra.cluster.tasks import map_tasks
 
         with _counting(to_build, root, settings, keep_figures=keep_figures) as count:
-            for written in map_tasks(write_shard, to_build, root, source_reader(settings)):
+            for written in map_tasks(try_shard, to_build, root, source_reader(settings)):
+                if isinstance(written, BadSourcesError):
+                    quarantine.add(written)
+                    continue
                 count(written)
                 shards.append(written.info)
-    return shards
+    return shards if len(quarantine.scene_ids) == num_bad else None
 
 
 def after_newest(
@@ -272,8 +288,8 @@ def _duration(seconds: float) -> str:
     return f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.0f} min"
 
 
-def verify(version_or_uri: str, settings: Settings) -> None:
-    """Check a version. Raises ValueError that counts and names what is wrong."""
+def verify(version_or_uri: str, settings: Settings, *, remake: int = 0) -> None:
+    """Check a version, and make so many of its scenes again. Raises ValueError that names what is wrong."""
     # The cache was checked when it was filled; this asks the store itself.
     root, name = find_manifest(version_or_uri, settings, cached=False)
     version = find_version(root, name)
@@ -284,6 +300,31 @@ def verify(version_or_uri: str, settings: Settings) -> None:
     if problems:
         raise ValueError(f"{version.name} is not whole: {len(problems)} problems, listed above")
     print_facts({"whole": version.name, "holds": _holds(version)})
+    if remake:
+        _check_remade(version, root, settings, remake)
+
+
+def _check_remade(version: DatasetVersion, root: Folder, settings: Settings, count: int) -> None:
+    from jobs.train.inputs import find_sources
+
+    scenes = find_sources(version, settings).trained
+    if scenes is None:
+        raise ValueError(
+            f"no index in {settings.work / 'scenes'} is the one {version.name} was made of; "
+            "--remake needs its sources"
+        )
+    changed = remake_scenes(version, root, scenes, num_scenes=count, read=source_reader(settings))
+    for scene, members in changed.items():
+        print_line(f"  {scene}: {', '.join(sorted(members))}")
+    made, now = ", ".join(version.libraries), ", ".join(libraries())
+    if changed:
+        raise ValueError(
+            f"{len(changed)} scenes come to other bytes, listed above; made with {made}, now {now}; "
+            "jobs.generate --rebuild makes them again"
+        )
+    print_facts(
+        {"made again": f"{min(count, version.num_scenes)} scenes, with {now}: the same bytes"}
+    )
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:

@@ -167,8 +167,8 @@ def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> Writte
     if info is None:
         with root.create(tar_of(spec.name)) as stream, _open_older(spec, root) as older:
             metas, num_copied = _write_samples(stream, spec, read, older)
-            libraries = {*_libraries(), *(spec.older.libraries if spec.older and older else ())}
-            info = _describe(spec.name, stream, metas, libraries)
+            copied = spec.older.libraries if spec.older and older else ()
+            info = _describe(spec.name, stream, metas, {*libraries(), *copied})
             info = _find_marker(root, info) or info
         root.write_once(marker_of(spec.name), info.model_dump_json().encode())
     return WrittenShard(
@@ -178,6 +178,16 @@ def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> Writte
         clock_s=time.perf_counter() - clock_s,
         cpu_s=time.process_time() - cpu_s,
     )
+
+
+def try_shard(
+    spec: ShardSpec, root: Folder, read: Read = read_file
+) -> WrittenShard | BadSourcesError:
+    """Write the shard of `spec`, or return what is wrong with its sources: the others go on without."""
+    try:
+        return write_shard(spec, root, read)
+    except BadSourcesError as error:
+        return error
 
 
 def _write_samples(
@@ -233,13 +243,13 @@ def _open_older(spec: ShardSpec, root: Folder) -> Iterator[ShardReader | None]:
 
 
 @functools.cache
-def _libraries() -> tuple[str, ...]:
+def libraries() -> tuple[str, ...]:
     """The packages that draw, decode and encode pixels, in the versions of this process."""
     return tuple(f"{name}=={metadata.version(name)}" for name in LIBRARIES)
 
 
 def _describe(
-    name: str, stream: BufferedRandom, metas: Sequence[SampleMeta], libraries: Iterable[str]
+    name: str, stream: BufferedRandom, metas: Sequence[SampleMeta], made_with: Iterable[str]
 ) -> ShardInfo:
     num_bytes = stream.tell()
     stream.seek(0)
@@ -250,7 +260,7 @@ def _describe(
         num_scenes=len(metas),
         num_groups=sum(len(meta.groups) for meta in metas),
         num_images=sum(meta.num_images for meta in metas),
-        libraries=tuple(sorted(libraries)),
+        libraries=tuple(sorted(made_with)),
     )
 
 
@@ -530,10 +540,11 @@ class ShardReader:
         """Whether `image` would find something to decode."""
         return self._field(scene, member) is not None
 
-    def encoded(self, scene: str, fields: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of those `fields` ("vi_blur.png") that a scene has, as they are stored."""
+    def encoded(self, scene: str, fields: Iterable[str] | None = None) -> dict[str, bytes]:
+        """The bytes of those `fields` ("vi_blur.png"; None: all) that a scene has, as they are stored."""
         index = self._index.get(scene, {})
-        return {field: self._read(scene, field) for field in fields if field in index}
+        chosen = index if fields is None else fields
+        return {field: self._read(scene, field) for field in chosen if field in index}
 
     def bytes_by_member(self) -> dict[str, int]:
         """Bytes that the pictures of each member take in this shard, over all scenes."""
@@ -564,6 +575,10 @@ class ShardReader:
         meta = SampleMeta.model_validate_json(self._read(scene, "json"))
         if meta.id != scene:
             raise ValueError(f"{scene}.json is the one of {meta.id!r}")
+        if meta.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{scene}.json has schema {meta.schema_version}, this code reads {SCHEMA_VERSION}"
+            )
         return meta
 
     def _read(self, scene: str, field: str) -> bytes:

@@ -32,7 +32,11 @@ VERSIONS = "versions/"
 
 
 class DatasetVersion(BaseModel):
-    """A manifest. `digest` covers the data; commit and time record only who made it and when."""
+    """A manifest. `digest` covers the data; commit and time record only who made it and when.
+
+    `refused` are files that were left out, at the scan and at the generation; `quarantined` are the ids of
+    the scenes that the generation left out for it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +46,7 @@ class DatasetVersion(BaseModel):
     scene_index_digest: str
     shards: tuple[ShardInfo, ...]
     refused: tuple[Refused, ...]
+    quarantined: tuple[str, ...]
     commit: str
     created: str
 
@@ -86,6 +91,7 @@ def publish_version(
     shards: Sequence[ShardInfo],
     *,
     refused: Sequence[Refused],
+    quarantined: Sequence[str] = (),
     commit: str,
     created: str,
 ) -> DatasetVersion:
@@ -107,6 +113,7 @@ def publish_version(
         scene_index_digest=index_digest,
         shards=ordered,
         refused=tuple(refused),
+        quarantined=tuple(quarantined),
         commit=commit,
         created=created,
     )
@@ -293,9 +300,35 @@ def delete_garbage(
 
 
 def read_version(root: Folder, name: str) -> DatasetVersion:
-    """Read the manifest of version `name`. Raises ValueError when it is absent or not one."""
+    """Read the manifest of version `name`. Raises ValueError when it is absent, not one, or edited."""
+    where = f"{root.uri}/{manifest_of(name)}"
     try:
-        return DatasetVersion.model_validate_json(root.read(manifest_of(name)))
-    except (FileNotFoundError, ValidationError) as error:
-        where = f"{root.uri}/{manifest_of(name)}"
-        raise ValueError(f"{where}: not a dataset manifest ({error})") from error
+        version = DatasetVersion.model_validate_json(root.read(manifest_of(name)))
+    except FileNotFoundError as error:
+        raise ValueError(f"{where}: no such dataset version") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"])) or "its text"
+        raise ValueError(
+            f"{where}: not a dataset manifest of this code ({at}: {first['msg']}); delete it, and "
+            "generate the version again"
+        ) from error
+    if problem := _contradiction(version, name):
+        raise ValueError(f"{where}: {problem}; it was edited; generate the version again")
+    return version
+
+
+def _contradiction(version: DatasetVersion, name: str) -> str | None:
+    """What a manifest says that its contents do not bear out."""
+    names = [shard.name for shard in version.shards]
+    if not names:
+        return "it lists no shard"
+    if len({*names}) != len(names):
+        return f"it lists shard {next(one for one in names if names.count(one) > 1)} twice"
+    if version.config.shard.code_versions().kernels.keys() != version.code.kernels.keys():
+        return "its kernels are not those of its recipe"
+    if digest_of_contents(version) != version.digest:
+        return "its digest is not that of its contents"
+    if version.name != name:
+        return f"it is the manifest of {version.name}"
+    return None

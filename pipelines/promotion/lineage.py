@@ -130,9 +130,10 @@ def run_inputs(
 def scenes_of_version(version: DatasetVersion, index: SceneTable) -> SceneTable | None:
     """The scenes of an index that a version was made of, None when it was made of others."""
     try:
-        scenes = index.of_split(version.config.split)[
-            : version.num_scenes
-        ]  # a trial run takes the first
+        chosen = index.of_split(version.config.split)
+        # A trial run takes the first; a picture that went bad later leaves its scene out.
+        scenes = chosen[: version.num_scenes + len(version.quarantined)]
+        scenes = scenes.without(version.quarantined)
     except ValueError:  # it has no such split
         return None
     return scenes if _index_digest(scenes) == version.scene_index_digest else None

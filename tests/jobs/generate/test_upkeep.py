@@ -1,6 +1,7 @@
 """list, diff, retire and gc, against a real MLflow; and what happens when two work at once."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,19 @@ from infra.registry import tracking
 from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.generate import run as generating
+from jobs.generate.quarantine import Quarantine
 from jobs.generate.run import collect_garbage, generate, verify
 from jobs.generate.upkeep import compare, retire, show_versions
 from jobs.recipes import TRAINING
 from jobs.scan.run import scan_folder
 from jobs.train import run as training
+from jobs.train.inputs import find_sources
 from pipelines.datasets.plan import DatasetConfig
+from pipelines.datasets.shards import BadSourcesError
 from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of, retire_version
-from pipelines.sources.scenes import Scene
+from pipelines.sources.layouts import Refused
+from pipelines.sources.scan import ScanResult
+from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version
 from tests.settings import embedded_settings
@@ -219,3 +225,53 @@ def test_publishing_finds_out_that_a_shard_was_collected(
     with pytest.raises(ValueError, match="shards vanished"):
         generate(config, settings, scenes="rendered")
     assert list(root.entries("versions/")) == []
+
+
+def test_the_quarantine_holds_the_recipes_share(scenes: list[Scene], capsys: Capture) -> None:
+    refused = (Refused(path="/scanned.png", reason="false colour"),)
+    quarantine = Quarantine(ScanResult(SceneTable.of(scenes), refused), max_share=0.15)
+    first, second = (
+        BadSourcesError((Refused(path=f"/{scene.id}.png", reason="cut short"),), (scene.id,))
+        for scene in scenes[:2]
+    )
+    quarantine.add(first)
+    quarantine.add(first)
+    assert capsys.readouterr().out.count(f"left out: /{scenes[0].id}.png: cut short") == 2
+    assert [item.path for item in quarantine.refused] == ["/scanned.png", f"/{scenes[0].id}.png"]
+    assert quarantine.scene_ids == {scenes[0].id}
+    with pytest.raises(ValueError, match="3 of 17 pairs refused, more than 15"):
+        quarantine.add(second)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_picture_that_went_bad_is_left_out_by_name(
+    ray_settings: Settings,
+    scene_folder: Path,
+    config: DatasetConfig,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    sources = tmp_path / "sources"
+    shutil.copytree(scene_folder, sources)
+    settings = ray_settings.model_copy(update={"work": tmp_path / "work"})
+    scan_folder(sources, settings, name="kept")
+    config = config.model_copy(update={"name": "kept-small"})
+    [bad, *_] = sorted(sources.glob("train/ir/*"))
+    bad.write_bytes(b"no picture any more")
+    with pytest.raises(ValueError, match=r"1 of 19 pairs refused, more than 1\.0%.*changed since"):
+        generate(config, settings, scenes="kept")
+    config = config.model_copy(update={"max_refused_share": 0.1})
+    capsys.readouterr()
+    version = generate(config, settings, scenes="kept")
+    assert f"left out: {bad}: changed since it was scanned" in capsys.readouterr().out
+    assert [item.path for item in version.refused] == [str(bad)]
+    assert (version.num_scenes, len(version.quarantined)) == (15, 1)
+    verify(version.name, settings)
+    # Its sources are found, for validation and for `jobs.promote trace`.
+    trained = find_sources(version, settings).trained
+    assert trained is not None
+    assert version.quarantined[0] not in trained.ids()
+    # The picture is back: so is its scene.
+    shutil.copy(scene_folder / bad.relative_to(sources), bad)
+    assert generate(config, settings, scenes="kept").num_scenes == 16
