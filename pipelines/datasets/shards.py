@@ -166,7 +166,17 @@ def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> Writte
     info, num_copied = find_shard(root, spec.name), 0
     if info is None:
         with root.create(tar_of(spec.name)) as stream, _open_older(spec, root) as older:
-            metas, num_copied = _write_samples(stream, spec, read, older)
+            metas = []
+            with (
+                wds.TarWriter(stream, encoder=False, mtime=0) as tar,
+                _bad_sources_named(spec.scenes, read),
+            ):
+                for scene in spec.scenes:
+                    found = _find_copies(scene, spec, older)
+                    sample, meta = make_sample(scene, spec, read, found)
+                    tar.write(sample)
+                    metas.append(meta)
+                    num_copied += len(found)
             copied = spec.older.libraries if spec.older and older else ()
             info = _describe(spec.name, stream, metas, {*libraries(), *copied})
             info = _find_marker(root, info) or info
@@ -190,23 +200,14 @@ def try_shard(
         return error
 
 
-def _write_samples(
-    stream: BufferedRandom, spec: ShardSpec, read: Read, older: ShardReader | None
-) -> tuple[list[SampleMeta], int]:
-    """Write the tar; return what its scenes are, and how many pictures were copied."""
-    metas, num_copied = [], 0
-    with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
-        for scene in spec.scenes:
-            copied = _copied(scene, spec, older)
-            try:
-                sample, meta = make_sample(scene, spec, read, copied)
-            except ValueError:
-                _check_sources(spec.scenes, read)
-                raise
-            tar.write(sample)
-            metas.append(meta)
-            num_copied += len(copied)
-    return metas, num_copied
+@contextmanager
+def _bad_sources_named(scenes: Iterable[Scene], read: Read) -> Iterator[None]:
+    """Where the block finds one bad source, look for all; another error of the block stays itself."""
+    try:
+        yield
+    except ValueError:
+        _check_sources(scenes, read)
+        raise
 
 
 def _check_sources(scenes: Iterable[Scene], read: Read) -> None:
@@ -367,7 +368,7 @@ def make_sample(
     return {"__key__": scene.id, **fields, "json": text.encode()}, meta
 
 
-def _copied(scene: Scene, spec: ShardSpec, older: ShardReader | None) -> dict[str, bytes]:
+def _find_copies(scene: Scene, spec: ShardSpec, older: ShardReader | None) -> dict[str, bytes]:
     """Bytes of an older shard's members of a scene that would be made just so again."""
     if older is None or spec.older is None:
         return {}

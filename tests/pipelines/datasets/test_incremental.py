@@ -1,5 +1,6 @@
 """A changed kernel changes the address; what it did not touch is copied, and nothing else."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,29 @@ import pytest
 from degradations import catalogue
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
+from infra.storage import S3Folder
 from pipelines.datasets.groups import draw_groups
 from pipelines.datasets.plan import SCHEMA_VERSION, DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.row_strips import encode_strips
 from pipelines.datasets.shards import WrittenShard, write_shard
 from pipelines.datasets.verify import verify_version
-from pipelines.datasets.versions import DatasetVersion, earlier_of, split_reuse
+from pipelines.datasets.versions import (
+    DatasetVersion,
+    delete_garbage,
+    earlier_of,
+    find_garbage,
+    find_version,
+    list_versions,
+    retire_version,
+    split_reuse,
+)
 from pipelines.sources.pictures import decode_ir, decode_vi, encode_png
 from pipelines.sources.scenes import Scene, read_file
 from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 from tests.conftest import make_version
 from tests.pipelines.datasets.test_shards import hybrid_scenes
+from tests.s3_servers import make_bucket
 
 Published = tuple[DatasetVersion, LocalFolder]
 MEMBERS = {"vi_gt", "ir_gt", "vi_clean", "ir_clean"}
@@ -166,3 +178,30 @@ def test_the_groups_are_those_of_the_schema(config: DatasetConfig) -> None:
         group.model_dump() for scene in scenes for group in draw_groups(scene, scenes, config.shard)
     ]
     assert digest_of([SCHEMA_VERSION, drawn])[:16] == "4767ff278a4acd10"
+
+
+def test_on_s3_as_on_disk(
+    config: DatasetConfig, scenes: list[Scene], moto_url: str, tmp_path: Path
+) -> None:
+    """Copy from a version, publish, retire the old one, and free what only it needed."""
+    root = S3Folder(make_bucket(moto_url, "incremental"), moto_url, None)
+    old = make_version(root, config, scenes)
+    shard = config.shard.model_copy(update={"rebuilt": {"blur": 1}})
+    config = config.model_copy(update={"shard": shard})
+    plan = plan_shards(config, scenes, earlier_of(old, shard))
+    written = [write_shard(spec, root, no_source) for spec in plan]
+    whole = write_all(plan_shards(config, scenes), LocalFolder(tmp_path))
+    assert [item.info for item in written] == [item.info for item in whole]
+    new = make_version(root, config, scenes)
+    with pytest.raises(ValueError, match="needed by run 1"):
+        retire_version(root, old.name, lambda: ["run 1"])
+    retire_version(root, old.name, lambda: [])
+    assert list_versions(root) == [new] == [find_version(root, config.name)]
+    garbage = find_garbage(root, now_s=time.time() + 60, min_age_s=0)
+    assert {Path(entry.name).stem for entry in garbage.shards} == {
+        shard.name for shard in old.shards
+    }
+    delete_garbage(root, garbage)
+    assert verify_version(new, root) == []
+    retire_version(root, new.name, lambda: [])
+    assert list(root.entries("versions/")) == []
