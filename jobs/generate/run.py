@@ -241,7 +241,9 @@ def dry_run(
     }
     if copying := sum(spec.older is not None for spec in to_build):
         made = ", ".join(sorted(_made_again(to_build))) or "nothing but the groups"
-        rows["copy"] = f"into {copying} of them, from the last version; made again: {made}"
+        rows["copy"] = (
+            f"into {copying} of them, from the last version; made: {made}. Less than below"
+        )
     if to_build:
         kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))

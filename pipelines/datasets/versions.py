@@ -24,6 +24,7 @@ from pipelines.datasets.plan import (
 from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
 from pipelines.sources.layouts import Refused
 from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.store.files import TEMPORARY
 from pipelines.store.folders import Entry, Folder
 from pipelines.store.names import check_name, nearest
 from pipelines.store.seeding import digest_of
@@ -97,7 +98,8 @@ def publish_version(
 ) -> DatasetVersion:
     """Write the manifest, last and whole. An equal version that exists already is returned as it is.
 
-    Raises ValueError when a shard is missing: a manifest lists whole shards only.
+    Raises ValueError when a shard is missing (a manifest lists whole shards only), or when the version
+    is being retired.
     """
     whole = find_shards(root, [shard.name for shard in shards])
     gone = [shard.name for shard in shards if whole.get(shard.name) != shard]
@@ -118,6 +120,11 @@ def publish_version(
         created=created,
     )
     path = manifest_of(version.name)
+    if root.size_of(_retiring(version.name)) is not None:
+        raise ValueError(
+            f"{version.name} is being retired; run the same command again when that has ended, or "
+            f"delete {root.uri}/{_retiring(version.name)} if it was interrupted"
+        )
     if root.size_of(path) is None:
         try:
             root.write_once(path, version.model_dump_json(indent=1).encode())
@@ -178,11 +185,8 @@ def find_version(root: Folder, name: str) -> DatasetVersion:
 
     Raises ValueError that lists what there is, or when the version is being retired.
     """
-    version = None
-    if root.size_of(manifest_of(name)) is not None:
-        version = read_version(root, name)
-    elif root.size_of(_newest_of(name)) is not None:
-        version = newest_version(root, name)
+    is_whole_name = root.size_of(manifest_of(name)) is not None
+    version = read_version(root, name) if is_whole_name else newest_version(root, name)
     if version:
         if root.size_of(_retiring(version.name)) is not None:
             raise ValueError(f"{version.name} is being retired; generate it again, or use another")
@@ -198,7 +202,9 @@ def newest_version(root: Folder, recipe: str) -> DatasetVersion | None:
     """The version that a recipe published last, None when it has none."""
     if root.size_of(_newest_of(recipe)) is None:
         return None
-    return read_version(root, root.read(_newest_of(recipe)).decode())
+    name = root.read(_newest_of(recipe)).decode()
+    # Somebody may have deleted a manifest by hand.
+    return read_version(root, name) if root.size_of(manifest_of(name)) is not None else None
 
 
 def list_versions(root: Folder) -> list[DatasetVersion]:
@@ -226,7 +232,10 @@ def retire_version(root: Folder, name: str, in_use: Callable[[], Sequence[str]])
     if root.size_of(newest) is not None and root.read(newest).decode() == name:
         _delete(root, newest)
     _delete(root, manifest_of(name))
-    _delete(root, mark)
+    # What else belongs to the manifest, and the mark last.
+    beside = sorted(root.entries(f"{VERSIONS}{name}."), key=lambda entry: entry.name == mark)
+    for entry in beside:
+        root.delete(entry)
 
 
 def _check_unused(version: DatasetVersion, users: Sequence[str]) -> None:
@@ -287,7 +296,13 @@ def find_garbage(
         key=lambda entry: (not entry.name.endswith(".json"), entry.name),
     )
     left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
-    return Garbage(shards=tuple(unreferenced), unfinished=tuple(filter(old, left)))
+    left = [entry for entry in left if old(entry) and _shard_of(entry) not in needed]
+    return Garbage(shards=tuple(unreferenced), unfinished=tuple(left))
+
+
+def _shard_of(unfinished: Entry) -> str:
+    """The shard that an upload, or a temporary file, was to become."""
+    return PurePosixPath(unfinished.name).name.removeprefix(TEMPORARY).partition(".")[0]
 
 
 def delete_garbage(

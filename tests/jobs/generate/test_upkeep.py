@@ -146,7 +146,9 @@ def test_a_run_that_opens_while_a_version_is_retired_keeps_it(version_root: Publ
     assert find_version(root, version.name) == version
 
 
-def test_a_version_that_is_being_retired_is_refused(version_root: Published) -> None:
+def test_a_version_that_is_being_retired_is_refused(
+    version_root: Published, config: DatasetConfig, scenes: list[Scene]
+) -> None:
     version, root = version_root
     with pytest.raises(KeyboardInterrupt):
         retire_version(root, version.name, _Interrupted())
@@ -156,6 +158,9 @@ def test_a_version_that_is_being_retired_is_refused(version_root: Published) -> 
     for name in (version.name, version.config.name):
         with pytest.raises(ValueError, match="is being retired"):
             find_version(root, name)
+    with pytest.raises(ValueError, match=r"is being retired; .*\.retiring if it was interrupted"):
+        make_version(root, config, scenes)
+    root.replace(f"versions/{version.name}.index", b"what belongs to it")
     retire_version(root, version.name, lambda: [])
     assert list(root.entries("versions/")) == []
 
