@@ -13,7 +13,7 @@ from degradations.catalogue import CLEAN, Modality, find, is_known
 from degradations.chain import Applied
 from infra.settings import Settings
 from jobs.console import print_line, progress
-from jobs.locations import open_folder, open_sources, source_reader
+from jobs.locations import cached_folder, open_folder, open_sources, source_reader
 from pipelines.bundles.fusing import (
     Failure,
     FusablePair,
@@ -132,7 +132,7 @@ def bundle_of(model: str, settings: Settings) -> Path:
     version = registry.find_model(client, model)
     # The run's id, because another store has a version 1, too.
     name = f"{version.name}-{version.version}-{version.run_id[:12]}"
-    target = settings.work / "cache" / name
+    target = cached_folder(name, settings)
     if not target.is_dir():
         with whole_folder(target) as folder:
             registry.fetch_bundle(client, version, folder)

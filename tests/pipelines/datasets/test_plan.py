@@ -69,9 +69,9 @@ def test_moving_the_files_changes_nothing(big: DatasetConfig) -> None:
 @pytest.mark.parametrize(
     ("recipe", "address"),
     [
-        (paper(), "207cbf7c1c1412e6b82f3e88"),
-        (shipped(), "c1974e605248754b7d23844f"),
-        (small(), "9ca36f695f66340f44a177e1"),
+        (paper(), "c462aab4f764d8fc77e28a8a"),
+        (shipped(), "6640cc31178d0f49545f42f8"),
+        (small(), "01120035d27a2e73aa4b8943"),
     ],
 )
 def test_the_address_of_a_recipe_is_what_it_always_was(recipe: DatasetConfig, address: str) -> None:
@@ -122,6 +122,15 @@ def test_own_transforms_and_parts_are_in_the_address() -> None:
 def test_names_without_a_kernel_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ShardConfig(**settings)
+
+
+def test_members_of_ones_own_are_known() -> None:
+    motion = A.to_dict(A.MotionBlur(p=1))
+    shard = ShardConfig(
+        vi=("motion", "motion+rain", *small().shard.vi), own={"vi": {"motion": motion}}
+    )
+    assert shard.own_members() == {"vi_motion", "vi_motion+rain"}
+    assert small().shard.own_members() == set()
 
 
 def _first_field_shifted(ranges: HazeRanges | BlurRanges) -> dict[str, object]:

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import pickle
 from pathlib import Path
 
 import albumentations as A
@@ -13,7 +14,15 @@ import webdataset as wds
 from degradations.chain import apply_chain
 from degradations.own import OwnTransforms
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardSpec, plan_shards
-from pipelines.datasets.shards import ShardReader, find_shard, open_shard, write_shard
+from pipelines.datasets.shards import (
+    BadSourcesError,
+    ShardReader,
+    WrittenShard,
+    find_shard,
+    open_shard,
+    try_shard,
+    write_shard,
+)
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene, load_native, load_pair
 from pipelines.store.folders import LocalFolder
@@ -182,6 +191,23 @@ def test_a_failure_leaves_nothing_behind(spec: ShardSpec, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="changed since"):
         write_shard(bad, LocalFolder(tmp_path))
     assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_all_bad_sources_of_a_shard_are_named_at_once(spec: ShardSpec, tmp_path: Path) -> None:
+    changed = spec.scenes[0].model_copy(update={"vi_sha256": "0" * 64})
+    lost = spec.scenes[2].model_copy(update={"ir_uri": "/absent.png"})
+    bad = spec.model_copy(update={"scenes": (changed, spec.scenes[1], lost, *spec.scenes[3:])})
+    error = try_shard(bad, LocalFolder(tmp_path))
+    assert isinstance(error, BadSourcesError)
+    assert error.scene_ids == (changed.id, lost.id)
+    assert [item.path for item in error.refused] == [changed.vi_uri, "/absent.png"]
+    assert [item.reason for item in error.refused] == [
+        "changed since it was scanned; run jobs.scan again", "no such file",
+    ]  # fmt: skip
+    travelled = pickle.loads(pickle.dumps(error))
+    assert (str(travelled), travelled.refused) == (str(error), error.refused)
+    written = try_shard(spec, LocalFolder(tmp_path))
+    assert isinstance(written, WrittenShard)
 
 
 def test_not_a_tar(tmp_path: Path) -> None:
