@@ -114,6 +114,9 @@ class Degradation:
     linear: bool
     source: str
     suite: Suite = "dspfusion"
+    # Part of the address of what is made with it: raise it when the same parameters or the same draw
+    # come to mean other pixels. tests/degradations/test_versions.py holds them.
+    version: int = 1
 
 
 _VI = ViRanges()
@@ -171,6 +174,11 @@ def find(modality: Modality, name: str) -> Degradation:
             return degradation
     known = ", ".join((*names(modality), *names(modality, suite="drfusion")))
     raise ValueError(f"no degradation {name!r} for modality {modality!r}; known: {known}")
+
+
+def is_known(modality: Modality, name: str) -> bool:
+    """Whether the table has a line for this camera and name."""
+    return any(entry.modality == modality and entry.name == name for entry in _TABLE)
 
 
 def names(modality: Modality, *, suite: Suite = "dspfusion") -> tuple[str, ...]:

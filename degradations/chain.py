@@ -4,24 +4,31 @@ Convention: H×W×C float32 in [0, 1], C = 3 for VI and 1 for IR.  A record hold
 and reproduces the pixels in any process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from degradations.catalogue import IrRanges, Modality, ViRanges, find
+from degradations.intervals import draw_seed
 
 CHANNELS: dict[Modality, int] = {"vi": 3, "ir": 1}
 
 
 class Applied(BaseModel):
-    """One degradation that was drawn; `params` holds JSON numbers only."""
+    """One degradation that was drawn; `params` holds JSON numbers only.
+
+    Of a recipe's own, `transform` is the serialised albumentations transform, and `params` has its
+    "seed", which decides the pixels, and once it was applied "drawn", what albumentations drew from it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     params: dict[str, Any]
+    # Left out where there is none: the records of the catalogue's kernels keep their bytes.
+    transform: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 def draw_chain(
@@ -30,26 +37,53 @@ def draw_chain(
     rng: np.random.Generator,
     *,
     ranges: ViRanges | IrRanges | None = None,
+    own: Mapping[str, dict[str, Any]] | None = None,
 ) -> tuple[Applied, ...]:
-    """Draw parameters for each name in turn; without `ranges` from the catalogue's defaults."""
+    """Draw parameters for each name in turn; without `ranges` from the catalogue's defaults.
+
+    `own` holds this camera's serialised transforms by name (`own.OwnTransforms`): those get a seed.
+    """
     chosen = _ranges_of(modality, ranges)
     chain = []
     for name in names:
+        if own and name in own:
+            params = {"seed": draw_seed(rng)}
+            chain.append(Applied(name=name, params=params, transform=own[name]))
+            continue
         degradation = find(modality, name)
-        params = degradation.draw(getattr(chosen, name), rng)
-        chain.append(Applied(name=name, params=params.model_dump()))
+        drawn = degradation.draw(getattr(chosen, name), rng)
+        chain.append(Applied(name=name, params=drawn.model_dump()))
     return tuple(chain)
 
 
 def apply_chain(image: np.ndarray, modality: Modality, chain: Sequence[Applied]) -> np.ndarray:
     """Apply a recorded chain; the input stays as it was, the result is a new array in [0, 1]."""
+    return apply_and_record(image, modality, chain)[0]
+
+
+def apply_and_record(
+    image: np.ndarray, modality: Modality, chain: Sequence[Applied]
+) -> tuple[np.ndarray, tuple[Applied, ...]]:
+    """Apply a drawn chain; return the picture in [0, 1] and the chain with all that was drawn.
+
+    What an albumentations transform draws can depend on the picture, so it is known only then.
+    """
     _check_image(image, modality)
-    result = image.copy()  # H W C
+    result, record = image.copy(), []  # H W C
     for applied in chain:
-        degradation = find(modality, applied.name)
-        params = degradation.params_type.model_validate(applied.params)
-        result = degradation.apply(result, params)
-    return result
+        if applied.transform is None:
+            degradation = find(modality, applied.name)
+            params = degradation.params_type.model_validate(applied.params)
+            result = degradation.apply(result, params)
+        else:
+            # Not above: it imports albumentations, which takes seconds.
+            from degradations.transforms import apply_serialised
+
+            seed = applied.params["seed"]
+            result, drawn = apply_serialised(applied.transform, result, seed)
+            applied = applied.model_copy(update={"params": {"seed": seed, "drawn": drawn}})
+        record.append(applied)
+    return result, tuple(record)
 
 
 def _ranges_of(modality: Modality, ranges: ViRanges | IrRanges | None) -> ViRanges | IrRanges:

@@ -4,6 +4,7 @@ Convention: H×W×C float32 in [0, 1]; strengths in 8-bit levels; the field is r
 `seed` in the parameters, so a record reproduces the pixels.  Legend: H W pixels, C channels.
 """
 
+import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +14,9 @@ from degradations.intervals import (
     draw_seed,
     draw_uniform,
 )
+
+# White noise keeps its std: the sum of squares is 1.
+_NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
 
 
 class ViRandomNoiseRanges(BaseModel):
@@ -163,6 +167,20 @@ def apply_stripe_noise(image: np.ndarray, params: StripeNoiseParams) -> np.ndarr
     columns = _gaussian((1, width, 1), params.column_sigma_level, rng)  # 1 W 1
     grain = _gaussian((height, width, 1), params.sigma_level, rng)  # H W 1
     return np.clip(image + (grain + columns) / np.float32(255), 0, 1)
+
+
+def estimate_noise_level(image: np.ndarray) -> float:
+    """Std of the white noise in H×W×C float32 [0, 1], in levels of 0 to 255, mean over the channels.
+
+    Immerkaer 1996: a mask that sees neither slopes nor edges along the axes; the median (Donoho 1995), so
+    that texture counts little.  Where the sensor clipped, in black or white, its noise is not to be seen.
+    """
+    response = cv2.filter2D(image, cv2.CV_32F, _NOISE_MASK).reshape(image.shape)  # H W C
+    unclipped = np.asarray(((image > 0) & (image < 1)).all(axis=2), np.uint8)
+    seen = cv2.erode(unclipped, np.ones((3, 3), np.uint8)) > 0  # H W
+    deviations = np.abs(response[seen] if seen.any() else response.reshape(-1, image.shape[2]))
+    # 0.6745: the median of a standard normal variable's absolute value.
+    return float(np.median(deviations, axis=0).mean() / 0.6745 * 255)
 
 
 def _shot_noise(levels: np.ndarray, peak: int, rng: np.random.Generator) -> np.ndarray:

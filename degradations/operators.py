@@ -5,12 +5,13 @@ n is white Gaussian noise, added before the low resolution or after it.  A chain
 before the blur is none of these.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from degradations.blur import BlurParams
-from degradations.catalogue import CLEAN, Modality, find, names
+from degradations.catalogue import CLEAN, Modality, find, is_known, names
 from degradations.chain import Applied
 from degradations.noise import GaussianNoiseParams
 from degradations.resolution import LowResolutionParams
@@ -19,9 +20,10 @@ _BLURS = ("blur", "gaussian_blur")
 _LINEAR = (*_BLURS, "low_resolution", "gaussian_noise")
 
 
-def is_linear(modality: Modality, name: str) -> bool:
-    """Whether `operator_numbers` knows a degradation of this camera; "clean" is linear, too."""
-    return name == CLEAN or find(modality, name).linear
+def is_linear(modality: Modality, names: Sequence[str]) -> bool:
+    """Whether `operator_numbers` knows these degradations of this camera, one after the other."""
+    linear = all(is_known(modality, name) and find(modality, name).linear for name in names)
+    return linear and _is_in_order(names)
 
 
 def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
@@ -48,10 +50,20 @@ def operator_numbers(chain: Sequence[Applied]) -> np.ndarray:
     return numbers
 
 
-def _check_order(applied: Sequence[str]) -> None:
+def block_side(chain: Sequence[Applied]) -> int:
+    """Side in pixels of the blocks of equal pixels that a low resolution leaves; 1 without any."""
+    coarse = [applied for applied in chain if applied.name == "low_resolution"]
+    return math.lcm(*(LowResolutionParams.model_validate(one.params).factor for one in coarse))
+
+
+def _is_in_order(applied: Sequence[str]) -> bool:
     # Both blurs are one kind: they are the same kernel in two suites.
     kinds = ["blur" if name in _BLURS else name for name in applied]
-    if len(set(kinds)) < len(kinds) or "blur" in kinds[1:]:
+    return len(set(kinds)) == len(kinds) and "blur" not in kinds[1:]
+
+
+def _check_order(applied: Sequence[str]) -> None:
+    if not _is_in_order(applied):
         raise ValueError(
             f"the chain {' -> '.join(applied)} is not blur -> low_resolution and gaussian_noise, each "
             "once at most; only that order is the observation model y = A x + n"

@@ -124,6 +124,11 @@ def set_keepalive() -> dict[str, str]:
     return {name: os.environ.setdefault(name, value) for name, value in _KEEPALIVE.items()}
 
 
+def forbid_update_checks() -> None:
+    """Keep albumentations, which asks PyPI for news when it is imported, from doing so."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
 def job_server(given: str | None = None) -> str:
     """Address of Ray's job server: `given`, else RAY_API_SERVER_ADDRESS, else this machine's.
 

@@ -368,4 +368,6 @@ def _explain(uri: str, error: ClientError) -> OSError:
         return BlockingIOError(f"{uri}: {code}")
     if status in (401, 403):
         return PermissionError(f"{uri}: {code}; are the credentials right, may they do this?")
-    return OSError(f"{uri}: {code}, {answer['Error'].get('Message', '')}")
+    # A store that fails or throttles may answer later; whoever can, tries again.
+    kind = ConnectionError if status and status >= 500 else OSError
+    return kind(f"{uri}: {code}, {answer['Error'].get('Message', '')}")

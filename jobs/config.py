@@ -11,9 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from infra.settings import forbid_update_checks
 from jobs.recipes import Recipes
 from models import system_of
 from pipelines.evaluation.baselines import Baseline
+from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES, Scenario
 from pipelines.promotion.gate import GateConfig
 from pipelines.store.names import nearest
 from pipelines.training.config import TrainingConfig
@@ -26,8 +28,8 @@ class EvaluateRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    scenarios: tuple[str, ...]
-    """What is done to the pictures before they are fused, by name."""
+    scenarios: tuple[str | Scenario, ...]
+    """What is done to the pictures before they are fused: names of the table, or scenarios of your own."""
     baselines: tuple[Baseline, ...] = ("average", "maximum")
     """Classical methods to measure too; the average is one of them."""
     steps: tuple[Annotated[int, Field(ge=2)], ...] = ()
@@ -38,6 +40,18 @@ class EvaluateRecipe(BaseModel):
     """Scenes that are shown as pictures in the report."""
     seed: int = 0
     """Of the degradations that are drawn."""
+
+    @field_validator("scenarios")
+    @classmethod
+    def _have_names_of_their_own(
+        cls, scenarios: tuple[str | Scenario, ...]
+    ) -> tuple[str | Scenario, ...]:
+        taken = {scenario.name for scenario in (*SCENARIOS, *SEVERITIES)}
+        ours = [scenario.name for scenario in scenarios if isinstance(scenario, Scenario)]
+        for name in ours:
+            if name in taken or ours.count(name) > 1:
+                raise ValueError(f"a scenario {name!r} is there already; choose another name")
+        return scenarios
 
     @field_validator("baselines")
     @classmethod
@@ -113,6 +127,7 @@ def read_recipe(
     shrink: Callable[[_Config], _Config] | None = None,
 ) -> _Config:
     """The recipe that a command line names: made smaller for `--smoke`, then changed by `--set`."""
+    forbid_update_checks()  # before a recipe of the user's imports albumentations
     config = find_recipe(recipes, arguments.recipe)
     if shrink and arguments.smoke:
         config = shrink(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from infra.settings import Settings
 from pipelines.sources.scenes import read_file
 from pipelines.sources.source_paths import RemotePath, SourcePath
+from pipelines.store.files import delete_least_used
 from pipelines.store.folders import Folder, LocalFolder
 
 
@@ -28,6 +30,20 @@ def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
     split_uri(uri)
     cache = settings.work / "cache" / "files" if cached else None
     return S3Folder(uri.rstrip("/"), settings.s3_endpoint_url, cache, settings.cache_bytes)
+
+
+def cached_folder(name: str, settings: Settings) -> Path:
+    """A folder in the work folder's cache for what is fetched once; it counts as used now.
+
+    The least recently used of the others are deleted where all together exceed the cache's limit.
+    """
+    cache = settings.work / "cache"
+    folder = cache / name
+    if folder.is_dir():
+        os.utime(folder)
+    # Fetched files have a limit of their own, and locks.
+    delete_least_used(cache, settings.cache_bytes, keep={name, "files"})
+    return folder
 
 
 def open_datasets(settings: Settings) -> Folder:

@@ -29,13 +29,15 @@ def map_tasks(
     """Run `function(item, *arguments)` as a Ray task for each item; yield results as they complete.
 
     At most `max_in_flight` tasks are submitted at a time (default: twice the CPUs that the cluster has
-    now; more where an autoscaler adds nodes). A task whose worker dies is retried three times. An error
-    that a task raises is raised here as itself, after the tasks in flight have yielded their results.
+    now; more where an autoscaler adds nodes). A task whose worker dies, or that raises a ConnectionError
+    (its store was away for longer than its own retries), is retried three times. Another error that a
+    task raises is raised here as itself, after the tasks in flight have yielded their results.
     Waits, with a warning, while no node has a CPU.
     """
     name = getattr(function, "__name__", type(function).__name__)
     shared = _put(arguments)
-    remote = ray.remote(_run_task).options(max_retries=3, name=name)
+    retried: Any = {"max_retries": 3, "retry_exceptions": [ConnectionError]}
+    remote = ray.remote(_run_task).options(name=name, **retried)
     capacity = Capacity()
     pending: list[Any] = []
     waiting = iter(items)

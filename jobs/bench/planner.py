@@ -224,7 +224,13 @@ def _made_up_table(num_scenes: int) -> SceneTable:
 
 
 def _empty_shard(name: str, root: LocalFolder) -> ShardInfo:
-    counts = {"num_bytes": 0, "num_scenes": 46, "num_groups": 500, "num_images": 900}
+    counts = {
+        "num_bytes": 0,
+        "num_scenes": 46,
+        "num_groups": 500,
+        "num_images": 900,
+        "libraries": (),
+    }
     info = ShardInfo(name=name, sha256=hashlib.sha256(name.encode()).hexdigest(), **counts)
     for member, data in ((tar_of(name), b""), (marker_of(name), info.model_dump_json().encode())):
         path = root.path / member

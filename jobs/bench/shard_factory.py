@@ -18,6 +18,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -35,8 +36,17 @@ from jobs.recipes import DATASETS
 from jobs.scan.run import index_path
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.groups import Group
-from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
-from pipelines.datasets.shards import ShardInfo, ShardReader, make_sample, open_shard, write_shard
+from pipelines.datasets.plan import DatasetConfig, OlderShard, ShardSpec, plan_shards
+from pipelines.datasets.shards import (
+    SHARDS,
+    ShardInfo,
+    ShardReader,
+    make_sample,
+    marker_of,
+    open_shard,
+    tar_of,
+    write_shard,
+)
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.sources.index import write_index
 from pipelines.sources.pictures import encode_png
@@ -119,6 +129,9 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     root = LocalFolder(Path(settings.datasets))
     lines.append(_bytes_per_group(version, root))
     lines.append(_batches(version, root, work / "png", sizes))
+    nine = config.model_copy(update={"shard": find_recipe(DATASETS, "paper").shard})
+    [spec, *_] = plan_shards(nine, scenes)
+    lines.append(_one_kernel_changed(spec, work / "copied" / run, sizes.rounds))
     lines.append(_growth(config, many, work / "growth" / run, sizes))
     if sizes.num_planned:
         lines.append(_driver_memory(sizes.num_planned, work / "planned"))
@@ -313,6 +326,41 @@ def _growth(
     return Line("cost a scene, largest over smallest", spread, 1.15, False, shown)
 
 
+def _one_kernel_changed(spec: ShardSpec, folder: Path, rounds: int) -> Line:
+    """CPU seconds of a shard that is made, over one of which all but one kernel's pictures are copied.
+
+    For each kernel in turn; the bytes are compared, too. One kernel alone may be most of the work.
+    """
+    root = LocalFolder(folder / "whole")
+    whole_s = min(_cpu(partial(_write_again, spec, root)) for _ in range(rounds))
+    info = write_shard(spec, root).info
+    address = spec.config.member_addresses(spec.config.code_versions())
+    ratios = {}
+    for member in spec.config.code_versions().kernels:
+        older = OlderShard(
+            name=f"{info.name}-older", sha256=info.sha256, libraries=info.libraries,
+            members=tuple(address.keys() - {member}),
+        )  # fmt: skip
+        target = LocalFolder(folder / member)
+        (target.path / SHARDS).mkdir(parents=True)
+        (target.path / tar_of(older.name)).hardlink_to(root.path / tar_of(info.name))
+        changed = spec.model_copy(update={"older": older})
+        spent_s = min(_cpu(partial(_write_again, changed, target)) for _ in range(rounds))
+        assert write_shard(changed, target).info == info
+        ratios[member] = whole_s / spent_s
+    ordered = sorted(ratios, key=ratios.__getitem__)
+    shown = ", ".join(f"{member} {ratios[member]:.1f}" for member in ordered)
+    return Line(
+        "one kernel of nine changed, times cheaper", median(ratios.values()), 4, True, shown
+    )
+
+
+def _write_again(spec: ShardSpec, root: LocalFolder) -> None:
+    for name in (marker_of(spec.name), tar_of(spec.name)):
+        (root.path / name).unlink(missing_ok=True)
+    write_shard(spec, root)
+
+
 def _driver_memory(num_scenes: int, work: Path) -> Line:
     """Peak memory of a driver over the same scenes in few large shards and in many small ones."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -341,7 +389,13 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
 
 def describe_shard(spec: ShardSpec) -> ShardInfo:
     """The marker that `write_shard` would write, without the shard."""
-    counts = {"num_bytes": 2**20, "num_scenes": len(spec.scenes), "num_groups": 0, "num_images": 0}
+    counts = {
+        "num_bytes": 2**20,
+        "num_scenes": len(spec.scenes),
+        "num_groups": 0,
+        "num_images": 0,
+        "libraries": (),
+    }
     return ShardInfo(name=spec.name, sha256=spec.name, **counts)
 
 

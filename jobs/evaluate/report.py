@@ -30,7 +30,6 @@ from pipelines.evaluation.probes import (
     tell_apart,
 )
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
-from pipelines.evaluation.scenarios import find_scenario
 from pipelines.evaluation.summaries import OVERALL, summarise, worst_cases
 from pipelines.promotion.gate import GateConfig
 from pipelines.reports.evaluation_report import EvaluationPage, write_report
@@ -98,12 +97,12 @@ def _examples(subject: Subject) -> list[Example]:
     return [
         make_example(
             shown[index % len(shown)],
-            find_scenario(name),
+            scenario,
             methods,
             seed=recipe.seed,
             hint_names=subject.hint_names,
         )
-        for index, name in enumerate(recipe.scenarios)
+        for index, scenario in enumerate(subject.measurement.scenarios)
         if shown
     ]
 
@@ -113,13 +112,14 @@ def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
     methods = methods_of(subject.measurement)
     shown = {name: methods[name] for name in (MODEL, BASELINE)}
     scenes = {scene.id: scene for scene in subject.scenes}
+    scenarios = {scenario.name: scenario for scenario in subject.measurement.scenarios}
     metrics = [name for name in GateConfig().metrics if name in rows[0]]
     cases = worst_cases(rows, metrics=metrics, model=MODEL, baseline=BASELINE, count=_NUM_WORST)
     return [
         replace(
             make_example(
                 scenes[scene],
-                find_scenario(name),
+                scenarios[name],
                 shown,
                 seed=subject.recipe.seed,
                 hint_names=subject.hint_names,

@@ -47,7 +47,13 @@ def _fuse(arguments: argparse.Namespace) -> None:
         **read_chains(arguments.degradation),
     )
     fusing.hints()  # refuses a degradation that the model takes no hint for, before any picture
-    if fusing.bundle.system.hint_names and not arguments.degradation:
+    if fusing.estimates:
+        cameras = " and ".join(fusing.estimates)
+        print_line(
+            f"  no --degradation given for {cameras}: the noise of each picture is estimated, and taken "
+            "for all that it suffers"
+        )
+    elif fusing.bundle.system.hint_names and not arguments.degradation:
         print_line("  no --degradation given: the model takes both pictures to be clean")
     kinds = [is_picture(uri) for uri in (arguments.vi, arguments.ir)]
     if kinds[0] != kinds[1]:
@@ -118,9 +124,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--degradation",
         action="append",
         default=[],
-        metavar="CAMERA:NAME:PARAM=VALUE",
-        help="what a camera suffers, for models that take hints (repeatable, in order), such as "
-        "vi:gaussian_noise:sigma_level=14",
+        metavar="[CAMERA:]NAME:PARAM=VALUE",
+        help="what a camera suffers, or both, for models that take hints (repeatable, in order), such as "
+        "noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4 or vi:clean",
     )
     add_work(parser)
 

@@ -9,11 +9,11 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from degradations.catalogue import Modality, find
+from degradations.catalogue import CLEAN, Modality, find, is_known
 from degradations.chain import Applied
 from infra.settings import Settings
 from jobs.console import print_line, progress
-from jobs.locations import open_folder, open_sources, source_reader
+from jobs.locations import cached_folder, open_folder, open_sources, source_reader
 from pipelines.bundles.fusing import (
     Failure,
     FusablePair,
@@ -27,6 +27,9 @@ from pipelines.sources.layouts import IMAGE_SUFFIXES
 from pipelines.sources.scenes import Read
 from pipelines.store.files import whole_folder
 from pipelines.store.folders import Folder
+
+# Of the observation model's degradations, as its papers call them.
+_SHORT_NAMES = {"noise": "gaussian_noise", "blur": "gaussian_blur"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def bundle_of(model: str, settings: Settings) -> Path:
     version = registry.find_model(client, model)
     # The run's id, because another store has a version 1, too.
     name = f"{version.name}-{version.version}-{version.run_id[:12]}"
-    target = settings.work / "cache" / name
+    target = cached_folder(name, settings)
     if not target.is_dir():
         with whole_folder(target) as folder:
             registry.fetch_bundle(client, version, folder)
@@ -137,27 +140,44 @@ def bundle_of(model: str, settings: Settings) -> Path:
 
 
 def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
-    """Each camera's degradations, from `CAMERA:NAME:PARAM=VALUE,…`, in the order that is given.
+    """Degradations of the cameras that are told of, from `[CAMERA:]NAME[:PARAM=VALUE,…]`, in that order.
 
-    Raises ValueError for a camera, degradation or parameter that does not exist.
+    Without a camera it is both; "clean" is none. "noise" and "blur" are the Gaussian ones, and the
+    beginning of a parameter's name will do: `noise:sigma=14`. Raises ValueError for a camera, degradation
+    or parameter that does not exist.
     """
-    chains: dict[str, list[Applied]] = {"vi_chain": [], "ir_chain": []}
+    chains: dict[str, list[Applied]] = {}
     for text in texts:
         camera, _, rest = text.partition(":")
+        if camera not in ("vi", "ir"):
+            camera, rest = "", text
         name, _, assignments = rest.partition(":")
-        if camera not in ("vi", "ir") or not name:
-            raise ValueError(f"--degradation {text}: write vi:NAME:PARAM=VALUE or ir:…")
-        degradation = find(cast(Modality, camera), name)
-        params = dict(pair.partition("=")[::2] for pair in assignments.split(",") if pair)
-        if "seed" in degradation.params_type.model_fields:
-            params.setdefault("seed", "0")  # which noise it was says nothing of how strong it is
-        try:
-            checked = degradation.params_type.model_validate(params)
-        except ValidationError as error:
-            known = ", ".join(degradation.params_type.model_fields)
-            raise ValueError(f"--degradation {text}: {name} takes {known} ({error})") from error
-        chains[f"{camera}_chain"].append(Applied(name=name, params=checked.model_dump()))
+        for modality in (camera,) if camera else ("vi", "ir"):
+            chain = chains.setdefault(f"{modality}_chain", [])
+            if name != CLEAN:
+                chain.append(_told(text, cast(Modality, modality), name, assignments))
     return chains
+
+
+def _told(text: str, modality: Modality, name: str, assignments: str) -> Applied:
+    name = name if is_known(modality, name) else _SHORT_NAMES.get(name, name)
+    degradation = find(modality, name)
+    known = degradation.params_type.model_fields
+    params = {}
+    for key, _, value in (pair.partition("=") for pair in assignments.split(",") if pair):
+        meant = [key] if key in known else [field for field in known if field.startswith(key)]
+        params[meant[0] if len(meant) == 1 else key] = value
+    # Which noise it was says nothing of how strong it is; the size of a blur's kernel little.
+    for field, usual in (("seed", "0"), ("size_px", "21")):
+        if field in known:
+            params.setdefault(field, usual)
+    try:
+        checked = degradation.params_type.model_validate(params)
+    except ValidationError as error:
+        raise ValueError(
+            f"--degradation {text}: {name} takes {', '.join(known)} ({error})"
+        ) from error
+    return Applied(name=name, params=checked.model_dump())
 
 
 def is_picture(uri: str) -> bool:

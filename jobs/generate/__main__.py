@@ -3,6 +3,9 @@
 python -m jobs.generate RECIPE … --dry-run [--cluster 64x16]   what it would make, cost and take
 python -m jobs.generate verify VERSION            read every byte of it and report what is wrong
 python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
+python -m jobs.generate list                      every version: date, size, and who uses it
+python -m jobs.generate diff VERSION OTHER        scenes, kernels, settings and counts that differ
+python -m jobs.generate retire VERSION            delete a version that no model and no run needs
 python -m jobs.generate gc [--delete]             shards of no version, files of dead writers
 """
 
@@ -30,10 +33,11 @@ if TYPE_CHECKING:
 def _first_recipe(shard: ShardConfig) -> str:
     """The first small training recipe whose system can take what the dataset holds."""
     from degradations.operators import is_linear
+    from degradations.own import parts_of
     from models import system_of
 
-    linear = all(is_linear("vi", name) for name in shard.vi) and all(
-        is_linear("ir", name) for name in shard.ir
+    linear = all(is_linear("vi", parts_of(name)) for name in shard.vi) and all(
+        is_linear("ir", parts_of(name)) for name in shard.ir
     )
     small = [name for name in TRAINING if name.endswith("_small")]
     for name in small:
@@ -61,7 +65,13 @@ def _generate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "--cluster, --price and --fresh-figures have an effect with --dry-run only"
         )
-    version = generate(config, settings, scenes=arguments.scenes, smoke=arguments.smoke)
+    version = generate(
+        config,
+        settings,
+        scenes=arguments.scenes,
+        smoke=arguments.smoke,
+        rebuild=arguments.rebuild,
+    )
     recipe = _first_recipe(version.config.shard)
     options = "--smoke " * arguments.smoke + f"--set dataset={version.config.name}"
     print_line(f"next: python -m jobs.train {recipe} {options}")
@@ -81,6 +91,7 @@ def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Name
         cluster=ClusterSize.parse(arguments.cluster) if arguments.cluster else None,
         price=arguments.price,
         fresh=arguments.fresh_figures,
+        rebuild=arguments.rebuild,
     )
 
 
@@ -88,7 +99,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.generate.run import verify
 
-    verify(arguments.version, read_settings(work=arguments.work))
+    verify(arguments.version, read_settings(work=arguments.work), remake=arguments.remake)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -114,9 +125,47 @@ def _collect_garbage(arguments: argparse.Namespace) -> None:
     collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
 
 
+def _list(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.upkeep import show_versions
+
+    show_versions(read_settings(work=arguments.work))
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.upkeep import compare
+
+    compare(arguments.version, arguments.other, read_settings(work=arguments.work))
+
+
+def _retire(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.generate.upkeep import retire
+
+    retire(arguments.version, read_settings(work=arguments.work))
+
+
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", help="name of a version, or of a recipe for its newest")
+    parser.add_argument("other", help="the same of the version to compare it with")
+    add_work(parser)
+
+
+def _add_retire(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", help="full name of a version")
+    add_work(parser)
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, DATASETS)
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
+    parser.add_argument(
+        "--rebuild",
+        nargs="*",
+        metavar="KERNEL",
+        help="make these degradations again, although nothing of theirs changed (none: everything)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be made")
     parser.add_argument(
         "--cluster",
@@ -140,6 +189,17 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
         "version", help="name of a version, of a recipe for its newest, or a manifest's path or URI"
     )
     add_work(parser)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    _add_version(parser)
+    parser.add_argument(
+        "--remake",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make N scenes again, and compare the bytes: finds what an upgraded library changed",
+    )
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -168,8 +228,11 @@ COMMAND = Command(
     ],
     Verb(_add_recipe, _generate),
     verbs={
-        "verify": Verb(_add_version, _verify),
+        "verify": Verb(_add_verify, _verify),
         "inspect": Verb(_add_inspect, _inspect),
+        "list": Verb(add_work, _list),
+        "diff": Verb(_add_diff, _diff),
+        "retire": Verb(_add_retire, _retire),
         "gc": Verb(_add_gc, _collect_garbage),
     },
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from infra.settings import Settings, code_commit
+from degradations.catalogue import CLEAN
+from infra.periodic import periodically
+from infra.settings import Settings, code_commit, who_runs
 from jobs.console import print_facts, print_line, progress
+from jobs.generate.quarantine import Quarantine
 from jobs.locations import find_manifest, open_datasets, source_reader
 from jobs.scan.run import load_index
 from pipelines.datasets.forecast import (
@@ -21,63 +24,81 @@ from pipelines.datasets.forecast import (
     read_cost,
     write_cost,
 )
-from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
-from pipelines.datasets.shards import WrittenShard, write_shard
-from pipelines.datasets.verify import verify_version
+from pipelines.datasets.groups import members_of
+from pipelines.datasets.plan import DatasetConfig, Earlier, ShardPlan, plan_shards
+from pipelines.datasets.shards import (
+    BadSourcesError,
+    ShardInfo,
+    WrittenShard,
+    libraries,
+    try_shard,
+)
+from pipelines.datasets.under_way import HEARTBEAT_S, announced
+from pipelines.datasets.verify import remake_scenes, verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
+    Garbage,
     delete_garbage,
+    earlier_of,
     find_garbage,
     find_version,
     manifest_of,
+    newest_version,
     publish_version,
     split_reuse,
 )
-from pipelines.sources.scan import check_refused_share
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.folders import Folder
+from pipelines.store.names import nearest
 
 _SMOKE_SCENES = 8
 
 
 def generate(
-    config: DatasetConfig, settings: Settings, *, scenes: str, smoke: bool = False
+    config: DatasetConfig,
+    settings: Settings,
+    *,
+    scenes: str,
+    smoke: bool = False,
+    rebuild: Sequence[str] | None = None,
 ) -> DatasetVersion:
     """Make the version that `config` describes over the index called `scenes`.
 
-    Shards that exist are reused; the manifest is published last. A trial run (`smoke`) has a name of
-    its own. Raises ValueError on bad sources.
+    Shards that exist are reused, pictures that the recipe's last version has are copied, and the
+    manifest is published last. `rebuild` names degradations that are made again all the same; none
+    means all, with the clean pictures. A trial run (`smoke`) has a name of its own. Raises ValueError
+    on bad sources.
     """
     if smoke:
         config = config.model_copy(update={"name": f"{config.name}-smoke"})
     index = load_index(settings, scenes)
-    check_refused_share(
-        index, max_share=config.max_refused_share, setting="--set max_refused_share=…"
-    )
+    quarantine = Quarantine(index, config.max_refused_share)
     chosen = _choose(config, index.scenes, smoke=smoke)
     root = open_datasets(settings)
-    reused, to_build = split_reuse(plan_shards(config, chosen), root)
-    print_facts(
-        {"plan": f"reuse {len(reused)} shards, build {len(to_build)}", "scenes": str(len(chosen))}
-    )
-    shards = list(reused)
-    if to_build:
-        # Ray is only needed where there is something to do.
-        from infra.cluster.tasks import map_tasks
-
-        with _counting(to_build, root, settings, keep_figures=not smoke) as count:
-            for written in map_tasks(write_shard, to_build, root, source_reader(settings)):
-                count(written)
-                shards.append(written.info)
-    version = publish_version(
-        root,
-        config,
-        chosen,
-        shards,
-        refused=index.refused,
-        commit=code_commit(),
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-    )
+    config, earlier = after_newest(config, root, rebuild)
+    with (
+        announced(root, "generate", who_runs()) as announcement,
+        periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
+    ):
+        shards = None
+        while shards is None:
+            left = chosen.without(quarantine.scene_ids)
+            plan = plan_shards(config, left, earlier)
+            announcement.need(plan.names())
+            announcement.wait_for_collections(print_line)
+            shards = _make_shards(plan, root, settings, quarantine, keep_figures=not smoke)
+        announcement.renew()
+        announcement.wait_for_collections(print_line)
+        version = publish_version(
+            root,
+            config,
+            left,
+            shards,
+            refused=quarantine.refused,
+            quarantined=sorted(quarantine.scene_ids),
+            commit=code_commit(),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
     print_facts(
         {
             "version": version.name,
@@ -86,6 +107,61 @@ def generate(
         }
     )
     return version
+
+
+def _make_shards(
+    plan: ShardPlan,
+    root: Folder,
+    settings: Settings,
+    quarantine: Quarantine,
+    *,
+    keep_figures: bool,
+) -> list[ShardInfo] | None:
+    """Find the shards of a plan that exist, and make the others on Ray.
+
+    None when sources are bad that were not in quarantine before: without their scenes, the plan is another.
+    """
+    shards, to_build = split_reuse(plan, root)
+    counts = f"reuse {len(shards)} shards, build {len(to_build)}"
+    print_facts({"plan": counts, "scenes": str(plan.num_scenes)})
+    num_bad = len(quarantine.scene_ids)
+    if to_build:
+        # Ray is only needed where there is something to do.
+        from infra.cluster.tasks import map_tasks
+
+        with _counting(to_build, root, settings, keep_figures=keep_figures) as count:
+            for written in map_tasks(try_shard, to_build, root, source_reader(settings)):
+                if isinstance(written, BadSourcesError):
+                    quarantine.add(written)
+                    continue
+                count(written)
+                shards.append(written.info)
+    return shards if len(quarantine.scene_ids) == num_bad else None
+
+
+def after_newest(
+    config: DatasetConfig, root: Folder, rebuild: Sequence[str] | None
+) -> tuple[DatasetConfig, Earlier | None]:
+    """The recipe with what was rebuilt so far and is to be now, and what it can copy.
+
+    Both come from its last version, so that a `rebuild` that was interrupted resumes.
+    """
+    newest = newest_version(root, config.name)
+    known = [*config.shard.vi, *config.shard.ir]
+    for name in rebuild or ():
+        if name not in known:
+            raise ValueError(
+                f"--rebuild {name}: the recipe has no such degradation{nearest(name, known)}"
+            )
+    counts = newest.config.shard.rebuilt if newest else {}
+    rebuilt = {name: counts[name] for name in counts if name in (CLEAN, *known)}
+    rebuilt |= config.shard.rebuilt
+    if rebuild is not None:
+        again = rebuild or [CLEAN, *known]
+        rebuilt |= {name: rebuilt.get(name, 0) + 1 for name in dict.fromkeys(again)}
+    shard = config.shard.model_copy(update={"rebuilt": rebuilt})
+    config = config.model_copy(update={"shard": shard})
+    return config, earlier_of(newest, shard) if newest else None
 
 
 @contextmanager
@@ -117,9 +193,10 @@ def _counting(
             advance(len(shards), f"{rates}  {num_bytes / 2**20:.1f} MiB")
 
         yield count
-        if keep_figures:
+        made = [written for written in shards if not written.num_copied]
+        if keep_figures and made:
             when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-            cost = cost_of_run(shards, when=when, num_cores=count_resource("CPU") or 1)
+            cost = cost_of_run(made, when=when, num_cores=count_resource("CPU") or 1)
             write_cost(settings.work, specs[0].config, root.uri, cost)
 
 
@@ -147,6 +224,7 @@ def dry_run(
     cluster: ClusterSize | None = None,
     price: float | None = None,
     fresh: bool = False,
+    rebuild: Sequence[str] | None = None,
 ) -> None:
     """Print what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
 
@@ -155,16 +233,28 @@ def dry_run(
     """
     chosen = _choose(config, load_index(settings, scenes).scenes, smoke=smoke)
     root = open_datasets(settings)
-    reused, to_build = split_reuse(plan_shards(config, chosen), root)
+    config, earlier = after_newest(config, root, rebuild)
+    reused, to_build = split_reuse(plan_shards(config, chosen, earlier), root)
     rows = {
         "reuse": f"{len(reused)} shards, {sum(shard.num_bytes for shard in reused) / 2**20:.1f} MiB",
         "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
     }
+    if copying := sum(spec.older is not None for spec in to_build):
+        made = ", ".join(sorted(_made_again(to_build))) or "nothing but the groups"
+        rows["copy"] = (
+            f"into {copying} of them, from the last version; made: {made}. Less than below"
+        )
     if to_build:
         kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
     print_facts(rows)
+
+
+def _made_again(plan: ShardPlan) -> set[str]:
+    """Members that no shard can copy."""
+    copied = {member for spec in plan if spec.older for member in spec.older.members}
+    return {*members_of(plan[0].config)} - copied
 
 
 def _forecast_rows(
@@ -200,8 +290,8 @@ def _duration(seconds: float) -> str:
     return f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.0f} min"
 
 
-def verify(version_or_uri: str, settings: Settings) -> None:
-    """Check a version. Raises ValueError that counts and names what is wrong."""
+def verify(version_or_uri: str, settings: Settings, *, remake: int = 0) -> None:
+    """Check a version, and make so many of its scenes again. Raises ValueError that names what is wrong."""
     # The cache was checked when it was filled; this asks the store itself.
     root, name = find_manifest(version_or_uri, settings, cached=False)
     version = find_version(root, name)
@@ -212,20 +302,57 @@ def verify(version_or_uri: str, settings: Settings) -> None:
     if problems:
         raise ValueError(f"{version.name} is not whole: {len(problems)} problems, listed above")
     print_facts({"whole": version.name, "holds": _holds(version)})
+    if remake:
+        _check_remade(version, root, settings, remake)
+
+
+def _check_remade(version: DatasetVersion, root: Folder, settings: Settings, count: int) -> None:
+    from jobs.train.inputs import find_sources
+
+    scenes = find_sources(version, settings).trained
+    if scenes is None:
+        raise ValueError(
+            f"no index in {settings.work / 'scenes'} is the one {version.name} was made of; "
+            "--remake needs its sources"
+        )
+    changed = remake_scenes(version, root, scenes, num_scenes=count, read=source_reader(settings))
+    for scene, members in changed.items():
+        print_line(f"  {scene}: {', '.join(sorted(members))}")
+    made, now = ", ".join(version.libraries), ", ".join(libraries())
+    if changed:
+        raise ValueError(
+            f"{len(changed)} scenes come to other bytes, listed above; made with {made}, now {now}; "
+            "jobs.generate --rebuild makes them again"
+        )
+    print_facts(
+        {"made again": f"{min(count, version.num_scenes)} scenes, with {now}: the same bytes"}
+    )
 
 
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
     """Print what no version needs, and with `delete` delete it."""
     root = open_datasets(settings)
-    garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_h * 3600)
+    with (
+        announced(root, "gc", who_runs()) as announcement,
+        periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
+    ):
+        generations = announcement.others("generate")
+        needed = {shard for record in generations for shard in record.shards}
+        min_age_s = min_age_h * 3600
+        garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_s, needed=needed)
+        left = (*garbage.unfinished, *announcement.dead())
+        garbage = Garbage(shards=garbage.shards, unfinished=left)
+        if delete:
+            delete_garbage(root, garbage, check=announcement.check_alive)
+    for record in generations:
+        kept = f"{len(record.shards)} shards are needed by the generation of {record.who}"
+        print_line(f"  {kept}, under way since {record.since}")
     for entry in (*garbage.shards, *garbage.unfinished):
         print_line(f"  {entry.name}")
     size = f"{garbage.num_bytes / 2**20:.1f} MiB"
     count = (
         f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.unfinished)} unfinished"
     )
-    if delete:
-        delete_garbage(root, garbage)
     print_facts({"deleted" if delete else "would delete": f"{count}, {size}"})
     if not delete and (garbage.shards or garbage.unfinished):
         print_line("next: python -m jobs.generate gc --delete")

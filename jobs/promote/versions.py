@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings
+from jobs.locations import cached_folder
 from pipelines.promotion.evidence import EVALUATION
 from pipelines.promotion.history import Event, champions
 from pipelines.promotion.lineage import FOLDER, SCENES
@@ -18,7 +19,7 @@ def fetch_evaluation(version: Any, settings: Settings) -> Path:
     from infra.registry import tracking
 
     run_id = version.tags[EVALUATION]
-    return tracking.fetch_folder(run_id, "evaluation", settings.work / "cache" / run_id)
+    return tracking.fetch_folder(run_id, "evaluation", cached_folder(run_id, settings))
 
 
 def trained_scenes(client: Any, version: Any, settings: Settings) -> list[Scene] | None:
@@ -30,7 +31,7 @@ def trained_scenes(client: Any, version: Any, settings: Settings) -> list[Scene]
     while run_id:
         tags = tracking.run_tags_of(client, run_id)
         try:
-            folder = tracking.fetch_folder(run_id, FOLDER, settings.work / "cache" / run_id)
+            folder = tracking.fetch_folder(run_id, FOLDER, cached_folder(run_id, settings))
             scenes += read_index(folder / SCENES).scenes
         except ValueError:
             return None

@@ -1,33 +1,59 @@
 """DRFusion recipes: its datasets, its trainings, its evaluation.
 
-One model per scenario, as the paper has it: each dataset holds one linear degradation of both cameras.
-A dataset stores each degradation alone, so there is none for the composite scenario, in which several
-follow each other; the evaluation has it. A picture of a group may be clean, one in two.
+One model per scenario, as the paper has it: noise, blur, and composite. A dataset holds one of them, in
+both cameras of every pair, at the strengths that were measured on the authors' files (spec 7).
 """
 
+from degradations.catalogue import IrRanges, ViRanges
+from degradations.noise import GaussianNoiseRanges
+from degradations.own import parts_of
+from degradations.resolution import LowResolutionRanges
 from jobs.config import EvaluateRecipe, PromoteRecipe
 from models.drfusion import config as drfusion
 from models.drfusion.config import Correction, DRFusionConfig, Stage1Config
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
+from pipelines.evaluation.scenarios import Scenario
 from pipelines.training.config import MultiStepSchedule, OptimConfig, TrainingConfig
 
 MODEL_NAME = "drfusion"
 _SCENARIOS = ("clean", "noise", "blur", "composite")
+NOISE, BLUR = "gaussian_noise", "gaussian_blur"
 
 
 def drfusion_noise() -> DatasetConfig:
     """White noise of 14 levels in both cameras: `python -m jobs.generate drfusion_noise --scenes INDEX`."""
-    return _dataset("drfusion-noise", "gaussian_noise")
+    return _dataset("drfusion-noise", vi=NOISE, ir=NOISE)
 
 
 def drfusion_blur() -> DatasetConfig:
     """Gaussian blur of 2 px in both cameras: `python -m jobs.generate drfusion_blur --scenes INDEX`."""
-    return _dataset("drfusion-blur", "gaussian_blur")
+    return _dataset("drfusion-blur", vi=BLUR, ir=BLUR)
 
 
-def drfusion_linear() -> DatasetConfig:
-    """Noise, blur and low resolution, one at a time: a model for all of them is not the paper's."""
-    return _dataset("drfusion-linear", "gaussian_noise", "gaussian_blur", "low_resolution")
+def drfusion_composite() -> DatasetConfig:
+    """Blur and noise of 8 levels, the infrared coarser by 4, too.
+
+    `python -m jobs.generate drfusion_composite --scenes INDEX`
+    """
+    both = f"{BLUR}+{NOISE}"
+    return _dataset("drfusion-composite", vi=both, ir=f"{both}+low_resolution", noise_level=8.0)
+
+
+def drfusion_composite_medical() -> DatasetConfig:
+    """PET and MRI: blur and noise of 8 levels, the PET picture (the visible one) coarser by 2, too.
+
+    `python -m jobs.generate drfusion_composite_medical --scenes INDEX`; noise and blur are as for cameras.
+    """
+    both = f"{BLUR}+{NOISE}"
+    dataset = _dataset(
+        "drfusion-composite-medical", vi=f"{both}+low_resolution", ir=both, noise_level=8.0
+    )
+    ranges = dataset.shard.vi_ranges.model_copy(
+        update={"low_resolution": LowResolutionRanges(factor_range=(2, 2))}
+    )
+    return dataset.model_copy(
+        update={"shard": dataset.shard.model_copy(update={"vi_ranges": ranges})}
+    )
 
 
 def stage1_small() -> TrainingConfig:
@@ -47,7 +73,7 @@ def stage1_small() -> TrainingConfig:
         log_every=25,
         checkpoint_every=250,
     )
-    # The corrections reckon with each picture's own noise: clean ones are in the dataset, too.
+    # The corrections reckon with each picture's own noise, which differs between the scenarios.
     model = drfusion.small().model_copy(update={"correction": "paper", "sigma_y": None})
     return TrainingConfig(
         objective=Stage1Config(model=model),
@@ -66,7 +92,7 @@ def stage1_noise_1gpu() -> TrainingConfig:
 
 
 def stage1_blur_1gpu() -> TrainingConfig:
-    """The published model for blur, on one GPU. Not yet run at this scale.
+    """The published model for blur, or for the composite scenario, on one GPU. Not yet run at this scale.
 
     `python -m jobs.train drfusion_stage1_blur_1gpu --set dataset=INDEX-drfusion-blur`
     """
@@ -85,9 +111,31 @@ def drfusion_gate() -> PromoteRecipe:
     return PromoteRecipe(scenarios=_SCENARIOS)
 
 
-def _dataset(name: str, *degradations: str) -> DatasetConfig:
-    # Pairs need no groups: these are as small as they can be.
-    shard = ShardConfig(vi=degradations, ir=degradations, num_positives=1, num_negatives=2)
+def drfusion_scenarios_medical() -> EvaluateRecipe:
+    """The same for PET and MRI, where the PET picture is the coarse one, by 2."""
+    shard = drfusion_composite_medical().shard
+    composite = Scenario(
+        name="composite_medical",
+        vi=parts_of(shard.vi[0]),
+        ir=parts_of(shard.ir[0]),
+        vi_ranges=shard.vi_ranges,
+        ir_ranges=shard.ir_ranges,
+    )
+    return EvaluateRecipe(scenarios=("clean", "noise", "blur", composite))
+
+
+def _dataset(name: str, *, vi: str, ir: str, noise_level: float = 14.0) -> DatasetConfig:
+    noise = GaussianNoiseRanges(sigma_range_level=(noise_level, noise_level))
+    shard = ShardConfig(
+        vi=(vi,),
+        ir=(ir,),
+        vi_ranges=ViRanges(gaussian_noise=noise),
+        ir_ranges=IrRanges(gaussian_noise=noise),
+        pairing="matched",
+        # Pairs need no contrastive company: this is the least.
+        num_positives=1,
+        num_negatives=2,
+    )
     return DatasetConfig(name=name, scenes_per_shard=16, shard=shard)
 
 

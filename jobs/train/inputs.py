@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import Settings, code_commit
-from jobs.locations import open_datasets
+from jobs.locations import cached_folder, open_datasets
 from models import system_of
 from models.system import Initial
 from pipelines.datasets.versions import DatasetVersion, find_version
@@ -114,7 +114,7 @@ def _initial_folder(source: str, settings: Settings) -> Path:
     from infra.registry import tracking
 
     run_id = check_name(source.removeprefix("runs:/"), "init_from=runs:/ with the run")
-    target = settings.work / "cache" / f"checkpoint-{run_id}"
+    target = cached_folder(f"checkpoint-{run_id}", settings)
     if not target.is_dir():
         with whole_folder(target) as folder:
             fetched = tracking.fetch_folder(run_id, "checkpoint", folder)

@@ -15,6 +15,7 @@ from jobs.locations import open_folder
 from jobs.train.inputs import Planned, Sources, find_sources, plan_training
 from jobs.train.records import log_lineage, log_results, open_training_run, watch
 from jobs.train.visuals import preview_pairs
+from pipelines.datasets.versions import find_version
 from pipelines.training.config import TrainingConfig, share_of_step
 from pipelines.training.loop import TrainingTask, run_training
 
@@ -52,6 +53,8 @@ def train(
             print_line(f"  this configuration is trained already: run {before.info.run_id}")
             return _trained(before.info.run_id, before.data.tags)
         with _run_of(client, planned, is_lost, resumed=before is not None) as run_id:
+            # Now that `jobs.generate retire` finds the run: was it quicker?
+            find_version(planned.datasets, planned.version.name)
             sources = find_sources(planned.version, settings)
             log_lineage(client, run_id, planned, sources, settings)
             # Ray Train resumes by name: the same run, and no other.

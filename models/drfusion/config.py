@@ -38,6 +38,9 @@ class DRFusionConfig(BaseModel):
     suffer noise alone and the paper's elsewhere; "off" is the paper's ablation."""
     sigma_y: float | None = Field(default=0.03, ge=0)
     """Noise that the correction reckons with in all pictures, in [0, 1]; null: each picture's own."""
+    inverse: Literal["cascade", "gradients"] = "cascade"
+    """How a correction inverts A: by the pseudo-inverses of its parts, which of blur and low resolution
+    together is an approximation, or by ten conjugate-gradient iterations from there: nearer, and slower."""
     inverse_threshold: float = Field(default=0.03, gt=0, lt=1)
     """Frequencies that a blur weakens below this are not restored by its pseudo-inverse."""
     chroma: Literal["degraded", "denoised"] = "degraded"

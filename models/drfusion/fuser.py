@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from models.color import from_luma, to_chroma, to_gray
 from models.drfusion.config import MIN_SIZE_PX, SIZE_MULTIPLE_PX, DRFusionConfig
 from models.drfusion.observation import Observation, observe
-from models.drfusion.operators import operators_of
+from models.drfusion.operators import bicubic_rows, operators_of
 from models.drfusion.sampler import UnrolledChain
 from models.system import Fused, Hints, check_pair
 
@@ -46,7 +46,7 @@ class DRFusionFuser(nn.Module):
         observation = observe_pair(vi, ir, vi_op=vi_op, ir_op=ir_op, config=self.config)
         x = self.chain(observation).clamp(0, 1)
         restored_ir, luma, fused = x.split(1, dim=1)
-        chroma = to_chroma(vi)
+        chroma = _upsampled(to_chroma(vi), vi_op[:, 2])
         if self.config.chroma == "denoised":
             chroma = (guided_filter(chroma[0], fused), guided_filter(chroma[1], fused))
         return from_luma(fused, *chroma), from_luma(luma, *chroma), restored_ir
@@ -72,7 +72,14 @@ def observe_pair(
     in_luma = vi_op * vi_op.new_tensor([LUMA_NOISE, 1, 1])
     numbers = torch.stack([ir_op, in_luma], dim=1)  # B 2 3
     operators = operators_of(numbers, pictures.shape, inverse_threshold=config.inverse_threshold)
-    return observe(pictures, numbers, operators, sigma_y=config.sigma_y)
+    by_gradients = config.inverse == "gradients"
+    return observe(pictures, numbers, operators, sigma_y=config.sigma_y, by_gradients=by_gradients)
+
+
+def _upsampled(chroma: tuple[Tensor, Tensor], side_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Cb and Cr B×1×H×W, interpolated where they are coarse (spec 8); `side_px` B is a block's side."""
+    rows, columns = (bicubic_rows(side_px, length)[:, None] for length in chroma[0].shape[-2:])
+    return rows @ chroma[0] @ columns.mT, rows @ chroma[1] @ columns.mT
 
 
 def guided_filter(picture: Tensor, guide: Tensor) -> Tensor:

@@ -19,19 +19,24 @@ _FLOOR = 1e-12
 class Observation:
     """Two pictures y, their operators A and the noise that is reckoned with.
 
-    `pictures` and `inverse` (A† y) are B×2×H×W, `sigma_y` is B×2×1×1 in [0, 1].
+    `pictures` and `inverse` (A† y) are B×2×H×W, `sigma_y` is B×2×1×1 in [0, 1]. `by_gradients`: a
+    residual is inverted by conjugate gradients, not by the cascade of pseudo-inverses.
     """
 
     pictures: Tensor
     inverse: Tensor
     sigma_y: Tensor
     operators: Operators
+    by_gradients: bool = False
 
     def residual_spectrum(self, sources: Tensor) -> Tensor:
-        """Spectrum of P (A x - y), of which the blur's pseudo-inverse makes r = A† (A x - y)."""
+        """Spectrum of r = A† (A x - y), how far the sources are from what was observed."""
         operators = self.operators
         error = operators.apply(sources) - self.pictures
-        return operators.spectrum(operators.rows @ error @ operators.columns.mT)
+        if self.by_gradients:
+            return operators.spectrum(operators.solve(error))
+        means = operators.rows @ error @ operators.columns.mT
+        return operators.spectrum(means) / operators.restorable_response()
 
 
 class StepScale(NamedTuple):
@@ -42,13 +47,18 @@ class StepScale(NamedTuple):
 
 
 def observe(
-    pictures: Tensor, numbers: Tensor, operators: Operators, *, sigma_y: float | None
+    pictures: Tensor,
+    numbers: Tensor,
+    operators: Operators,
+    *,
+    sigma_y: float | None,
+    by_gradients: bool = False,
 ) -> Observation:
     """Pictures B×2×H×W with their operators; `numbers` B×2×3 hold the noise unless `sigma_y` does."""
     noise = numbers[..., 0, None, None]
     if sigma_y is not None:
         noise = torch.full_like(noise, sigma_y)
-    return Observation(pictures, operators.invert(pictures), noise, operators)
+    return Observation(pictures, operators.invert(pictures), noise, operators, by_gradients)
 
 
 def step_scale(alpha_bar: Tensor, previous: Tensor) -> StepScale:
@@ -105,7 +115,7 @@ def corrected(
     sources, fused = estimate[:, :2], estimate[:, 2:]
     weights = torch.cat([weight, 1 - weight], dim=1)  # B 2 H W
     operators, shape = observation.operators, sources.shape
-    residual = observation.residual_spectrum(sources) / operators.restorable_response()
+    residual = observation.residual_spectrum(sources)
     moved = sources - operators.from_spectrum(residual * of_sources, shape)
     # Paper, Eq. 11-14: Â†(ÂX - y) of the fused picture is W1 r1 + W2 r2 + f - W1 a - W2 b.
     kept = operators.from_spectrum(residual * torch.minimum(of_sources, of_fused), shape)

@@ -5,6 +5,7 @@ K positives, M negatives, C channels, H W pixels (the crop's side).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from degradations.catalogue import Modality
-from degradations.operators import operator_numbers, task_names
+from degradations.operators import block_side, operator_numbers, task_names
 from pipelines.batches.samplers import CAMERAS, GroupSample, SingleSample
 from pipelines.datasets.shards import ShardReader
 
@@ -29,7 +30,7 @@ def load_group(
     flips and rotations for everything (spec 2.3). The draws do not depend on `fields`.
     """
     group, scene, reader = sample.group, sample.scene, sample.reader
-    at = _draw_corner(reader, scene, crop_px, rng)
+    at = _draw_corner(reader, scene, crop_px, rng, members=(f"vi_{group.vi}", f"ir_{group.ir}"))
     vi_at = [_draw_corner(reader, other, crop_px, rng) for other in group.vi_positives]
     ir_at = [_draw_corner(reader, other, crop_px, rng) for other in group.ir_positives]
     cut = partial(_cut, reader, crop_px=crop_px, turn=int(rng.integers(8)))
@@ -72,9 +73,9 @@ def load_single(
     One window and one of eight turns for both; `camera` is 0 for infrared and 1 for visible.
     """
     scene, reader, camera = sample.scene, sample.reader, sample.camera
-    at = _draw_corner(reader, scene, crop_px, rng)
-    cut = partial(_cut, reader, scene, at=at, crop_px=crop_px, turn=int(rng.integers(8)))
     member = f"{camera}_{sample.variant}"
+    at = _draw_corner(reader, scene, crop_px, rng, members=(member,))
+    cut = partial(_cut, reader, scene, at=at, crop_px=crop_px, turn=int(rng.integers(8)))
     sources: dict[str, Callable[[], Tensor]] = {
         "lq": lambda: cut(member).expand(3, -1, -1),  # 3 H W
         "gt": lambda: cut(f"{camera}_gt").expand(3, -1, -1),  # 3 H W
@@ -91,15 +92,37 @@ def _operator(reader: ShardReader, scene: str, member: str) -> Tensor:
 
 
 def _task(camera: Modality, variant: str) -> Tensor:
-    return torch.tensor(task_names(camera).index(variant))
+    known = task_names(camera)
+    if variant not in known:
+        raise ValueError(
+            f"{camera} {variant!r} has no task number, only these have: {', '.join(known)}; train on a "
+            "dataset of those"
+        )
+    return torch.tensor(known.index(variant))
 
 
-def _draw_corner(reader: ShardReader, scene: str, crop_px: int, rng: np.random.Generator) -> Corner:
-    """Draw the top left corner of a window; 0 along a side that is shorter than the crop."""
+def _draw_corner(
+    reader: ShardReader,
+    scene: str,
+    crop_px: int,
+    rng: np.random.Generator,
+    *,
+    members: Sequence[str] = (),
+) -> Corner:
+    """Draw the top left corner of a window; 0 along a side that is shorter than the crop.
+
+    It does not cut the blocks of a coarse picture among `members`, which an operator could not express.
+    """
     meta = reader.metas[scene]
+    side = math.lcm(*(block_side(meta.variants.get(member, ())) for member in members))
+    if crop_px % side:
+        raise ValueError(
+            f"crop_px={crop_px} cuts the blocks of {side} pixels of {scene!r}, which is coarse; choose a "
+            f"multiple of {side}"
+        )
     return (
-        int(rng.integers(max(meta.height - crop_px, 0) + 1)),
-        int(rng.integers(max(meta.width - crop_px, 0) + 1)),
+        side * int(rng.integers(max(meta.height - crop_px, 0) // side + 1)),
+        side * int(rng.integers(max(meta.width - crop_px, 0) // side + 1)),
     )
 
 

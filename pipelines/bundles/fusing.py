@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from degradations.chain import Applied
+from degradations.noise import estimate_noise_level
 from models.system import FuseOptions, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.hints import hints_of
@@ -40,24 +41,43 @@ class FusablePair(BaseModel):
 
 
 class Fusing(BaseModel):
-    """The model and options that pairs are fused with, and each camera's known degradations."""
+    """The model and options that pairs are fused with, and what each camera is known to suffer.
+
+    None is not known, empty is nothing. Of a model that takes operators, each picture's noise is then
+    estimated, and taken for all that it suffers (DRFusion spec 14: A = I).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Bundle
     options: FuseOptions = FuseOptions()
-    vi_chain: tuple[Applied, ...] = ()
-    ir_chain: tuple[Applied, ...] = ()
+    vi_chain: tuple[Applied, ...] | None = None
+    ir_chain: tuple[Applied, ...] | None = None
 
-    def hints(self) -> Hints:
-        """The hints that the model takes. Raises ValueError for degradations that it takes no hint for."""
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """The cameras whose noise is estimated."""
+        if self.bundle.system.hints != "operators":
+            return ()
+        chains = {"vi": self.vi_chain, "ir": self.ir_chain}
+        return tuple(camera for camera, chain in chains.items() if chain is None)
+
+    def hints(self, vi: np.ndarray | None = None, ir: np.ndarray | None = None) -> Hints:
+        """The hints that the model takes of a pair, H×W×C uint8 or uint16; without one no estimates.
+
+        Raises ValueError for degradations that it takes no hint for.
+        """
         names = self.bundle.system.hint_names
         if not names and (self.vi_chain or self.ir_chain):
             raise ValueError(
                 f"{self.bundle.source}: {self.bundle.system.name} takes no hints; leave "
                 "--degradation out"
             )
-        return hints_of(names, vi=self.vi_chain, ir=self.ir_chain)
+        chains = {"vi": self.vi_chain or (), "ir": self.ir_chain or ()}
+        for camera, picture in (("vi", vi), ("ir", ir)):
+            if camera in self.estimates and picture is not None:
+                chains[camera] = (_estimated_noise(picture),)
+        return hints_of(names, **chains)
 
 
 class Failure(BaseModel):
@@ -74,7 +94,7 @@ class PairFuser:
 
     def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
         self._fuse = fusing.bundle.system.prepare(fusing.bundle.fuser(), fusing.options)
-        self._hints = fusing.hints()
+        self._hints = fusing.hints
         self._read, self._folder = read, folder
 
     def __call__(self, pair: FusablePair) -> Failure | None:
@@ -86,12 +106,18 @@ class PairFuser:
         vi, ir = map(to_tensor, pictures)
         try:
             with torch.inference_mode():
-                fused = self._fuse(vi, ir, self._hints).fused  # 1 3 H W
+                fused = self._fuse(vi, ir, self._hints(*pictures)).fused  # 1 3 H W
         except ValueError as error:
             return _failure(pair, f"{pair.vi_uri}: {error}")
         png = encode_png(to_levels(fused, np.result_type(*pictures)))
         self._folder.replace(pair.name, png)
         return None
+
+
+def _estimated_noise(picture: np.ndarray) -> Applied:
+    """The white noise of H×W×C, uint8 or uint16."""
+    level = estimate_noise_level(picture / np.float32(np.iinfo(picture.dtype).max))
+    return Applied(name="gaussian_noise", params={"sigma_level": level, "seed": 0})
 
 
 def _failure(pair: FusablePair, reason: object) -> Failure:

@@ -97,8 +97,9 @@ def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -
 
 
 def _few_scenes(spec: ShardSpec) -> ShardSpec:
-    """As many of a shard's scenes as a contrastive group needs."""
-    return spec.model_copy(update={"scenes": spec.scenes[: spec.config.num_positives + 1]})
+    """As many of a shard's scenes as a contrastive group needs, all made and nothing copied."""
+    few = spec.scenes[: spec.config.num_positives + 1]
+    return spec.model_copy(update={"scenes": few, "older": None})
 
 
 class _Waiting:
@@ -115,7 +116,7 @@ class _Waiting:
 
 
 def cost_of_run(shards: Sequence[WrittenShard], *, when: str, num_cores: int) -> SceneCost:
-    """The cost of a run: the wall clock of its tasks, waiting included."""
+    """The cost of a run whose shards were made, not copied: the clock of its tasks, with all waiting."""
     megapixels = sum(shard.pixels for shard in shards) / 1e6
     num_scenes = sum(shard.info.num_scenes for shard in shards)
     return SceneCost(

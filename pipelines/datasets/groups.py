@@ -5,7 +5,7 @@ K positives, M negatives (the last of which is the other modality's anchor, so M
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -40,7 +40,7 @@ def members_of(config: ShardConfig, cameras: Sequence[Modality] = ("vi", "ir")) 
 
 
 def draw_groups(scene: Scene, shard_scenes: Sequence[Scene], config: ShardConfig) -> list[Group]:
-    """Draw the groups that `scene` anchors: one per VI degradation, each with a drawn IR one.
+    """Draw the groups that `scene` anchors, by the config's `pairing`.
 
     A scene with one camera anchors none and is nobody's positive.
     Negatives are drawn from all other variants of the scene, not the first six in a fixed order,
@@ -54,8 +54,7 @@ def draw_groups(scene: Scene, shard_scenes: Sequence[Scene], config: ShardConfig
     rng = rng_at(config.seed, scene.digest, "groups")
     members = members_of(config)
     groups = []
-    for vi in (CLEAN, *config.vi):
-        ir = str(rng.choice((CLEAN, *config.ir)))
+    for vi, ir in _anchors(config, rng):
         candidates = [member for member in members if member not in (f"vi_{vi}", f"ir_{ir}")]
         groups.append(
             Group(
@@ -67,6 +66,14 @@ def draw_groups(scene: Scene, shard_scenes: Sequence[Scene], config: ShardConfig
             )
         )
     return groups
+
+
+def _anchors(config: ShardConfig, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    if config.pairing == "matched":
+        yield from zip(config.vi, config.ir, strict=True)
+        return
+    for vi in (CLEAN, *config.vi):
+        yield vi, str(rng.choice((CLEAN, *config.ir)))
 
 
 def _draw(rng: np.random.Generator, pool: Sequence[str], count: int) -> tuple[str, ...]:

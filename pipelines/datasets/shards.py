@@ -15,6 +15,7 @@ whole. The same spec gives the same bytes, so doing it twice is harmless.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -22,10 +23,15 @@ import re
 import struct
 import tarfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
+from importlib import metadata
 from io import BufferedRandom
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
@@ -34,16 +40,20 @@ import webdataset as wds
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from degradations.catalogue import CLEAN, Modality
-from degradations.chain import Applied, apply_chain, draw_chain
+from degradations.chain import Applied, apply_and_record, draw_chain
+from degradations.own import parts_of
 from pipelines.datasets.groups import Group, draw_groups, members_of
 from pipelines.datasets.plan import SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.datasets.row_strips import decode_rows, encode_strips
+from pipelines.sources.layouts import Refused
 from pipelines.sources.pictures import MOST_PIXELS, decode_ir, decode_vi, encode_png
-from pipelines.sources.scenes import Native, Read, Scene, load_native, load_picture, read_file
+from pipelines.sources.scenes import Read, Scene, load_native, load_picture, read_file
 from pipelines.store.folders import Folder
 from pipelines.store.seeding import rng_at
 
 SHARDS = "shards/"
+# Packages whose upgrade may change pixels, or the bytes that they are stored in.
+LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow")
 # Markers are small files: on a remote store their time is the round trip.
 _PARALLEL_READS = 16
 _MEMBER = re.compile(r"[a-z0-9_-]+\.[A-Za-z0-9._+-]+")
@@ -115,47 +125,134 @@ class ShardInfo(BaseModel):
     num_scenes: int
     num_groups: int
     num_images: int
+    # Packages that made its bytes, "numpy==2.4.6"; two of one name where parts were copied.
+    libraries: tuple[str, ...]
 
 
 class WrittenShard(BaseModel):
-    """A shard's marker, and what writing it took: seconds of the clock and the CPU, for so many pixels."""
+    """A shard's marker, and what writing it took: seconds of the clock and the CPU, for so many pixels.
+
+    Of its pictures, `num_copied` came from a shard of an earlier version.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     info: ShardInfo
     pixels: int
+    num_copied: int
     clock_s: float
     cpu_s: float
+
+
+class BadSourcesError(ValueError):
+    """Sources of a shard that cannot be used: `refused` names each, `scene_ids` their scenes."""
+
+    def __init__(self, refused: tuple[Refused, ...], scene_ids: tuple[str, ...]) -> None:
+        # What an exception is made of is what travels between processes.
+        super().__init__(refused, scene_ids)
+        self.refused, self.scene_ids = refused, scene_ids
+
+    def __str__(self) -> str:
+        return "; ".join(f"{item.path}: {item.reason}" for item in self.refused)
 
 
 def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> WrittenShard:
     """Write the shard of `spec` below `root`, or find its marker when it is whole already.
 
     Retry-safe: the tar appears whole or not at all, the marker last. `read` fetches sources by URI.
-    Raises ValueError when a source is bad, or when the address is taken by a shard of other bytes.
+    Raises BadSourcesError, which names all of them, when sources are bad; ValueError when the address
+    is taken by a shard of other bytes.
     """
     clock_s, cpu_s = time.perf_counter(), time.process_time()
-    info = find_shard(root, spec.name)
+    info, num_copied = find_shard(root, spec.name), 0
     if info is None:
-        with root.create(tar_of(spec.name)) as stream:
+        with root.create(tar_of(spec.name)) as stream, _open_older(spec, root) as older:
             metas = []
-            with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
+            with (
+                wds.TarWriter(stream, encoder=False, mtime=0) as tar,
+                _bad_sources_named(spec.scenes, read),
+            ):
                 for scene in spec.scenes:
-                    sample, meta = make_sample(scene, spec, read)
+                    found = _find_copies(scene, spec, older)
+                    sample, meta = make_sample(scene, spec, read, found)
                     tar.write(sample)
                     metas.append(meta)
-            info = _describe(spec.name, stream, metas)
-            _check_address(root, info)
+                    num_copied += len(found)
+            copied = spec.older.libraries if spec.older and older else ()
+            info = _describe(spec.name, stream, metas, {*libraries(), *copied})
+            info = _find_marker(root, info) or info
         root.write_once(marker_of(spec.name), info.model_dump_json().encode())
     return WrittenShard(
         info=info,
         pixels=sum(scene.width * scene.height for scene in spec.scenes),
+        num_copied=num_copied,
         clock_s=time.perf_counter() - clock_s,
         cpu_s=time.process_time() - cpu_s,
     )
 
 
-def _describe(name: str, stream: BufferedRandom, metas: Sequence[SampleMeta]) -> ShardInfo:
+def try_shard(
+    spec: ShardSpec, root: Folder, read: Read = read_file
+) -> WrittenShard | BadSourcesError:
+    """Write the shard of `spec`, or return what is wrong with its sources: the others go on without."""
+    try:
+        return write_shard(spec, root, read)
+    except BadSourcesError as error:
+        return error
+
+
+@contextmanager
+def _bad_sources_named(scenes: Iterable[Scene], read: Read) -> Iterator[None]:
+    """Where the block finds one bad source, look for all; another error of the block stays itself."""
+    try:
+        yield
+    except ValueError:
+        _check_sources(scenes, read)
+        raise
+
+
+def _check_sources(scenes: Iterable[Scene], read: Read) -> None:
+    """Raise BadSourcesError if any picture of the scenes cannot be used."""
+    refused: dict[Refused, str] = {}
+    for scene in scenes:
+        loads = {
+            scene.source(camera)[0]: partial(load_picture, scene, camera, read)
+            for camera in scene.cameras
+        }
+        for native in scene.natives:
+            loads[native.uri] = partial(load_native, scene, native.member, read)
+        for uri, load in loads.items():
+            try:
+                load()
+            except ValueError as error:
+                refused[Refused(path=uri, reason=str(error).removeprefix(f"{uri}: "))] = scene.id
+    if refused:
+        raise BadSourcesError(tuple(refused), tuple(dict.fromkeys(refused.values())))
+
+
+@contextmanager
+def _open_older(spec: ShardSpec, root: Folder) -> Iterator[ShardReader | None]:
+    """The shard to copy from; None, with a warning, when it is gone or damaged."""
+    reader = None
+    if spec.older:
+        try:
+            with root.checked(tar_of(spec.older.name), spec.older.sha256) as path:
+                reader = ShardReader.open(path)
+        except ValueError as error:
+            warnings.warn(f"nothing is copied into {spec.name} ({error})", stacklevel=2)
+    with closing(reader) if reader else nullcontext():
+        yield reader
+
+
+@functools.cache
+def libraries() -> tuple[str, ...]:
+    """The packages that draw, decode and encode pixels, in the versions of this process."""
+    return tuple(f"{name}=={metadata.version(name)}" for name in LIBRARIES)
+
+
+def _describe(
+    name: str, stream: BufferedRandom, metas: Sequence[SampleMeta], made_with: Iterable[str]
+) -> ShardInfo:
     num_bytes = stream.tell()
     stream.seek(0)
     return ShardInfo(
@@ -165,17 +262,22 @@ def _describe(name: str, stream: BufferedRandom, metas: Sequence[SampleMeta]) ->
         num_scenes=len(metas),
         num_groups=sum(len(meta.groups) for meta in metas),
         num_images=sum(meta.num_images for meta in metas),
+        libraries=tuple(sorted(made_with)),
     )
 
 
-def _check_address(root: Folder, info: ShardInfo) -> None:
+def _find_marker(root: Folder, info: ShardInfo) -> ShardInfo | None:
     """Before the tar takes its name: a marker that lost its tar must describe these bytes."""
     marker = marker_of(info.name)
-    if root.size_of(marker) is not None and _read_marker(root, info.name) != info:
+    if root.size_of(marker) is None:
+        return None
+    found = _read_marker(root, info.name)
+    if found.sha256 != info.sha256:
         raise ValueError(
             f"{root.uri}/{marker} speaks of other bytes than this code makes: its tar is gone, and "
             "packages or kernels changed since; delete the marker to let the new bytes stand"
         )
+    return found
 
 
 def tar_of(name: str) -> str:
@@ -223,20 +325,37 @@ def open_shard(root: Folder, info: ShardInfo) -> ShardReader:
 
 
 def make_sample(
-    scene: Scene, spec: ShardSpec, read: Read = read_file
+    scene: Scene,
+    spec: ShardSpec,
+    read: Read = read_file,
+    copied: Mapping[str, bytes] = MappingProxyType({}),
 ) -> tuple[dict[str, str | bytes], SampleMeta]:
-    """Degrade one scene in every way its spec names; return the WebDataset sample and its meta."""
+    """Degrade one scene in every way its spec names; return the WebDataset sample and its meta.
+
+    Members that are `copied`, by name, are taken as they are.
+    """
     suffix, encode = _CODECS[spec.config.image_codec]
-    targets = {camera: load_picture(scene, camera, read) for camera in scene.cameras}
-    pictures = {f"{camera}_gt": encode(target) for camera, target in targets.items()}
-    natives = {}
-    for native, picture in _load_natives(scene, spec.config, targets, read):
-        natives[native.member] = native.sha256
-        pictures[native.member] = encode(picture)
+
+    @functools.cache
+    def target(camera: Modality) -> np.ndarray:
+        member = f"{camera}_gt"
+        if member not in copied:
+            return load_picture(scene, camera, read)
+        channels = 3 if camera == "vi" else 1
+        shape = (scene.height, scene.width, channels)
+        return _decode(copied[member], f"{member}.{suffix}", shape)
+
+    pictures = dict(copied)
+    for camera in scene.cameras:
+        if f"{camera}_gt" not in copied:
+            pictures[f"{camera}_gt"] = encode(target(camera))
+    natives = _add_natives(pictures, scene, spec.config, read, target)
     variants = _draw_variants(scene, spec.config)
-    for member, chain in variants.items():
+    for member in variants.keys() - copied.keys():
         camera = _camera_of(member)
-        degraded = apply_chain(_to_float(targets[camera]), camera, chain)
+        degraded, variants[member] = apply_and_record(
+            _to_float(target(camera)), camera, variants[member]
+        )
         pictures[member] = encode(_to_uint8(degraded))
     meta = SampleMeta(
         **scene.model_dump(
@@ -252,16 +371,39 @@ def make_sample(
     return {"__key__": scene.id, **fields, "json": text.encode()}, meta
 
 
-def _load_natives(
-    scene: Scene, config: ShardConfig, targets: Mapping[Modality, np.ndarray], read: Read
-) -> Iterator[tuple[Native, np.ndarray]]:
-    """Each native variant that its spec names, but a clean input that is the stored target itself."""
+def _find_copies(scene: Scene, spec: ShardSpec, older: ShardReader | None) -> dict[str, bytes]:
+    """Bytes of an older shard's members of a scene that would be made just so again."""
+    if older is None or spec.older is None:
+        return {}
+    suffix, _ = _CODECS[spec.config.image_codec]
+    members = {f"{member}.{suffix}": member for member in spec.older.members}
+    return {members[field]: data for field, data in older.encoded(scene.id, members).items()}
+
+
+def _add_natives(
+    pictures: dict[str, bytes],
+    scene: Scene,
+    config: ShardConfig,
+    read: Read,
+    target: Callable[[Modality], np.ndarray],
+) -> dict[str, str]:
+    """Add each native variant that the recipe names; return the sha256 of those that are stored.
+
+    A clean input that is the stored target itself is not.
+    """
+    _, encode = _CODECS[config.image_codec]
     natives = {native.member: native for native in scene.natives}
+    stored = {}
     for member in members_of(config, scene.cameras):
-        if member in natives:
+        if member not in natives:
+            continue
+        if member not in pictures:
             picture = load_native(scene, member, read)
-            if not (_is_clean(member) and np.array_equal(picture, targets[_camera_of(member)])):
-                yield natives[member], picture
+            if _is_clean(member) and np.array_equal(picture, target(_camera_of(member))):
+                continue
+            pictures[member] = encode(picture)
+        stored[member] = natives[member].sha256
+    return stored
 
 
 def _draw_variants(scene: Scene, config: ShardConfig) -> dict[str, tuple[Applied, ...]]:
@@ -270,10 +412,10 @@ def _draw_variants(scene: Scene, config: ShardConfig) -> dict[str, tuple[Applied
     natives = [native.member for native in scene.natives]
     for member in members_of(config, scene.cameras):
         if member not in natives and not _is_clean(member):
-            camera, _, name = member.partition("_")
-            ranges = config.vi_ranges if camera == "vi" else config.ir_ranges
+            camera, names = _camera_of(member), parts_of(member.partition("_")[2])
             rng = rng_at(config.seed, scene.digest, member)
-            variants[member] = draw_chain(_camera_of(member), [name], rng, ranges=ranges)
+            ranges, own = config.ranges(camera), config.own.of(camera)
+            variants[member] = draw_chain(camera, names, rng, ranges=ranges, own=own)
     return variants
 
 
@@ -402,6 +544,12 @@ class ShardReader:
         """Whether `image` would find something to decode."""
         return self._field(scene, member) is not None
 
+    def encoded(self, scene: str, fields: Iterable[str] | None = None) -> dict[str, bytes]:
+        """The bytes of those `fields` ("vi_blur.png"; None: all) that a scene has, as they are stored."""
+        index = self._index.get(scene, {})
+        chosen = index if fields is None else fields
+        return {field: self._read(scene, field) for field in chosen if field in index}
+
     def bytes_by_member(self) -> dict[str, int]:
         """Bytes that the pictures of each member take in this shard, over all scenes."""
         totals: dict[str, int] = {}
@@ -431,6 +579,10 @@ class ShardReader:
         meta = SampleMeta.model_validate_json(self._read(scene, "json"))
         if meta.id != scene:
             raise ValueError(f"{scene}.json is the one of {meta.id!r}")
+        if meta.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{scene}.json has schema {meta.schema_version}, this code reads {SCHEMA_VERSION}"
+            )
         return meta
 
     def _read(self, scene: str, field: str) -> bytes:

@@ -2,20 +2,29 @@
 
 <root>/shards/<name>.tar, <name>.json       shards and their markers, shared by all versions
 <root>/versions/<recipe>-<digest>.json      one manifest a version, written last
+<root>/versions/<recipe>-<digest>.retiring  a version that is about to be deleted
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.datasets.plan import DatasetConfig, ShardPlan
+from pipelines.datasets.plan import (
+    CodeVersions,
+    DatasetConfig,
+    Earlier,
+    OlderShard,
+    ShardConfig,
+    ShardPlan,
+)
 from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
 from pipelines.sources.layouts import Refused
 from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.store.files import TEMPORARY
 from pipelines.store.folders import Entry, Folder
 from pipelines.store.names import check_name, nearest
 from pipelines.store.seeding import digest_of
@@ -24,15 +33,21 @@ VERSIONS = "versions/"
 
 
 class DatasetVersion(BaseModel):
-    """A manifest. `digest` covers the data; commit and time record only who made it and when."""
+    """A manifest. `digest` covers the data; commit and time record only who made it and when.
+
+    `refused` are files that were left out, at the scan and at the generation; `quarantined` are the ids of
+    the scenes that the generation left out for it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str
     config: DatasetConfig
+    code: CodeVersions
     scene_index_digest: str
     shards: tuple[ShardInfo, ...]
     refused: tuple[Refused, ...]
+    quarantined: tuple[str, ...]
     commit: str
     created: str
 
@@ -40,6 +55,11 @@ class DatasetVersion(BaseModel):
     def name(self) -> str:
         """Name of the version: recipe and short digest."""
         return f"{self.config.name}-{self.digest[:12]}"
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages that drew and encoded its pixels; two of one name where it was made in parts."""
+        return tuple(sorted({library for shard in self.shards for library in shard.libraries}))
 
     @property
     def num_scenes(self) -> int:
@@ -72,12 +92,14 @@ def publish_version(
     shards: Sequence[ShardInfo],
     *,
     refused: Sequence[Refused],
+    quarantined: Sequence[str] = (),
     commit: str,
     created: str,
 ) -> DatasetVersion:
     """Write the manifest, last and whole. An equal version that exists already is returned as it is.
 
-    Raises ValueError when a shard is missing: a manifest lists whole shards only.
+    Raises ValueError when a shard is missing (a manifest lists whole shards only), or when the version
+    is being retired.
     """
     whole = find_shards(root, [shard.name for shard in shards])
     gone = [shard.name for shard in shards if whole.get(shard.name) != shard]
@@ -85,17 +107,24 @@ def publish_version(
         raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
     table = SceneTable.of(scenes)
-    index_digest = digest_of(sorted(table.digests()))
+    index_digest, code = digest_of(sorted(table.digests())), config.shard.code_versions()
     version = DatasetVersion(
-        digest=version_digest(config, index_digest, ordered),
+        digest=version_digest(config, code, index_digest, ordered),
         config=config,
+        code=code,
         scene_index_digest=index_digest,
         shards=ordered,
         refused=tuple(refused),
+        quarantined=tuple(quarantined),
         commit=commit,
         created=created,
     )
     path = manifest_of(version.name)
+    if root.size_of(_retiring(version.name)) is not None:
+        raise ValueError(
+            f"{version.name} is being retired; run the same command again when that has ended, or "
+            f"delete {root.uri}/{_retiring(version.name)} if it was interrupted"
+        )
     if root.size_of(path) is None:
         try:
             root.write_once(path, version.model_dump_json(indent=1).encode())
@@ -111,12 +140,35 @@ def publish_version(
 
 
 def version_digest(
-    config: DatasetConfig, scene_index_digest: str, shards: Iterable[ShardInfo]
+    config: DatasetConfig, code: CodeVersions, scene_index_digest: str, shards: Iterable[ShardInfo]
 ) -> str:
-    """Digest of what a version is: recipe, scenes, and the shards' bytes in order of name."""
+    """Digest of what a version is: recipe, code, scenes, and the shards' bytes in order of name."""
     # As in a shard's address, ranges that nothing uses do not make another version.
-    recipe = config.model_dump(mode="json", exclude={"shard"}) | {"shard": config.shard.address()}
-    return digest_of([recipe, scene_index_digest, [shard.sha256 for shard in shards]])
+    recipe = config.model_dump(mode="json", exclude={"shard"})
+    address = config.shard.address(code)
+    return digest_of([recipe, address, scene_index_digest, [shard.sha256 for shard in shards]])
+
+
+def digest_of_contents(version: DatasetVersion) -> str:
+    """What a manifest's `digest` has to be."""
+    return version_digest(version.config, version.code, version.scene_index_digest, version.shards)
+
+
+def earlier_of(version: DatasetVersion, config: ShardConfig) -> Earlier:
+    """What a plan of `config` can copy from `version`."""
+    before = version.config.shard.member_addresses(version.code)
+    now = config.member_addresses(config.code_versions())
+    # What a transform of the recipe's own drew is known when it is applied, so these are made again.
+    same = {member for member, address in now.items() if before.get(member) == address}
+    members = tuple(member for member in now if member in same - config.own_members())
+    shards = {
+        shard.name: OlderShard(
+            name=shard.name, sha256=shard.sha256, libraries=shard.libraries, members=members
+        )
+        for shard in version.shards
+        if members
+    }
+    return Earlier(version.config.shard, version.code, shards)
 
 
 def manifest_of(name: str) -> str:
@@ -133,17 +185,75 @@ def _newest_of(recipe: str) -> str:
 def find_version(root: Folder, name: str) -> DatasetVersion:
     """Find a version by its full name, or the one that a recipe published last by the recipe's name.
 
-    Raises ValueError that lists what there is.
+    Raises ValueError that lists what there is, or when the version is being retired.
     """
-    if root.size_of(manifest_of(name)) is not None:
-        return read_version(root, name)
-    if root.size_of(_newest_of(name)) is not None:
-        return read_version(root, root.read(_newest_of(name)).decode())
+    is_whole_name = root.size_of(manifest_of(name)) is not None
+    version = read_version(root, name) if is_whole_name else newest_version(root, name)
+    if version:
+        if root.size_of(_retiring(version.name)) is not None:
+            raise ValueError(f"{version.name} is being retired; generate it again, or use another")
+        return version
     there = _version_names(root)
     recipes = {version.rpartition("-")[0] for version in there}
     shown = ", ".join(there) or "none yet; run jobs.generate first"
     hint = nearest(name, [*recipes, *there])
     raise ValueError(f"no dataset version {name!r} in {root.uri}{hint}; there is: {shown}")
+
+
+def newest_version(root: Folder, recipe: str) -> DatasetVersion | None:
+    """The version that a recipe published last, None when it has none."""
+    if root.size_of(_newest_of(recipe)) is None:
+        return None
+    name = root.read(_newest_of(recipe)).decode()
+    # Somebody may have deleted a manifest by hand.
+    return read_version(root, name) if root.size_of(manifest_of(name)) is not None else None
+
+
+def list_versions(root: Folder) -> list[DatasetVersion]:
+    """All versions, in order of name. Raises ValueError when a manifest cannot be read."""
+    return [read_version(root, name) for name in _version_names(root)]
+
+
+def retire_version(root: Folder, name: str, in_use: Callable[[], Sequence[str]]) -> None:
+    """Delete the manifest of version `name`, which makes its shards garbage.
+
+    `in_use` names what needs it. Readers refuse the version before it is asked for the last time, and
+    a training looks at the version after it is to be seen there, so that neither overlooks the other.
+    Raises ValueError when something needs it.
+    """
+    version = read_version(root, name)
+    _check_unused(version, in_use())
+    mark = _retiring(name)
+    root.replace(mark, b"")
+    try:
+        _check_unused(version, in_use())
+    except BaseException:
+        _delete(root, mark)
+        raise
+    newest = _newest_of(version.config.name)
+    if root.size_of(newest) is not None and root.read(newest).decode() == name:
+        _delete(root, newest)
+    _delete(root, manifest_of(name))
+    # What else belongs to the manifest, and the mark last.
+    beside = sorted(root.entries(f"{VERSIONS}{name}."), key=lambda entry: entry.name == mark)
+    for entry in beside:
+        root.delete(entry)
+
+
+def _check_unused(version: DatasetVersion, users: Sequence[str]) -> None:
+    if users:
+        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        raise ValueError(f"{version.name} is needed by {shown}; delete these first, or keep it")
+
+
+def _retiring(name: str) -> str:
+    return f"{VERSIONS}{name}.retiring"
+
+
+def _delete(root: Folder, name: str) -> None:
+    for entry in root.entries(name):
+        if entry.name == name:
+            root.delete(entry)
 
 
 def _version_names(root: Folder) -> list[str]:
@@ -167,38 +277,75 @@ class Garbage:
         return sum(entry.num_bytes for entry in (*self.shards, *self.unfinished))
 
 
-def find_garbage(root: Folder, *, now_s: float, min_age_s: float) -> Garbage:
-    """Find what no manifest refers to and nobody touched for `min_age_s`.
+def find_garbage(
+    root: Folder, *, now_s: float, min_age_s: float, needed: Collection[str] = ()
+) -> Garbage:
+    """Find what no manifest refers to, no generation needs, and nobody touched for `min_age_s`.
 
-    The age is what keeps a running generation safe: its shards have no manifest yet.
-    Raises ValueError when a manifest cannot be read, whose shards would look unreferenced.
+    `needed` are the shards of the generations under way, by name; the age is for those that were
+    interrupted and will resume. Raises ValueError when a manifest cannot be read, whose shards would
+    look unreferenced.
     """
 
     def old(entry: Entry) -> bool:
         return now_s - entry.modified_s >= min_age_s
 
-    versions = [read_version(root, name) for name in _version_names(root)]
-    referenced = {shard.name for version in versions for shard in version.shards}
+    kept = {shard.name for version in list_versions(root) for shard in version.shards} | {*needed}
     stored = (entry for entry in root.entries(SHARDS) if old(entry))
     # Markers first: a crash in the middle of deleting must not leave a marker without its shard.
     unreferenced = sorted(
-        (entry for entry in stored if PurePosixPath(entry.name).stem not in referenced),
+        (entry for entry in stored if PurePosixPath(entry.name).stem not in kept),
         key=lambda entry: (not entry.name.endswith(".json"), entry.name),
     )
     left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
-    return Garbage(shards=tuple(unreferenced), unfinished=tuple(filter(old, left)))
+    left = [entry for entry in left if old(entry) and _shard_of(entry) not in needed]
+    return Garbage(shards=tuple(unreferenced), unfinished=tuple(left))
 
 
-def delete_garbage(root: Folder, garbage: Garbage) -> None:
-    """Delete it; what is gone already is no error."""
+def _shard_of(unfinished: Entry) -> str:
+    """The shard that an upload, or a temporary file, was to become."""
+    return PurePosixPath(unfinished.name).name.removeprefix(TEMPORARY).partition(".")[0]
+
+
+def delete_garbage(
+    root: Folder, garbage: Garbage, *, check: Callable[[], None] = lambda: None
+) -> None:
+    """Delete it, each after a `check` that may raise; what is gone already is no error."""
     for entry in (*garbage.shards, *garbage.unfinished):
+        check()
         root.delete(entry)
 
 
 def read_version(root: Folder, name: str) -> DatasetVersion:
-    """Read the manifest of version `name`. Raises ValueError when it is absent or not one."""
+    """Read the manifest of version `name`. Raises ValueError when it is absent, not one, or edited."""
+    where = f"{root.uri}/{manifest_of(name)}"
     try:
-        return DatasetVersion.model_validate_json(root.read(manifest_of(name)))
-    except (FileNotFoundError, ValidationError) as error:
-        where = f"{root.uri}/{manifest_of(name)}"
-        raise ValueError(f"{where}: not a dataset manifest ({error})") from error
+        version = DatasetVersion.model_validate_json(root.read(manifest_of(name)))
+    except FileNotFoundError as error:
+        raise ValueError(f"{where}: no such dataset version") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"])) or "its text"
+        raise ValueError(
+            f"{where}: not a dataset manifest of this code ({at}: {first['msg']}); delete it, and "
+            "generate the version again"
+        ) from error
+    if problem := _contradiction(version, name):
+        raise ValueError(f"{where}: {problem}; it was edited; generate the version again")
+    return version
+
+
+def _contradiction(version: DatasetVersion, name: str) -> str | None:
+    """What a manifest says that its contents do not bear out."""
+    names = [shard.name for shard in version.shards]
+    if not names:
+        return "it lists no shard"
+    if len({*names}) != len(names):
+        return f"it lists shard {next(one for one in names if names.count(one) > 1)} twice"
+    if version.config.shard.code_versions().kernels.keys() != version.code.kernels.keys():
+        return "its kernels are not those of its recipe"
+    if digest_of_contents(version) != version.digest:
+        return "its digest is not that of its contents"
+    if version.name != name:
+        return f"it is the manifest of {version.name}"
+    return None

@@ -28,7 +28,7 @@ from pipelines.evaluation.baselines import BASELINES, Baseline
 from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade
+from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade, protocol_of
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, fetched_scenes, load_pair, read_file
 
@@ -105,6 +105,10 @@ def evaluate_scenes(
     """
     methods = methods_of(measurement) if methods is None else methods
     rows = []
+    protocols = {
+        scenario.name: protocol_of(scenario, measurement.protocol)
+        for scenario in measurement.scenarios
+    }
     with fetched_scenes(scenes, read) as here:
         for picture in _fused_pictures(here, measurement, methods):
             vi, ir = to_tensor(picture.vi), to_tensor(picture.ir)
@@ -113,7 +117,8 @@ def evaluate_scenes(
             except ValueError as error:
                 raise ValueError(f"{picture.source}: {error}") from error
             measured = {name: float(value) for name, value in values.items()}
-            rows.append(picture.head | {"protocol": measurement.protocol} | measured)
+            protocol = protocols[picture.head["scenario"]]
+            rows.append(picture.head | {"protocol": protocol} | measured)
     return rows
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from degradations.catalogue import Modality
+from degradations.own import parts_of
 from models.system import Probe
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import ShardConfig
@@ -68,8 +69,10 @@ class Embedded:
 
 def single_scenarios(config: ShardConfig) -> list[Scenario]:
     """Clean, and every degradation of a dataset by itself."""
-    vi = [Scenario(name=f"vi_{name}", vi=(name,)) for name in config.vi]
-    return [CLEAN_SCENARIO, *vi, *(Scenario(name=f"ir_{name}", ir=(name,)) for name in config.ir)]
+    known = config.model_dump(include={"vi_ranges", "ir_ranges"}) | {"own": config.own}
+    vi = [Scenario(name=f"vi_{name}", vi=parts_of(name), **known) for name in config.vi]
+    ir = [Scenario(name=f"ir_{name}", ir=parts_of(name), **known) for name in config.ir]
+    return [CLEAN_SCENARIO, *vi, *ir]
 
 
 def degraded_pictures(

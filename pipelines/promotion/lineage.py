@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.datasets.shards import open_shard
-from pipelines.datasets.versions import DatasetVersion, version_digest
+from pipelines.datasets.versions import DatasetVersion, digest_of_contents
 from pipelines.promotion.evidence import PROGRAM, WEIGHTS
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import sha256_of_file
@@ -130,9 +130,10 @@ def run_inputs(
 def scenes_of_version(version: DatasetVersion, index: SceneTable) -> SceneTable | None:
     """The scenes of an index that a version was made of, None when it was made of others."""
     try:
-        scenes = index.of_split(version.config.split)[
-            : version.num_scenes
-        ]  # a trial run takes the first
+        chosen = index.of_split(version.config.split)
+        # A trial run takes the first; a picture that went bad later leaves its scene out.
+        scenes = chosen[: version.num_scenes + len(version.quarantined)]
+        scenes = scenes.without(version.quarantined)
     except ValueError:  # it has no such split
         return None
     return scenes if _index_digest(scenes) == version.scene_index_digest else None
@@ -149,8 +150,7 @@ def dataset_link(
 ) -> Link:
     """A dataset version against the `digest` that a run read, its shards, and its scenes' files."""
     problems = []
-    made_of = version_digest(version.config, version.scene_index_digest, version.shards)
-    if made_of != version.digest:
+    if digest_of_contents(version) != version.digest:
         problems.append("its manifest was changed: its digest is not that of its contents")
     if version.digest != digest:
         problems.append(f"it has digest {_short(version.digest)}, the run read {_short(digest)}")

@@ -14,6 +14,9 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
+# Part of a shard's address: raise it when a file that was accepted comes to other pixels, or the same
+# pixels to another PNG.
+CODEC_VERSION = 1
 # 16384 x 16384. A file of kilobytes can claim to be a picture of gigabytes.
 MOST_PIXELS = 2**28
 

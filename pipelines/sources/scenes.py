@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Self, overload
@@ -198,6 +198,12 @@ class SceneTable(Sequence[Scene]):
             known = ", ".join(sorted(self._columns["split"].unique().to_pylist())) or "none"
             raise ValueError(f"the index has no scene of split {split!r}; it has: {known}")
         return SceneTable(chosen.sort_by("id"))
+
+    def without(self, ids: Collection[str]) -> SceneTable:
+        """All scenes but those of some ids."""
+        if not ids:
+            return self
+        return SceneTable(self.table.filter(~pc.field("id").isin([*ids])))
 
 
 _NATIVES = pa.list_(pa.struct([(name, pa.string()) for name in Native.model_fields]))

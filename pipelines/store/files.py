@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
@@ -63,6 +63,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def delete_least_used(folder: Path, most_bytes: int, *, keep: Collection[str]) -> None:
+    """Delete folders in `folder`, the least recently changed first, until the rest fits.
+
+    Those named in `keep` stay, and do not count.
+    """
+    found = []
+    for path in folder.glob("*"):
+        if path.name not in keep and not path.name.startswith(TEMPORARY):
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            found.append((path.stat().st_mtime_ns, size, path))
+    left_bytes = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if left_bytes <= most_bytes:
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        left_bytes -= size
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from degradations.catalogue import CLEAN
+from degradations.own import parts_of
 from models import system_of
 from models.system import Weights
 from pipelines.datasets.plan import ShardConfig
@@ -58,15 +59,18 @@ def pairs_of_scenes(
 ) -> list[PreviewPair]:
     """Degrade a few of the scenes, spread over all, each by the dataset's next degradations.
 
-    Strengths are drawn from the catalogue's intervals, the same for the same scene.
+    Strengths are drawn from the dataset's ranges, the same for the same scene.
     """
     pairs = []
     for place, scene in enumerate(_spread(scenes, NUM_PAIRS)):
         vi_name, ir_name = _turn(config.vi, place), _turn(config.ir, place)
         scenario = Scenario(
             name=f"{vi_name}+{ir_name}",
-            vi=() if vi_name == CLEAN else (vi_name,),
-            ir=() if ir_name == CLEAN else (ir_name,),
+            vi=parts_of(vi_name),
+            ir=parts_of(ir_name),
+            vi_ranges=config.vi_ranges,
+            ir_ranges=config.ir_ranges,
+            own=config.own,
         )
         vi, ir = load_pair(scene, read)
         degraded = degrade(vi, ir, scenario, seed=config.seed, scene_key=scene.digest)

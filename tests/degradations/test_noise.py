@@ -15,6 +15,7 @@ from degradations.noise import (
     draw_gaussian_noise,
     draw_random_noise,
     draw_stripe_noise,
+    estimate_noise_level,
 )
 
 RANDOM = RandomNoiseParams(
@@ -160,3 +161,19 @@ def test_naming_one_infrared_field_keeps_the_other_infrared_defaults():
 def test_a_fractional_peak_is_refused():
     with pytest.raises(ValueError, match="peak_range"):
         ViRandomNoiseRanges.model_validate({"peak_range": (70.5, 90)})
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0, 14.0, 25.0])
+@pytest.mark.parametrize("background", [0.0, 0.4])
+def test_the_noise_of_a_picture_is_estimated(level: float, background: float):
+    """On a scene with edges and slopes, and where half of the pictures is clipped at black."""
+    rows, columns = np.mgrid[:96, :128].astype(np.float32)
+    scene = np.stack([0.2 + columns / 256, 0.3 + 0.3 * (rows > 40), 0.5 + rows / 300], axis=2)
+    scene[:, :64] = background
+    noisy = apply_gaussian_noise(scene, GaussianNoiseParams(sigma_level=level, seed=3))
+    seen = np.rint(noisy * 255).astype(np.float32) / np.float32(255)
+    assert estimate_noise_level(seen) == pytest.approx(level, rel=0.06, abs=0.5)
+
+
+def test_a_black_picture_has_no_noise():
+    assert estimate_noise_level(np.zeros((16, 16, 1), np.float32)) == 0

@@ -121,3 +121,12 @@ class Counted:
             os._exit(1)
         self.num_calls += 1
         return self.num_calls
+
+
+def away_at_first(item: int, folder: str) -> int:
+    """Find the store away, twice."""
+    tries = len(list(Path(folder).iterdir()))
+    (Path(folder) / f"try-{tries}").touch()
+    if tries < 2:
+        raise ConnectionError("the store is away")
+    return item

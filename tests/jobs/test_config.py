@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.config import (
+    EvaluateRecipe,
     describe_settings,
     find_recipe,
     override,
@@ -14,7 +15,7 @@ from jobs.console import one_line
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.evaluation.scenarios import find_scenario
+from pipelines.evaluation.scenarios import Scenario, find_scenario
 from pipelines.training.config import OptimConfig, TrainingConfig
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}
@@ -30,9 +31,22 @@ def test_every_recipe_survives_the_round_trip_and_says_what_it_is(name: str) -> 
 @pytest.mark.parametrize("name", EVALUATION)
 def test_every_evaluation_recipe_names_scenarios_that_exist(name: str) -> None:
     recipe = EVALUATION[name]()
-    assert [find_scenario(scenario).name for scenario in recipe.scenarios] == list(recipe.scenarios)
+    for given in recipe.scenarios:
+        scenario = find_scenario(given)
+        assert given in (scenario, scenario.name)
     assert len(recipe.scenarios) >= 4
     assert shrink_evaluation(recipe).num_scenes == 2
+
+
+def test_scenarios_of_ones_own_have_names_of_their_own() -> None:
+    mine = Scenario(name="mine", vi=("blur", "random_noise"))
+    recipe = EvaluateRecipe(scenarios=("clean", mine))
+    assert EvaluateRecipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert override(recipe, ["num_scenes=1"]).scenarios[1] == mine
+    taken = mine.model_copy(update={"name": "vi_blur"})
+    for scenarios in ((mine, mine), (taken,)):
+        with pytest.raises(ValidationError, match="is there already"):
+            EvaluateRecipe(scenarios=scenarios)
 
 
 @pytest.mark.parametrize("name", TRAINING)

@@ -23,6 +23,11 @@ def test_tasks_in_flight_are_bounded(ray_settings: Settings, tmp_path: Path) -> 
     assert list(running) == [1] * 5
 
 
+def test_a_store_that_was_away_is_tried_again(ray_settings: Settings, tmp_path: Path) -> None:
+    assert list(map_tasks(ray_workloads.away_at_first, [7], str(tmp_path))) == [7]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.slow
 def test_actors_survive_an_item_that_kills_them(ray_settings: Settings, tmp_path: Path) -> None:
     """It is tried twice and comes back with the error; what is held is made anew, and goes on."""

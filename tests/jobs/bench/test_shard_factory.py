@@ -55,7 +55,7 @@ def test_the_baseline_reads_whole_files_and_crops_them(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_the_bench_in_small(ray_settings: Settings, tmp_path: Path) -> None:
     lines = bench_data(ray_settings.model_copy(update={"work": tmp_path}), smoke=True)
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(math.isfinite(line.value) and line.value > 0 for line in lines)
     written = json.loads((tmp_path / "bench" / "data-smoke.json").read_text())
     assert [line["name"] for line in written["lines"]] == [line.name for line in lines]

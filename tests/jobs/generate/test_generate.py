@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from jobs.generate import __main__ as generate
+from jobs.generate.run import after_newest
 from jobs.scan import __main__ as scan
+from pipelines.datasets.plan import DatasetConfig
 from pipelines.datasets.versions import DatasetVersion
+from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
+from tests.conftest import make_version
 
 Published = tuple[DatasetVersion, LocalFolder]
 Run = Callable[..., tuple[int, str]]
@@ -122,6 +126,29 @@ def test_a_run_leaves_figures_for_the_next_dry_run(
     assert "of the run of 20" in text
     assert "UTC: 16 scenes on " in text
     assert "made here just now" in run(*ahead, "--fresh-figures")[1]
+
+
+def test_a_rebuild_counts_on_from_the_last_version(
+    version_root: Published, config: DatasetConfig, scenes: list[Scene]
+) -> None:
+    _, root = version_root
+    again, earlier = after_newest(config, root, ["blur"])
+    assert again.shard.rebuilt == {"blur": 1}
+    assert earlier is not None
+    # It was interrupted: the same command means the same shards.
+    assert after_newest(config, root, ["blur"])[0] == again
+    make_version(root, again, scenes)
+    assert after_newest(config, root, None)[0] == again
+    assert after_newest(config, root, ["blur", "random_noise"])[0].shard.rebuilt == {
+        "blur": 2, "random_noise": 1,
+    }  # fmt: skip
+    everything = after_newest(config, root, [])[0].shard.rebuilt
+    assert everything == {name: 1 for name in ("clean", *config.shard.vi, *config.shard.ir)} | {
+        "blur": 2
+    }
+    with pytest.raises(ValueError, match=r"--rebuild blurr: .* did you mean 'blur'"):
+        after_newest(config, root, ["blurr"])
+    assert after_newest(config.model_copy(update={"name": "new"}), root, None)[1] is None
 
 
 @pytest.mark.parametrize(

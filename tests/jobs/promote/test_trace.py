@@ -95,7 +95,7 @@ def test_the_data(settings: Settings) -> None:
     edited["config"]["shard"]["seed"] = 1
     with changed(manifest, json.dumps(edited).encode()):
         (problem,) = problems(settings)
-    assert "its manifest was changed" in problem
+    assert "its digest is not that of its contents" in problem
     with changed(manifest, b"{}"):
         assert "not a dataset manifest" in problems(settings)[0]
 

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from models import find_system, read_fuser_config
 from models.color import from_luma, to_chroma, to_gray
 from models.drfusion.config import DRFusionConfig, tiny
 from models.drfusion.fuser import LUMA_NOISE, DRFusionFuser, guided_filter, observe_pair
+from models.drfusion.observation import corrected
 from models.drfusion.sampler import UnrolledChain
 from models.system import FuseOptions
 from tests.models.drfusion.samples import BLURRED, CLEAN, COARSE, NOISY, hints, pair
@@ -118,3 +122,43 @@ def test_the_system() -> None:
     assert sum(x.numel() for x in whole.state_dict().values()) == 31_773_121
     with pytest.raises(ValueError, match="tile_px=64: this system does not offer it"):
         system.prepare(fuser(), FuseOptions(tile_px=64))
+
+
+@torch.no_grad()
+def test_coarse_colour_is_interpolated_where_it_is_told() -> None:
+    slope = torch.linspace(-0.1, 0.1, 32).expand(1, 1, 32, 32)
+    smooth = from_luma(torch.full_like(slope, 0.5), slope, -slope)
+    vi = F.interpolate(F.avg_pool2d(smooth, 4), scale_factor=4)
+    model = fuser(sigma_y=None, correction="paper")
+    clean, coarse = torch.tensor([CLEAN]), torch.tensor([[0.0, 0, 4]])
+    error = {}
+    for name, vi_op in (("told", coarse), ("not told", clean)):
+        restored = model(vi, to_gray(vi), {"vi_op": vi_op, "ir_op": clean}).vi
+        inside = ((restored > 0) & (restored < 1)).all(
+            dim=1, keepdim=True
+        )  # where RGB is not clipped
+        inside[..., :8] = inside[..., -8:] = False
+        assert inside.sum() > 100
+        error[name] = (to_chroma(restored)[0] - slope)[inside].abs().max()
+    assert error["told"] < 1e-3
+    assert error["not told"] > 5e-3
+
+
+@pytest.mark.parametrize("inverse", ["cascade", "gradients"])
+@torch.no_grad()
+def test_a_correction_brings_back_what_was_seen(inverse: str) -> None:
+    """Without noise both inverses bring the restored pictures to the observation, gradients nearer."""
+    vi, ir = pair(1, 32, 32)
+    rows = torch.tensor([[0.0, 1.0, 2]])
+    model = fuser(inverse=inverse, sigma_y=None, correction="paper")
+    observation = observe_pair(vi, ir, vi_op=rows, ir_op=rows, config=model.config)
+    seen = observation.operators.apply(torch.rand(1, 2, 32, 32))
+    observation = replace(observation, pictures=seen)
+    one = (torch.ones(1), torch.ones(1))
+    moved = corrected(
+        torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32), observation, one, form="paper"
+    )
+    left = (observation.operators.apply(moved[:, :2]) - seen).norm() / seen.norm()
+    assert left < {"cascade": 0.1, "gradients": 0.01}[inverse]
+    told = {"vi_op": rows, "ir_op": rows}
+    assert all(torch.isfinite(picture).all() for picture in model(vi, ir, told))

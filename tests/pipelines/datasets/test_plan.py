@@ -1,10 +1,11 @@
+import albumentations as A
 import pytest
 from pydantic import ValidationError
 
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
 from degradations.weather import HazeRanges
-from jobs.recipes.datasets import paper, small
+from jobs.recipes.datasets import paper, shipped, small
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.sources.scenes import Scene
 
@@ -67,7 +68,11 @@ def test_moving_the_files_changes_nothing(big: DatasetConfig) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "address"),
-    [(paper(), "c1974e605248754b7d23844f"), (small(), "9ca36f695f66340f44a177e1")],
+    [
+        (paper(), "c462aab4f764d8fc77e28a8a"),
+        (shipped(), "6640cc31178d0f49545f42f8"),
+        (small(), "01120035d27a2e73aa4b8943"),
+    ],
 )
 def test_the_address_of_a_recipe_is_what_it_always_was(recipe: DatasetConfig, address: str) -> None:
     """A new degradation or setting must not rebuild the shards that do not use it."""
@@ -86,6 +91,46 @@ def test_ranges_count_where_they_are_used(config: DatasetConfig) -> None:
     used = with_ranges(ViRanges(blur=BlurRanges(**_first_field_shifted(BlurRanges()))))
     assert names(config, scenes) == names(unused, scenes)
     assert names(config, scenes).isdisjoint(names(used, scenes))
+
+
+def test_own_transforms_and_parts_are_in_the_address() -> None:
+    scenes = [scene(index) for index in range(10)]
+
+    def shard(limit: int, sigma: float = 14.0) -> ShardConfig:
+        motion = A.to_dict(A.MotionBlur(blur_limit=limit, p=1))
+        return ShardConfig(
+            vi=("motion_blur+gaussian_noise", *small().shard.vi),
+            own={"vi": {"motion_blur": motion}},
+            vi_ranges={"gaussian_noise": {"sigma_range_level": (sigma, sigma)}},
+        )
+
+    configs = [DatasetConfig(name="d", shard=one) for one in (shard(7), shard(9), shard(7, 8.0))]
+    assert len(set.union(*(names(config, scenes) for config in configs))) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vi": ("blur", "rain+motion")}, "no degradation 'motion'"),
+        ({"own": {"vi": {"motion": {}}}}, "own.vi, motion: 'transform' is missing"),
+        (
+            {"own": {"vi": {"motion": A.to_dict(A.MotionBlur(p=1))}}},
+            r"own.vi has \['motion'\], which vi does not name",
+        ),
+    ],
+)
+def test_names_without_a_kernel_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ShardConfig(**settings)
+
+
+def test_members_of_ones_own_are_known() -> None:
+    motion = A.to_dict(A.MotionBlur(p=1))
+    shard = ShardConfig(
+        vi=("motion", "motion+rain", *small().shard.vi), own={"vi": {"motion": motion}}
+    )
+    assert shard.own_members() == {"vi_motion", "vi_motion+rain"}
+    assert small().shard.own_members() == set()
 
 
 def _first_field_shifted(ranges: HazeRanges | BlurRanges) -> dict[str, object]:

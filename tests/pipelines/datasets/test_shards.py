@@ -1,8 +1,10 @@
 import hashlib
 import io
 import json
+import pickle
 from pathlib import Path
 
+import albumentations as A
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -10,8 +12,17 @@ import pytest
 import webdataset as wds
 
 from degradations.chain import apply_chain
-from pipelines.datasets.plan import DatasetConfig, ShardSpec, plan_shards
-from pipelines.datasets.shards import ShardReader, find_shard, open_shard, write_shard
+from degradations.own import OwnTransforms
+from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardSpec, plan_shards
+from pipelines.datasets.shards import (
+    BadSourcesError,
+    ShardReader,
+    WrittenShard,
+    find_shard,
+    open_shard,
+    try_shard,
+    write_shard,
+)
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene, load_native, load_pair
 from pipelines.store.folders import LocalFolder
@@ -58,6 +69,36 @@ def test_the_pixels_are_the_sources_and_their_records(spec: ShardSpec, tmp_path:
         stored = reader.image(scene.id, member)
         assert np.array_equal(stored, np.rint(again * 255).astype(np.uint8))
         assert not np.array_equal(stored, source)
+    reader.close()
+
+
+def test_own_transforms_and_compositions_are_variants(
+    config: DatasetConfig, scenes: list[Scene], tmp_path: Path
+) -> None:
+    own = OwnTransforms(vi={"motion_blur": A.to_dict(A.MotionBlur(blur_limit=(7, 9), p=1))})
+    tree = config.shard.model_dump() | {
+        "vi": ("blur", "motion_blur+gaussian_noise", "motion_blur"),
+        "own": own,
+    }
+    shard = ShardConfig.model_validate(tree)
+    spec = plan_shards(config.model_copy(update={"shard": shard}), scenes)[0]
+    # What travels to a worker and back makes the same.
+    again = ShardSpec.model_validate_json(spec.model_dump_json())
+    assert again.name == spec.name
+    first, second = (
+        write_shard(one, LocalFolder(tmp_path / folder)).info
+        for one, folder in ((spec, "a"), (again, "b"))
+    )
+    assert first == second
+    reader = ShardReader.open(tmp_path / "a" / "shards" / f"{spec.name}.tar")
+    scene = spec.scenes[0]
+    vi = load_pair(scene)[0].astype(np.float32) / 255
+    for member in ("vi_motion_blur", "vi_motion_blur+gaussian_noise"):
+        chain = reader.metas[scene.id].chain(member)
+        assert "+".join(applied.name for applied in chain) == member.removeprefix("vi_")
+        assert chain[0].params["drawn"][0]["name"] == "MotionBlur"
+        expected = np.rint(apply_chain(vi, "vi", chain) * 255).astype(np.uint8)
+        assert np.array_equal(reader.image(scene.id, member), expected)
     reader.close()
 
 
@@ -150,6 +191,23 @@ def test_a_failure_leaves_nothing_behind(spec: ShardSpec, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="changed since"):
         write_shard(bad, LocalFolder(tmp_path))
     assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_all_bad_sources_of_a_shard_are_named_at_once(spec: ShardSpec, tmp_path: Path) -> None:
+    changed = spec.scenes[0].model_copy(update={"vi_sha256": "0" * 64})
+    lost = spec.scenes[2].model_copy(update={"ir_uri": "/absent.png"})
+    bad = spec.model_copy(update={"scenes": (changed, spec.scenes[1], lost, *spec.scenes[3:])})
+    error = try_shard(bad, LocalFolder(tmp_path))
+    assert isinstance(error, BadSourcesError)
+    assert error.scene_ids == (changed.id, lost.id)
+    assert [item.path for item in error.refused] == [changed.vi_uri, "/absent.png"]
+    assert [item.reason for item in error.refused] == [
+        "changed since it was scanned; run jobs.scan again", "no such file",
+    ]  # fmt: skip
+    travelled = pickle.loads(pickle.dumps(error))
+    assert (str(travelled), travelled.refused) == (str(error), error.refused)
+    written = try_shard(spec, LocalFolder(tmp_path))
+    assert isinstance(written, WrittenShard)
 
 
 def test_not_a_tar(tmp_path: Path) -> None:

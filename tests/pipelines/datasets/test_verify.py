@@ -1,12 +1,17 @@
 import io
+import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from pipelines.datasets.shards import SampleMeta
-from pipelines.datasets.verify import verify_version
-from pipelines.datasets.versions import DatasetVersion
+from degradations import catalogue
+from pipelines.datasets.shards import SampleMeta, find_shard, tar_of
+from pipelines.datasets.verify import remake_scenes, verify_version
+from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of
+from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import sha256_of_file, write_whole
 from pipelines.store.folders import LocalFolder
 
@@ -61,6 +66,76 @@ def rewrite(published: Published, edit: Edit) -> DatasetVersion:
     return version.model_copy(update={"shards": (changed, *version.shards[1:])})
 
 
+def lose_a_shard(manifest: dict[str, Any]) -> None:
+    manifest["shards"].pop()
+
+
+def lose_all_shards(manifest: dict[str, Any]) -> None:
+    manifest["shards"] = []
+
+
+def list_one_twice(manifest: dict[str, Any]) -> None:
+    manifest["shards"].append(manifest["shards"][0])
+
+
+def change_the_recipe(manifest: dict[str, Any]) -> None:
+    manifest["config"]["shard"]["num_positives"] = 2
+
+
+def change_a_kernel(manifest: dict[str, Any]) -> None:
+    manifest["code"]["kernels"]["vi_blur"] = 7
+
+
+def lose_a_kernel(manifest: dict[str, Any]) -> None:
+    del manifest["code"]["kernels"]["vi_blur"]
+
+
+def change_the_digest(manifest: dict[str, Any]) -> None:
+    manifest["digest"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lose_a_shard, "its digest is not that of its contents"),
+        (lose_all_shards, "it lists no shard"),
+        (list_one_twice, "it lists shard [0-9a-f]{24} twice"),
+        (change_the_recipe, "its digest is not that of its contents"),
+        (change_a_kernel, "its digest is not that of its contents"),
+        (lose_a_kernel, "its kernels are not those of its recipe"),
+        (change_the_digest, "its digest is not that of its contents"),
+    ],
+)
+def test_an_edited_manifest_is_refused_by_whoever_reads_it(
+    version_root: Published, edit: Callable[[dict[str, Any]], None], problem: str
+) -> None:
+    version, root = version_root
+    path = root.path / manifest_of(version.name)
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    for name in (version.name, version.config.name):
+        with pytest.raises(ValueError, match=problem):
+            find_version(root, name)
+
+
+def test_a_manifest_under_another_name(version_root: Published) -> None:
+    version, root = version_root
+    path = root.path / manifest_of(version.name)
+    path.rename(path.with_name("other-000000000000.json"))
+    with pytest.raises(ValueError, match=f"it is the manifest of {version.name}"):
+        find_version(root, "other-000000000000")
+
+
+def test_a_marker_without_its_shard(version_root: Published) -> None:
+    version, root = version_root
+    info = version.shards[0]
+    (root.path / tar_of(info.name)).unlink()
+    assert find_shard(root, info.name) is None
+    [problem] = verify_version(version, root)
+    assert f"{info.name}.tar: missing" in problem
+
+
 def test_a_picture_that_does_not_decode(version_root: Published) -> None:
     def spoil(name: str, data: bytes) -> bytes:
         return data[: len(data) // 2] if name.endswith("vi_blur.npy.zst") else data
@@ -109,3 +184,81 @@ def test_a_tar_cut_to_a_stump(version_root: Published, size: int) -> None:
     tar.write_bytes(tar.read_bytes()[:size])
     [problem] = verify_version(version, root)
     assert "damaged" in problem
+
+
+Meta = dict[str, Any]
+
+
+def another_schema(meta: Meta) -> None:
+    meta["schema_version"] = 99
+
+
+def too_few_positives(meta: Meta) -> None:
+    meta["groups"][1]["ir_positives"].pop()
+
+
+def the_same_positive_twice(meta: Meta) -> None:
+    positives = meta["groups"][1]["vi_positives"]
+    positives[1] = positives[0]
+
+
+def too_few_negatives(meta: Meta) -> None:
+    meta["groups"][0]["negatives"].pop()
+
+
+def itself_as_positive(meta: Meta) -> None:
+    meta["groups"][0]["vi_positives"][0] = meta["id"]
+
+
+def an_anchor_as_negative(meta: Meta) -> None:
+    meta["groups"][1]["negatives"][0] = "vi_blur"
+
+
+def a_group_less(meta: Meta) -> None:
+    meta["groups"].pop()
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (another_schema, "has schema 99, this code reads"),
+        (too_few_positives, "has 2 different IR positives, the recipe says 3"),
+        (the_same_positive_twice, "has 2 different VI positives, the recipe says 3"),
+        (too_few_negatives, "has 5 different negatives, the recipe says 6"),
+        (itself_as_positive, "has its own scene among the positives"),
+        (an_anchor_as_negative, "has its anchor vi_blur among the negatives"),
+        (a_group_less, "its groups are of"),
+    ],
+)
+def test_what_a_reader_relies_on_is_checked(
+    version_root: Published, edit: Callable[[Meta], None], problem: str
+) -> None:
+    def change(name: str, data: bytes) -> bytes:
+        if not name.endswith(".json"):
+            return data
+        meta = json.loads(data)
+        edit(meta)
+        return json.dumps(meta).encode()
+
+    problems = verify_version(rewrite(version_root, change), version_root[1])
+    assert any(problem in line for line in problems), problems
+
+
+def test_scenes_made_again_are_the_same_bytes(
+    version_root: Published, scenes: list[Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, root = version_root
+    table = SceneTable.of(scenes)
+    assert remake_scenes(version, root, table, num_scenes=100) == {}
+    # A library's upgrade: other pixels, and no version of ours that changed.
+    blur = catalogue.find("vi", "blur")
+    upgraded = replace(blur, apply=lambda image, params: blur.apply(image, params) * 0.99)
+    lines = [upgraded if line is blur else line for line in catalogue._TABLE]
+    monkeypatch.setattr(catalogue, "_TABLE", tuple(lines))
+    changed = remake_scenes(version, root, table, num_scenes=4)
+    assert len(changed) == 4
+    assert all(members == {"vi_blur"} for members in changed.values())
+    lines = [replace(line, version=2) if line is upgraded else line for line in lines]
+    monkeypatch.setattr(catalogue, "_TABLE", tuple(lines))
+    with pytest.raises(ValueError, match="only the same versions can be compared"):
+        remake_scenes(version, root, table, num_scenes=1)

@@ -11,6 +11,7 @@ from pipelines.datasets.versions import (
     find_garbage,
     find_version,
     manifest_of,
+    newest_version,
     publish_version,
     read_version,
     split_reuse,
@@ -91,6 +92,11 @@ def test_garbage_is_what_no_version_needs(
     now_s = (folder / f"{orphan.name}.tar").stat().st_mtime
     # A running generation has shards without a manifest: young files stay.
     assert find_garbage(root, now_s=now_s, min_age_s=3600).num_bytes == 0
+    # Nor is anything touched that a generation needs, however old.
+    alive = find_garbage(root, now_s=now_s + 1e6, min_age_s=0, needed={orphan.name, "x"})
+    assert [entry.name for entry in (*alive.shards, *alive.unfinished)] == [
+        "versions/.tmp-v.json-9"
+    ]
     garbage = find_garbage(root, now_s=now_s + 3601, min_age_s=3600)
     assert [entry.name for entry in garbage.shards] == [
         f"shards/{orphan.name}.json",
@@ -105,6 +111,17 @@ def test_garbage_is_what_no_version_needs(
     delete_garbage(root, garbage)
     assert find_garbage(root, now_s=now_s + 3601, min_age_s=3600).num_bytes == 0
     assert verify_version(version, root) == []
+
+
+def test_a_manifest_deleted_by_hand_stops_nothing(
+    version_root: Published, config: DatasetConfig, scenes: list[Scene]
+) -> None:
+    version, root = version_root
+    (root.path / manifest_of(version.name)).unlink()
+    assert newest_version(root, config.name) is None
+    with pytest.raises(ValueError, match="no dataset version"):
+        find_version(root, config.name)
+    assert make_version(root, config, scenes) == version
 
 
 def test_an_unreadable_manifest_stops_the_collection(version_root: Published) -> None:

@@ -1,7 +1,9 @@
+import albumentations as A
 import numpy as np
 import pytest
 
-from degradations.catalogue import names
+from degradations.catalogue import ViRanges, names
+from degradations.own import OwnTransforms
 from pipelines.evaluation.scenarios import (
     CLEAN_SCENARIO,
     SCENARIOS,
@@ -9,6 +11,7 @@ from pipelines.evaluation.scenarios import (
     Scenario,
     degrade,
     find_scenario,
+    protocol_of,
 )
 
 
@@ -26,6 +29,13 @@ def test_names_are_unique_and_found() -> None:
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'LL_SN'.*clean.*low_light\+stripe_noise"):
         find_scenario("LL_SN")
+
+
+def test_the_papers_four_mixtures_are_there() -> None:
+    mixed = {s.name for s in SCENARIOS if s.vi in [("low_light",), ("rain",)] and s.ir}
+    assert mixed == {
+        f"{vi}+{ir}" for vi in ("low_light", "rain") for ir in ("low_contrast", "stripe_noise")
+    }
 
 
 def test_every_degradation_of_the_catalogue_is_measured_alone() -> None:
@@ -102,6 +112,42 @@ def test_stronger_is_farther_from_the_clean_pair(name: str) -> None:
         both = zip(pictures[:2], (vi, ir), strict=True)
         errors.append(sum(np.abs(x.astype(float) - y).mean() for x, y in both))
     assert errors[0] < errors[2]
+
+
+def test_a_scenario_of_ones_own() -> None:
+    motion = A.to_dict(A.MotionBlur(blur_limit=(7, 15), p=1))
+    scenario = Scenario(
+        name="shaken",
+        vi=("motion", "gaussian_noise"),
+        own=OwnTransforms(vi={"motion": motion}),
+        vi_ranges=ViRanges(gaussian_noise={"sigma_range_level": (3, 3)}),
+    )
+    vi, ir = pair()
+    first, again, other = (
+        degrade(vi, ir, one, seed=seed, scene_key="a")
+        for one, seed in (
+            (scenario, 1),
+            (Scenario.model_validate_json(scenario.model_dump_json()), 1),
+            (scenario, 2),
+        )
+    )
+    assert np.array_equal(first.vi, again.vi)
+    assert not np.array_equal(first.vi, other.vi)
+    assert first.vi_chain[0].params["drawn"][0]["name"] == "MotionBlur"
+    assert first.vi_chain[1].params["sigma_level"] == 3
+    assert np.array_equal(first.ir, ir)
+    assert not scenario.is_linear
+    with pytest.raises(ValueError, match="no degradation 'motion'"):
+        Scenario(name="shaken", ir=("motion",), own=scenario.own)
+
+
+def test_rows_of_a_name_with_another_meaning_have_another_protocol() -> None:
+    mine, other = (Scenario(name="mine", vi=(name,)) for name in ("blur", "rain"))
+    assert (
+        protocol_of(find_scenario("vi_blur@weak"), "p") == protocol_of(CLEAN_SCENARIO, "p") == "p"
+    )
+    assert len({"p", *(protocol_of(one, "p") for one in (mine, other))}) == 3
+    assert protocol_of(mine, "p") == protocol_of(mine.model_copy(), "p") != protocol_of(mine, "q")
 
 
 def test_single_degradations_have_three_severities() -> None:

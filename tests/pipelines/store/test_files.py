@@ -1,10 +1,11 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.store.files import alone_in, whole_file, whole_folder, write_whole
+from pipelines.store.files import alone_in, delete_least_used, whole_file, whole_folder, write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -63,3 +64,14 @@ with alone_in(Path({str(tmp_path / "run")!r})):
     assert subprocess.run([sys.executable, "-c", hold], cwd=ROOT, check=False).returncode < 0
     with alone_in(tmp_path / "run"):
         pass
+
+
+def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    for age, name in enumerate(("newest", "middle", "oldest", "kept")):
+        (tmp_path / name / "below").mkdir(parents=True)
+        (tmp_path / name / "below" / "data").write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    delete_least_used(tmp_path, 200, keep={"kept"})
+    assert {path.name for path in tmp_path.iterdir()} == {"newest", "middle", "kept"}
+    delete_least_used(tmp_path, 199, keep={"kept"})
+    assert {path.name for path in tmp_path.iterdir()} == {"newest", "kept"}

@@ -1,0 +1,49 @@
+"""`--degradation`, from words to chains."""
+
+import pytest
+
+from degradations.operators import operator_numbers
+from jobs.fuse.run import read_chains
+
+
+def numbers(*texts: str) -> dict[str, list[float]]:
+    return {name: operator_numbers(chain).tolist() for name, chain in read_chains(texts).items()}
+
+
+def test_without_a_camera_it_is_both() -> None:
+    expected = pytest.approx([14 / 255, 0, 1])
+    assert numbers("noise:sigma=14") == {"vi_chain": expected, "ir_chain": expected}
+    assert numbers("ir:gaussian_noise:sigma_level=14") == {"ir_chain": expected}
+
+
+def test_several_are_one_after_the_other() -> None:
+    found = numbers("blur:sigma=2", "noise:sigma=8", "ir:low_resolution:factor=4")
+    assert found["vi_chain"] == pytest.approx([8 / 255, 2, 1])
+    assert found["ir_chain"] == pytest.approx([2 / 255, 2, 4])
+
+
+def test_a_camera_may_be_said_to_be_clean() -> None:
+    assert read_chains(["vi:clean", "ir:noise:sigma=3"])["vi_chain"] == []
+    assert read_chains([]) == {}
+
+
+def test_a_name_of_the_catalogue_is_that_kernel() -> None:
+    assert [applied.name for applied in read_chains(["vi:blur:sigma=2"])["vi_chain"]] == ["blur"]
+    assert [one.name for one in read_chains(["ir:blur:sigma=2"])["ir_chain"]] == ["gaussian_blur"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fog:beta=1", "no degradation 'fog'"),
+        ("ir:rain", "no degradation 'rain' for modality 'ir'"),
+        ("vi:", "no degradation ''"),
+        ("noise:s=14", "gaussian_noise takes sigma_level, seed"),
+        ("noise:level=14", "gaussian_noise takes sigma_level, seed"),
+        ("noise:sigma=-1", "greater than or equal to 0"),
+        ("noise", "sigma_level"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_chains([text])
