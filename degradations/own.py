@@ -59,17 +59,19 @@ class OwnTransforms(BaseModel):
         """Those of one camera, by name."""
         return self.vi if camera == "vi" else self.ir
 
-    def address(self) -> dict[str, object]:
-        """What decides their pixels: the transforms, albumentations' version, versions of our kernels."""
-        kernels = {
-            f"{camera}_{name}": find(camera, name).version
-            for _, _, serialised in self._items()
-            for camera, name in _kernels_in(serialised)
-        }
-        return self.model_dump(mode="json") | {
-            "albumentations": version("albumentations"),
-            "kernels": kernels,
-        }
+    def address(self) -> dict[str, dict[str, object]]:
+        """What decides the pixels of each, by camera and name: the transform, and what code it runs."""
+        addresses: dict[str, dict[str, object]] = {"vi": {}, "ir": {}}
+        for camera, name, serialised in self._items():
+            kernels = {
+                f"{of}_{kernel}": find(of, kernel).version for of, kernel in _kernels_in(serialised)
+            }
+            addresses[camera][name] = {
+                "transform": serialised,
+                "albumentations": version("albumentations"),
+                "kernels": kernels,
+            }
+        return addresses
 
     def _items(self) -> Iterator[tuple[Modality, str, Serialised]]:
         for name, serialised in self.vi.items():

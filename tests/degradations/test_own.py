@@ -78,8 +78,8 @@ def test_only_the_own_one_has_no_operator():
 
 def test_the_address_follows_transform_and_kernels():
     one = OwnTransforms(ir={"mine": MIXED}).address()
-    assert one["kernels"] == {"ir_stripe_noise": 1}
-    assert one["albumentations"] == A.__version__
+    assert one["ir"]["mine"]["kernels"] == {"ir_stripe_noise": 1}
+    assert one["ir"]["mine"]["albumentations"] == A.__version__
     other = A.to_dict(A.Compose([Degrade("ir", "stripe_noise")]))
     assert OwnTransforms(ir={"mine": other}).address() != one
     # Tuples of `A.to_dict` are lists after a journey through JSON.
