@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ def test_gc_cannot_cross_a_generation_that_reuses_old_shards(
     assert list(root.entries("underway/")) == []
 
 
+def test_two_generations_at_once_publish_one_version(
+    settings: Settings, unpublished: tuple[DatasetConfig, LocalFolder]
+) -> None:
+    config, root = unpublished
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: generate(config, settings, scenes="rendered"), range(2))
+    assert first == second == find_version(root, config.name)
+    assert list(root.entries("underway/")) == []
+
+
 def test_publishing_finds_out_that_a_shard_was_collected(
     settings: Settings,
     unpublished: tuple[DatasetConfig, LocalFolder],
@@ -246,6 +257,30 @@ def test_the_quarantine_holds_the_recipes_share(scenes: list[Scene], capsys: Cap
     assert quarantine.scene_ids == {scenes[0].id}
     with pytest.raises(ValueError, match="3 of 17 pairs refused, more than 15"):
         quarantine.add(second)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_rebuild_has_the_bytes_of_a_whole_build(
+    ray_settings: Settings,
+    scene_folder: Path,
+    config: DatasetConfig,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    settings = ray_settings.model_copy(update={"work": tmp_path / "work"})
+    scan_folder(scene_folder, settings, name="all")
+    config = config.model_copy(update={"name": "all-small"})
+    old = generate(config, settings, scenes="all")
+    new = generate(config, settings, scenes="all", rebuild=["blur"])
+    assert f"reuse 0 shards, build {len(new.shards)}" in capsys.readouterr().out
+    assert new.config.shard.rebuilt == {"blur": 1}
+    # The kernel is the same, so the bytes are; the addresses are others.
+    assert {shard.sha256 for shard in new.shards} == {shard.sha256 for shard in old.shards}
+    assert new.digest != old.digest
+    verify(new.name, settings, remake=5)
+    assert "5 scenes, with numpy==" in capsys.readouterr().out
+    assert generate(config, settings, scenes="all") == new
 
 
 @pytest.mark.slow
