@@ -59,9 +59,9 @@ class OwnTransforms(BaseModel):
         """Those of one camera, by name."""
         return self.vi if camera == "vi" else self.ir
 
-    def address(self) -> dict[str, dict[str, object]]:
+    def address(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What decides the pixels of each, by camera and name: the transform, and what code it runs."""
-        addresses: dict[str, dict[str, object]] = {"vi": {}, "ir": {}}
+        addresses: dict[str, dict[str, dict[str, Any]]] = {"vi": {}, "ir": {}}
         for camera, name, serialised in self._items():
             kernels = {
                 f"{of}_{kernel}": find(of, kernel).version for of, kernel in _kernels_in(serialised)

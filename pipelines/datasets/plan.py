@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,7 +35,7 @@ class CodeVersions(BaseModel):
     """Versions of the code that decides the bytes of a shard, of what its recipe uses.
 
     `reading` is the decoding of source pictures, `codec` the encoding of a shard's; a kernel is named
-    by the member that it makes ("vi_blur").
+    by the member that it makes ("vi_blur"), and so is what a transform of the recipe's own runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +44,7 @@ class CodeVersions(BaseModel):
     reading: int
     codec: int
     kernels: dict[str, int]
+    own: dict[str, dict[str, Any]] = {}
 
 
 class ShardConfig(BaseModel):
@@ -123,6 +124,14 @@ class ShardConfig(BaseModel):
             reading=pictures.CODEC_VERSION,
             codec=_CODEC_VERSIONS[self.image_codec],
             kernels=kernels,
+            own={
+                f"{camera}_{name}": {
+                    "albumentations": made["albumentations"],
+                    "kernels": made["kernels"],
+                }
+                for camera, transforms in self.own.address().items()
+                for name, made in transforms.items()
+            },
         )
 
     def member_addresses(self, code: CodeVersions) -> dict[str, object]:
@@ -145,7 +154,8 @@ class ShardConfig(BaseModel):
 
     def _part_address(self, camera: Modality, part: str, code: CodeVersions) -> list[object]:
         if part in self.own.of(camera):
-            return [part, self.own.address()[camera][part]]
+            # Not what this process would run: an old version keeps the address that it was made at.
+            return [part, self.own.of(camera)[part], code.own[f"{camera}_{part}"]]
         ranges = getattr(self.ranges(camera), part).model_dump(mode="json")
         return [part, code.kernels[f"{camera}_{part}"], ranges]
 

@@ -132,7 +132,8 @@ def _picture_problems(reader: ShardReader, scene: str, config: ShardConfig) -> I
 def _group_problems(reader: ShardReader, scene: str, config: ShardConfig) -> Iterator[str]:
     meta = reader.metas[scene]
     anchors = [group.vi for group in meta.groups]
-    expected = [CLEAN, *config.vi] if len(meta.cameras) == 2 else []
+    every = config.vi if config.pairing == "matched" else (CLEAN, *config.vi)
+    expected = [*every] if len(meta.cameras) == 2 else []
     if anchors != expected:
         yield f"its groups are of {anchors}, the recipe has {expected}"
     for group in meta.groups:

@@ -342,7 +342,11 @@ def _contradiction(version: DatasetVersion, name: str) -> str | None:
         return "it lists no shard"
     if len({*names}) != len(names):
         return f"it lists shard {next(one for one in names if names.count(one) > 1)} twice"
-    if version.config.shard.code_versions().kernels.keys() != version.code.kernels.keys():
+    now = version.config.shard.code_versions()
+    if (now.kernels.keys(), now.own.keys()) != (
+        version.code.kernels.keys(),
+        version.code.own.keys(),
+    ):
         return "its kernels are not those of its recipe"
     if digest_of_contents(version) != version.digest:
         return "its digest is not that of its contents"

@@ -3,17 +3,22 @@ import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import pytest
 
-from degradations import catalogue
+from degradations import catalogue, own
+from degradations.own import OwnTransforms
+from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.datasets.shards import SampleMeta, find_shard, tar_of
 from pipelines.datasets.verify import remake_scenes, verify_version
 from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import sha256_of_file, write_whole
 from pipelines.store.folders import LocalFolder
+from tests.conftest import make_version
 
 Published = tuple[DatasetVersion, LocalFolder]
 Edit = Callable[[str, bytes], bytes | None]
@@ -262,3 +267,29 @@ def test_scenes_made_again_are_the_same_bytes(
     monkeypatch.setattr(catalogue, "_TABLE", tuple(lines))
     with pytest.raises(ValueError, match="only the same versions can be compared"):
         remake_scenes(version, root, table, num_scenes=1)
+
+
+def test_matched_pairs_are_whole(
+    config: DatasetConfig, scenes: list[Scene], tmp_path: Path
+) -> None:
+    shard = config.shard.model_copy(update={"pairing": "matched"})
+    root = LocalFolder(tmp_path)
+    version = make_version(root, config.model_copy(update={"shard": shard}), scenes[:5])
+    assert verify_version(version, root) == []
+
+
+def test_an_old_version_stays_readable_when_albumentations_is_upgraded(
+    config: DatasetConfig, scenes: list[Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    motion = A.to_dict(A.MotionBlur(blur_limit=(7, 9), p=1))
+    shard = config.shard.model_copy(
+        update={"vi": ("motion", *config.shard.vi), "own": OwnTransforms(vi={"motion": motion})}
+    )
+    config, root = config.model_copy(update={"shard": shard}), LocalFolder(tmp_path)
+    version = make_version(root, config, scenes[:5])
+    assert any(library.startswith("albumentations==") for library in version.libraries)
+    names = plan_shards(config, scenes[:5]).names()
+    monkeypatch.setattr(own, "version", lambda _: "9.9.9")
+    assert find_version(root, version.name) == version
+    # The address of what is made now is another.
+    assert set(names).isdisjoint(plan_shards(config, scenes[:5]).names())
