@@ -110,6 +110,25 @@ def write_whole(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole, unless it exists. Of two writers at once one gets FileExistsError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with full_disk_named(path), temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(temporary, path)  # unlike a rename, it never replaces a file
+    except OSError as error:
+        # A file system without hard links.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as stream:

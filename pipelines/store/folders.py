@@ -13,7 +13,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.store.files import TEMPORARY, sha256_of_file, whole_file, write_whole
+from pipelines.store.files import TEMPORARY, sha256_of_file, whole_file, write_new, write_whole
 
 
 class Entry(Protocol):
@@ -118,9 +118,13 @@ class LocalFolder:
     def write_once(self, name: str, data: bytes) -> None:
         """Write a small file that never changes. Raises ValueError when it exists with other bytes."""
         path = self.path / name
-        if not path.is_file():
-            write_whole(path, data)
-        elif path.read_bytes() != data:
+        try:
+            if not path.is_file():
+                write_new(path, data)
+                return
+        except FileExistsError:  # another writer was quicker
+            pass
+        if path.read_bytes() != data:
             raise ValueError(f"{path}: exists with another content; nothing is overwritten")
 
     def replace(self, name: str, data: bytes) -> None:

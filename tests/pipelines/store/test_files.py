@@ -1,11 +1,19 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipelines.store.files import alone_in, delete_least_used, whole_file, whole_folder, write_whole
+from pipelines.store.files import (
+    alone_in,
+    delete_least_used,
+    whole_file,
+    whole_folder,
+    write_new,
+    write_whole,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -64,6 +72,24 @@ with alone_in(Path({str(tmp_path / "run")!r})):
     assert subprocess.run([sys.executable, "-c", hold], cwd=ROOT, check=False).returncode < 0
     with alone_in(tmp_path / "run"):
         pass
+
+
+def test_a_new_file_never_replaces_another(tmp_path: Path) -> None:
+    """However they run: of eight writers at once one wins, and its bytes stay."""
+    path = tmp_path / "sub" / "once"
+
+    def write(index: int) -> bool:
+        try:
+            write_new(path, str(index).encode())
+        except FileExistsError:
+            return False
+        return path.read_bytes() == str(index).encode()
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(8)))
+    assert won.count(True) == 1
+    assert path.read_bytes() == str(won.index(True)).encode()
+    assert [item.name for item in path.parent.iterdir()] == ["once"]
 
 
 def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
