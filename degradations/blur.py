@@ -12,10 +12,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from degradations.intervals import NonNegativeInterval, draw_uniform
 
+# Cameras of 8k pixels do not blur so far; a kernel takes the square of it.
+_MAX_SIZE_PX = 1023
+
 
 def _odd(size_px: int) -> int:
-    if size_px < 1 or size_px % 2 == 0:
-        raise ValueError(f"blur size_px {size_px} must be odd and positive, such as {size_px | 1}")
+    if not 1 <= size_px <= _MAX_SIZE_PX or size_px % 2 == 0:
+        raise ValueError(
+            f"blur size_px {size_px} must be odd, from 1 to {_MAX_SIZE_PX}, such as 21"
+        )
     return size_px
 
 

@@ -1,16 +1,20 @@
 """Closed intervals [low, high] for drawing parameters, checked when a configuration is read."""
 
-import math
 from typing import Annotated
 
 import numpy as np
 from pydantic import AfterValidator
 
+# Far beyond any strength of a degradation; numpy draws from it without overflow.
+_MOST = 1e6
+
 
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
     low, high = interval
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"interval {interval!r} is not low <= high; swap or correct its two ends")
+    if not -_MOST <= low <= high <= _MOST:
+        raise ValueError(
+            f"interval {interval!r} is not low <= high, both within ±{_MOST:g}; correct its two ends"
+        )
     return interval
 
 

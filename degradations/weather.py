@@ -23,11 +23,11 @@ class RainRanges(BaseModel):
     """Direction of the streaks, in degrees."""
     alpha: float = Field(default=0.9, ge=0, le=1)
     """Weight of the scene."""
-    beta_level: float = Field(default=0.8, ge=0, allow_inf_nan=False)
+    beta_level: float = Field(default=0.8, ge=0, le=1e6)
     """Weight of the streaks."""
     drop_fraction: float = Field(default=5 / 256, ge=0, le=1)
     """Share of pixels that hold a drop."""
-    length_px: int = Field(default=50, ge=1)
+    length_px: int = Field(default=50, ge=1, le=1023)
     """Side of the streak kernel in pixels; a streak is half as long."""
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import re
 import socket
@@ -90,8 +91,8 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         work=folder,
         datasets_uri=os.environ.get("FUSION_DATASETS"),
         runs_uri=_absolute(os.environ.get("FUSION_RUNS")),
-        cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB"),
-        node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds"),
+        cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB", most=1e9),
+        node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds", most=1e7),
         s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         tracking_uri=server or f"sqlite:///{folder}/mlflow.db",
         # With a server, artifacts go where the server says; a sqlite file needs a folder beside it,
@@ -102,12 +103,15 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
     )
 
 
-def _number(name: str, default: float, unit: str) -> float:
+def _number(name: str, default: float, unit: str, *, most: float) -> float:
     text = os.environ.get(name, str(default))
     try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"{name}={text}: give a number of {unit}") from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= most:  # NaN is in no range
+        raise ValueError(f"{name}={text[:40]}: give a number of {unit} from 0 to {most:g}")
+    return value
 
 
 def _absolute(place: str | None) -> str | None:

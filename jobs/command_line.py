@@ -7,6 +7,7 @@ is imported here, nor by a command before its work begins: `--help` answers at o
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from textwrap import indent
 from typing import Any, NoReturn
 
 from jobs.recipes import Recipes
+
+# Characters of a wrong value that are shown.
+_NUM_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def parse_words(command: Command, words: Sequence[str]) -> argparse.Namespace:
         description=command.doc,
         epilog="examples:\n" + indent("\n".join(command.examples), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # A wrong value is one line, as every other mistake; argparse would print the usage before it.
+        exit_on_error=False,
     )
     verb = command.verbs.get(words[0]) if words else None
     chosen = verb or command.default
@@ -62,7 +68,10 @@ def parse_words(command: Command, words: Sequence[str]) -> argparse.Namespace:
         # It asks about the recipe alone.
         for action in parser._actions:
             action.required &= action.dest == "recipe"
-    return parser.parse_args(words, argparse.Namespace(verb=None))
+    try:
+        return parser.parse_args(words, argparse.Namespace(verb=None))
+    except argparse.ArgumentError as error:
+        return parser.exit(2, f"error: {error}; see python -m jobs.{command.name} --help\n")
 
 
 def run_command(command: Command) -> NoReturn:
@@ -80,6 +89,40 @@ def run_command(command: Command) -> NoReturn:
         print_error(error)
         sys.exit(2)
     sys.exit(0)
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """What reads an option's whole number from `least` to `most`; others are a usage error."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:  # also for thousands of digits
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:_NUM_SHOWN]}: give a whole number from {least} to {most}"
+            )
+        return value
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """What reads an option's number from `least` to `most`; NaN and others are a usage error."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:  # NaN is in no range
+            raise argparse.ArgumentTypeError(
+                f"{text[:_NUM_SHOWN]}: give a number from {least:g} to {most:g}"
+            )
+        return value
+
+    return read
 
 
 def add_recipe_arguments(

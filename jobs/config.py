@@ -18,8 +18,10 @@ from pipelines.evaluation.baselines import Baseline
 from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES, Scenario
 from pipelines.promotion.gate import GateConfig
 from pipelines.store.names import nearest
+from pipelines.store.seeding import Seed
 from pipelines.training.config import TrainingConfig
 
+_INT_LIMIT, _FLOAT_LIMIT, _MAX_DEPTH = 2**63, 1e12, 16
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -32,13 +34,13 @@ class EvaluateRecipe(BaseModel):
     """What is done to the pictures before they are fused: names of the table, or scenarios of your own."""
     baselines: tuple[Baseline, ...] = ("average", "maximum")
     """Classical methods to measure too; the average is one of them."""
-    steps: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    steps: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = ()
     """Other numbers of sampling steps to try on the example scenes."""
     num_scenes: int | None = Field(default=None, ge=1)
     """How many scenes of the split; null for all."""
-    num_examples: int = Field(default=3, ge=0)
+    num_examples: int = Field(default=3, ge=0, le=1000)
     """Scenes that are shown as pictures in the report."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the degradations that are drawn."""
 
     @field_validator("scenarios")
@@ -131,7 +133,10 @@ def read_recipe(
     config = find_recipe(recipes, arguments.recipe)
     if shrink and arguments.smoke:
         config = shrink(config)
-    return override(config, arguments.overrides)
+    config = override(config, arguments.overrides)
+    for key, value in config.model_dump().items():  # pydantic takes "nan" for a number, too
+        _check_numbers(value, key)
+    return config
 
 
 def describe_settings(config: BaseModel, *, prefix: str = "") -> Iterator[str]:
@@ -159,7 +164,9 @@ def override(config: _Config, assignments: Sequence[str]) -> _Config:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: write KEY=VALUE")
-        _assign(tree, path.strip(), _parse_value(text.strip()))
+        value = _parse_value(text.strip())
+        _check_numbers(value, path.strip())
+        _assign(tree, path.strip(), value)
     return type(config).model_validate(tree)
 
 
@@ -182,8 +189,25 @@ def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
 def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, an integer of thousands of digits, very deep
         return text
+
+
+def _check_numbers(value: Any, path: str, *, depth: int = 0) -> None:
+    """Raise ValueError for a number that no setting means, and for a value of too many levels.
+
+    Every field has its own bounds besides; these hold for the fields of all systems.
+    """
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"{path}: lists within lists, more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _check_numbers(item, f"{path}.{key}", depth=depth + 1)
+    elif isinstance(value, int) and abs(value) >= _INT_LIMIT:
+        raise ValueError(f"{path}: a whole number of more than 64 bits; give a smaller one")
+    elif isinstance(value, float) and not abs(value) <= _FLOAT_LIMIT:  # NaN is not, either
+        raise ValueError(f"{path}={value:g}: give a number within ±{_FLOAT_LIMIT:g}")
 
 
 def shrink_training(config: TrainingConfig) -> TrainingConfig:

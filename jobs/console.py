@@ -17,6 +17,7 @@ from infra.logs import json_line
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _LINE_EVERY_S = 5.0
 _PACE_OVER_S = 1800.0
+_MAX_LINE = 2000
 
 
 class Advance(Protocol):
@@ -111,5 +112,12 @@ def one_line(error: BaseException) -> str:
             f"{'.'.join(map(str, item['loc']))}: {item['msg']}" if item["loc"] else item["msg"]
             for item in error.errors()
         ]
-        return "; ".join(parts)
-    return " ".join(str(error).split())
+        return _shortened("; ".join(parts))
+    return _shortened(" ".join(str(error).split()))
+
+
+def _shortened(text: str) -> str:
+    """A line without its middle where a value in it is longer than a person reads."""
+    if len(text) <= _MAX_LINE:
+        return text
+    return f"{text[: _MAX_LINE // 2]} … {text[-_MAX_LINE // 2 :]}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, run_command
+from jobs.command_line import Command, Verb, add_work, run_command, whole_number
 
 # Compiling takes minutes, so that part runs only where it is asked for.
 _PARTS = ("inference", "bf16", "stage1", "stage2")
@@ -93,7 +93,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="paper", help="dataset recipe (default: %(default)s)")
     parser.add_argument(
         "--num-planned",
-        type=int,
+        type=whole_number(1, 10**8),
         default=1_000_000,
         help="scenes of the simulation (default: %(default)s)",
     )
@@ -102,7 +102,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 def _add_repeats(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--repeats", type=int, default=3, help="measurements a side (default: %(default)s)"
+        "--repeats",
+        type=whole_number(1, 1000),
+        default=3,
+        help="measurements a side (default: %(default)s)",
     )
 
 
@@ -119,7 +122,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     _add_repeats(parser)
     parser.add_argument(
-        "--crop", type=int, default=224, help="px of a training crop (default: %(default)s)"
+        "--crop",
+        type=whole_number(16, 8192),
+        default=224,
+        help="px of a training crop (default: %(default)s)",
     )
     parser.add_argument(
         "--pairs",
@@ -133,7 +139,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_metrics(parser: argparse.ArgumentParser) -> None:
     _add_repeats(parser)
     parser.add_argument(
-        "--batch", type=int, default=2, help="pictures at once (default: %(default)s)"
+        "--batch",
+        type=whole_number(1, 4096),
+        default=2,
+        help="pictures at once (default: %(default)s)",
     )
 
 

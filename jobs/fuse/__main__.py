@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs.command_line import Command, Verb, add_address, add_work, run_command
+from jobs.command_line import Command, Verb, add_address, add_work, run_command, whole_number
 
 # Those of models.system, which imports torch; a test holds them equal.
 PRECISIONS = ("float32", "bf16")
@@ -94,13 +94,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_address(parser)
     parser.add_argument(
         "--tile",
-        type=int,
+        type=whole_number(1, 2**20),
         metavar="PX",
         help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
     )
     parser.add_argument(
         "--tile-passes",
-        type=int,
+        type=whole_number(1, 1000),
         metavar="N",
         help="runs over the tiles: more are nearer to the whole picture (default: the model's)",
     )

@@ -21,6 +21,7 @@ from jobs.command_line import (
     add_address,
     add_recipe_arguments,
     add_work,
+    number,
     run_command,
 )
 from jobs.recipes import DATASETS, TRAINING
@@ -173,7 +174,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         help="with --dry-run: how long it takes, for example on 64x16",
     )
     parser.add_argument(
-        "--price", type=float, help="with --cluster: of a core-hour, in any currency"
+        "--price",
+        type=number(0, 1e6),
+        help="with --cluster: of a core-hour, in any currency",
     )
     parser.add_argument(
         "--fresh-figures",
@@ -211,7 +214,7 @@ def _add_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="delete what is listed")
     parser.add_argument(
         "--min-age-h",
-        type=float,
+        type=number(0, 1e6),
         default=24.0,
         help="keep what is younger than this many hours (default: %(default)s)",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_work, run_command
+from jobs.command_line import Command, Verb, add_work, number, run_command
 
 
 def _scan(arguments: argparse.Namespace) -> None:
@@ -44,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-refused-share",
-        type=float,
+        type=number(0, 1),
         default=0.01,
         help="a larger share of bad pairs stops the scan (default: %(default)s)",
     )

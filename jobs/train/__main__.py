@@ -16,6 +16,7 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     run_command,
+    whole_number,
 )
 from jobs.recipes import TRAINING
 
@@ -82,7 +83,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=whole_number(1, 4096),
         metavar="N",
         help="share the recipe's steps among N workers, also when resuming (default: the recipe's)",
     )

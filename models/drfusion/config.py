@@ -25,18 +25,18 @@ class DRFusionConfig(BaseModel):
     model_config = _FROZEN
 
     system: Literal["drfusion"] = "drfusion"
-    width: int = Field(default=64, gt=0)
+    width: int = Field(default=64, gt=0, le=2048)
     """Channels at full resolution; twice, four and eight times as many below."""
     num_groups: int = Field(default=32, gt=0)
     """Groups of every group normalisation."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of a residual block's values that are dropped in training."""
-    num_steps: int = Field(default=3, ge=1)
+    num_steps: int = Field(default=3, ge=1, le=1000)
     """Steps T of the unrolled chain, each with a learned coefficient."""
     correction: Correction = "released"
     """The joint observation correction (spec 4.5). "released" is the authors' form where both pictures
     suffer noise alone and the paper's elsewhere; "off" is the paper's ablation."""
-    sigma_y: float | None = Field(default=0.03, ge=0)
+    sigma_y: float | None = Field(default=0.03, ge=0, le=1)
     """Noise that the correction reckons with in all pictures, in [0, 1]; null: each picture's own."""
     inverse: Literal["cascade", "gradients"] = "cascade"
     """How a correction inverts A: by the pseudo-inverses of its parts, which of blur and low resolution

@@ -8,6 +8,7 @@ with one camera cost less than forecast). A cost belongs to what decides the byt
 from __future__ import annotations
 
 import heapq
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 
 _COSTS = "costs"
+_COUNT = re.compile(r"[1-9][0-9]{0,3}")
 
 
 class SceneCost(BaseModel):
@@ -49,8 +51,10 @@ class ClusterSize(BaseModel):
     def parse(cls, text: str) -> ClusterSize:
         """Read `NODESxCORES`. Raises ValueError when it is not that."""
         nodes, cross, cores = text.partition("x")
-        if not (cross and nodes.isdecimal() and cores.isdecimal() and int(nodes) and int(cores)):
-            raise ValueError(f"--cluster {text}: write NODESxCORES, for example 64x16")
+        if not (cross and _COUNT.fullmatch(nodes) and _COUNT.fullmatch(cores)):
+            raise ValueError(
+                f"--cluster {text[:40]}: write NODESxCORES, for example 64x16, each below 10000"
+            )
         return cls(num_nodes=int(nodes), cores_per_node=int(cores))
 
     @property

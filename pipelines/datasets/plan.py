@@ -22,7 +22,7 @@ from degradations.own import OwnTransforms, check_names, parts_of
 from pipelines.datasets import row_strips
 from pipelines.sources import pictures
 from pipelines.sources.scenes import Scene, SceneTable
-from pipelines.store.seeding import digest_of
+from pipelines.store.seeding import Seed, digest_of
 
 # Part of every content address: raise it when a sample's fields or a group's draw come to mean others.
 # Kernels and codecs have versions of their own.
@@ -68,14 +68,14 @@ class ShardConfig(BaseModel):
     ir_ranges: IrRanges = IrRanges()
     own: OwnTransforms = OwnTransforms()
     """Degradations of your own, serialised albumentations transforms, to be named in `vi` and `ir`."""
-    num_positives: int = Field(default=3, ge=1)
+    num_positives: int = Field(default=3, ge=1, le=1000)
     """Positives of a modality in a contrastive group (K)."""
     num_negatives: int = Field(default=7, ge=2)
     """Negatives of a group (M): M - 1 of the anchor's scene, and the other modality's anchor."""
     pairing: Literal["drawn", "matched"] = "drawn"
     """Anchors of a group: each visible degradation, and clean, with a drawn infrared one; or the first
     visible with the first infrared one, the second with the second, and nothing clean."""
-    seed: int = 0
+    seed: Seed = 0
     """Every random number of the shards comes from it."""
     image_codec: Literal["strips", "png"] = "strips"
     """Strips are zstd arrays of which a crop decodes its rows only; PNG is for plain readers and people."""
@@ -198,11 +198,11 @@ class DatasetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    name: str = Field(pattern=r"^[a-z0-9_-]+$", max_length=100)
     """The version's name, after the scene index's."""
     split: str = "train"
     """Which scenes of the index."""
-    scenes_per_shard: int = Field(default=64, ge=1)
+    scenes_per_shard: int = Field(default=64, ge=1, le=100_000)
     """A shard with more scenes is split, where both halves stay large enough for a group."""
     max_refused_share: float = Field(default=0.01, ge=0, le=1)
     """A larger share of refused pairs stops the job."""

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
+
+# What a configuration takes as a seed: torch's generators and numpy's take it too.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def rng_at(seed: int, *address: str) -> np.random.Generator:

@@ -17,7 +17,11 @@ from models import read_stage_config, system_of
 from models.schedules import constant_then_cosine, multi_step
 from models.system import Stage
 from pipelines.batches.stream import LateBatches
+from pipelines.store.seeding import Seed
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+# Of a batch of one worker: 3 GiB of float32 a colour field. Far above any batch that was trained.
+_MAX_BATCH_PX = 2**28
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -76,26 +80,26 @@ class OptimConfig(BaseModel):
 
     model_config = _FROZEN
 
-    num_steps: int = Field(gt=0)
+    num_steps: int = Field(gt=0, le=10**9)
     """The budget: steps of the optimiser."""
-    batch_size: int = Field(default=4, gt=0)
+    batch_size: int = Field(default=4, gt=0, le=4096)
     """Samples of a batch of one worker."""
-    crop_px: int = Field(default=224, ge=16)
+    crop_px: int = Field(default=224, ge=16, le=8192)
     """Side of the crops, a multiple of what the system's networks take."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """AdamW or Adam, torch's."""
     lr: float = Field(default=2e-4, gt=0)
     """Learning rate before it falls."""
     schedule: CosineSchedule | MultiStepSchedule = Field(CosineSchedule(), discriminator="kind")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the optimiser's two averages."""
-    eps: float = 1e-8
+    eps: float = Field(default=1e-8, gt=0, le=1)
     """Added to the optimiser's denominator."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled with AdamW, a term of the gradient with Adam."""
     clip_norm: float = Field(default=0.01, gt=0)
     """Largest norm of the gradient."""
-    num_accumulated: int = Field(default=1, ge=1)
+    num_accumulated: int = Field(default=1, ge=1, le=4096)
     """Batches of a step, one after the other, for the memory of one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast; weights stay float32."""
@@ -105,7 +109,7 @@ class OptimConfig(BaseModel):
     """Keep a running average of the weights, which then stands for the model."""
     max_loss: float = Field(default=1e4, gt=0)
     """A loss above it stops the run, as one that is not finite does."""
-    seed: int = 100
+    seed: Seed = 100
     """Seed of first weights, order, crops and dropout."""
     log_every: int = Field(default=200, gt=0)
     """Steps between two reports."""
@@ -113,7 +117,7 @@ class OptimConfig(BaseModel):
     """Steps between two checkpoints."""
     late_batch_size: int | None = Field(default=None, gt=0)
     """Samples of a batch from where the rate falls (the authors of DSPFusion take 3 of 4)."""
-    late_crop_px: int | None = Field(default=None, ge=16)
+    late_crop_px: int | None = Field(default=None, ge=16, le=8192)
     """Side of the crops from where the rate falls."""
 
     @property
@@ -131,6 +135,16 @@ class OptimConfig(BaseModel):
             batch_size=self.late_batch_size or self.batch_size,
             crop_px=self.late_crop_px or self.crop_px,
         )
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        num_px = self.batch_size * max(self.crop_px, self.late_crop_px or 0) ** 2
+        if num_px > _MAX_BATCH_PX:
+            raise ValueError(
+                f"batch_size {self.batch_size} of crop_px {self.crop_px} is a batch of {num_px} "
+                f"pixels, above {_MAX_BATCH_PX}; lower one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_late(self) -> Self:
@@ -169,7 +183,7 @@ class TrainingConfig(BaseModel):
     """Initial weights: runs:/ID, or the folder of a checkpoint."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameters that are not trained, such as "fusion.encoders.*"."""
-    num_workers: int = Field(default=1, ge=1)
+    num_workers: int = Field(default=1, ge=1, le=4096)
     """Workers that share a step; --workers shares the same steps among another number."""
     use_gpu: bool = False
     """Ask Ray for a GPU a worker."""

@@ -59,6 +59,9 @@ def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("FUSION_RUNS", "gs://bucket"),
         ("FUSION_CACHE_GIB", "much"),
         ("FUSION_NODE_WAIT_S", "long"),
+        ("FUSION_CACHE_GIB", "inf"),
+        ("FUSION_CACHE_GIB", "-1"),
+        ("FUSION_NODE_WAIT_S", "nan"),
     ):
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=f"{name}={value}: give"):

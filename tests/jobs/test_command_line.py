@@ -61,6 +61,31 @@ def test_every_example_parses(name: str) -> None:
             parse_command(example)
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["train", "dspfusion_stage1_small", "--workers", "WRONG"], "--workers"),
+        (["generate", "small", "--scenes", "x", "--price", "WRONG"], "--price"),
+        (["generate", "gc", "--min-age-h", "WRONG"], "--min-age-h"),
+        (["scan", "x", "--max-refused-share", "WRONG"], "--max-refused-share"),
+        (["fuse", "m", "--vi", "a", "--ir", "b", "--out", "c", "--tile", "WRONG"], "--tile"),
+        (["bench", "metrics", "--batch", "WRONG"], "--batch"),
+    ],
+)
+def test_a_number_out_of_bounds_is_one_line_with_its_option(
+    words: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *rest = words
+    for value in ("nan", "-1", "inf", "1e99", "9" * 5000, "many"):
+        given = [word.replace("WRONG", value) for word in rest]
+        with pytest.raises(SystemExit) as ended:
+            parse_words(load_command(command), given)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: argument {option}: {value[:40]}: give a ")
+        assert error.count("\n") == 1
+
+
 def test_what_is_written_down_so_as_not_to_import_torch() -> None:
     assert get_args(Precision) == PRECISIONS
 

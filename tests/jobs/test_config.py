@@ -1,13 +1,16 @@
+import argparse
+import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from jobs.config import (
     EvaluateRecipe,
     describe_settings,
     find_recipe,
     override,
+    read_recipe,
     shrink_evaluation,
     shrink_training,
 )
@@ -105,6 +108,48 @@ def test_a_bad_value_is_one_line_with_its_path() -> None:
     assert "optim.num_steps" in line
     assert "valid integer" in line
     assert "\n" not in line
+
+
+HOSTILE = ("NaN", "-Infinity", "1e400", '"nan"', "-1", "1" + "0" * 30, "7" * 5000, "[" * 100_000)
+
+
+@pytest.mark.parametrize("name", ["small", "dspfusion_stage2_small", "singles", "default"])
+def test_a_number_that_no_setting_means_is_one_line_with_the_key(name: str) -> None:
+    config = ALL[name]()
+    leaves = [line.partition(" = ")[::2] for line in describe_settings(config)]
+    numbers = [key for key, value in leaves if value[0].isdigit()]
+    assert numbers
+    for key in numbers:
+        for value in HOSTILE:
+            with pytest.raises(ValueError, match=re.escape(key.rpartition(".")[2])) as caught:
+                read(name, f"{key}={value}")
+            line = one_line(caught.value)
+            assert len(line) < 2100
+            assert "\n" not in line
+
+
+def read(name: str, *overrides: str) -> BaseModel:
+    arguments = argparse.Namespace(recipe=name, overrides=overrides, smoke=False)
+    recipes = next(each for each in (DATASETS, TRAINING, EVALUATION, PROMOTION) if name in each)
+    return read_recipe(recipes, arguments)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.batch_size=1000000000", r"optim\.batch_size: .* less than or equal to 4096"),
+        ("optim.crop_px=1000000000", r"optim\.crop_px: .* less than or equal to 8192"),
+        ("optim.batch_size=4096", r"batch_size 4096 of crop_px \d+ is a batch of \d+ pixels"),
+        ("optim.betas=[0.9,1.5]", r"optim\.betas\.1: "),
+        ('optim={"num_steps": 4, "lr": NaN}', r"optim\.lr=nan: give a number"),
+        ("freeze=" + "[" * 40 + "]" * 40, r"freeze\S*: lists within lists, more than 16 deep"),
+    ],
+)
+def test_sizes_that_no_machine_holds(assignment: str, message: str) -> None:
+    overrides = [assignment, "optim.crop_px=512"] if "4096" in assignment else [assignment]
+    with pytest.raises(ValueError, match=r"optim|freeze") as caught:
+        read("dspfusion_stage1_small", *overrides)
+    assert re.search(message, one_line(caught.value))
 
 
 def test_an_unknown_recipe_lists_the_others() -> None:
