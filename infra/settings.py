@@ -46,6 +46,9 @@ _KEEPALIVE = {
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
 }
 
+# Databases that MLflow takes besides sqlite, and where they listen by default.
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
 
 class Settings(BaseModel):
     """The settings of one process."""
@@ -84,23 +87,60 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
     """Read the environment; arguments that are given win over it. Paths become absolute."""
     if os.environ.get(_LOG, "text") not in ("json", "text"):
         raise ValueError(f"{_LOG}={os.environ[_LOG]}: write json or text")
-    folder = (work or Path(os.environ.get("FUSION_WORK", "work"))).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    server = os.environ.get("MLFLOW_TRACKING_URI")
+    folder = _work_folder(work)
+    tracking_uri, artifact_root = _tracking(os.environ.get("MLFLOW_TRACKING_URI"), folder)
     return Settings(
         work=folder,
-        datasets_uri=os.environ.get("FUSION_DATASETS"),
+        datasets_uri=os.environ.get("FUSION_DATASETS") or None,
         runs_uri=_absolute(os.environ.get("FUSION_RUNS")),
         cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB", most=1e9),
         node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds", most=1e7),
         s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        tracking_uri=server or f"sqlite:///{folder}/mlflow.db",
-        # With a server, artifacts go where the server says; a sqlite file needs a folder beside it,
-        # or MLflow would put them below whatever folder the process stands in.
-        artifact_root=None if server else f"{folder}/mlflow-artifacts",
+        tracking_uri=tracking_uri,
+        artifact_root=artifact_root,
         ray_address=ray_address or os.environ.get("RAY_ADDRESS"),
         in_ray_job=_JOB_CONFIG in os.environ,
     )
+
+
+def _work_folder(given: Path | None) -> Path:
+    """The work folder, made if need be. Raises ValueError where that cannot be done."""
+    named = given or Path(os.environ.get("FUSION_WORK") or "work")
+    try:
+        folder = named.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"FUSION_WORK (--work) {named}: {reason}; name a folder that can be written"
+        ) from error
+    return folder
+
+
+def _tracking(uri: str | None, work: Path) -> tuple[str, str | None]:
+    """MLflow's address, and where its artifacts go; None where a server says that.
+
+    A path of a sqlite file becomes absolute, as workers stand in other folders, and its artifacts lie
+    beside it: MLflow would put them below whatever folder the process stands in. Raises ValueError for
+    what holds no model registry.
+    """
+    uri = uri or f"sqlite:///{work}/mlflow.db"
+    scheme = uri.partition("://")[0].partition("+")[0]
+    if scheme not in ("http", "https", "sqlite", *DATABASE_PORTS):
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI={masked(uri)[:200]}: give a server (https://HOST), or a database "
+            "(sqlite:////PATH/mlflow.db, postgresql://USER@HOST/NAME); folders hold no model registry"
+        )
+    if scheme != "sqlite":
+        return uri, None if scheme.startswith("http") else f"{work}/mlflow-artifacts"
+    driver, _, rest = uri.partition(":///")
+    path, question, options = rest.partition("?")
+    if not path or path.startswith((":", "file:")):
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI={uri}: give a file's path, sqlite:////PATH/mlflow.db"
+        )
+    file = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() fails on links in a circle
+    return f"{driver}:///{file}{question}{options}", f"{file.parent}/mlflow-artifacts"
 
 
 def _number(name: str, default: float, unit: str, *, most: float) -> float:
@@ -181,6 +221,11 @@ def declared_environment(extra: Sequence[str] = ()) -> dict[str, str]:
     work = found.get("FUSION_WORK", "/")
     if not Path(work).is_absolute():
         raise ValueError(f"FUSION_WORK={work}: a job's nodes need an absolute path")
+    store = found.get("MLFLOW_TRACKING_URI", "")
+    if store.startswith("sqlite") and ":////" not in store:
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI={store}: a job's nodes need an absolute path, or a server"
+        )
     return found
 
 

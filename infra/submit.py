@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 import requests
@@ -15,8 +16,10 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from ray.util.state.api import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
 from ray.util.state.exception import RayStateApiException
+from requests.utils import get_environ_proxies
 
 from infra.cluster.ray_internals import token_header
+from infra.reachable import check_port
 
 _POLL_S = 0.2
 # A head that has just started answers before it can take jobs.
@@ -43,8 +46,15 @@ def open_server(address: str) -> JobServer:
     """
     for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"--address {address}: give the job server's URL, http://HOST:8265")
     server = JobServer(address, {})
     try:
+        if not get_environ_proxies(address):
+            # Ray's client sets no timeout of its own for a host that is silent.
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            check_port(parts.hostname, port, "it")
         _ = server.client
         return server
     except AuthenticationError:

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from infra.reachable import check_grpc
 from infra.settings import (
     REPOSITORY,
     Settings,
@@ -19,6 +20,11 @@ from infra.settings import (
     without_job_variables,
 )
 
+_REMEDY = (
+    "RAY_ADDRESS (--address) is a head's HOST:PORT, such as ray-head:6379; without it the command "
+    "starts a cluster in its own process"
+)
+_MAX_REASON = 600
 _WORKER_ENVIRONMENT = {
     # One thread a worker: two threads on busy cores are 2-4 times slower (platform.md 11).
     "OMP_NUM_THREADS": "1",
@@ -40,22 +46,60 @@ def connected(settings: Settings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    environment = worker_environment(settings)
-    os.environ.update(environment)
-    ray.init(
-        # "local" by name: without an address Ray joins whatever cluster runs on this machine.
-        address=settings.ray_address or "local",
-        runtime_env=({} if settings.in_ray_job else code_of_workers(settings.work))
-        | {"env_vars": without_job_variables(environment | log_environment())},
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
-        **({} if settings.ray_address else {"include_dashboard": False}),
-    )
+    if settings.ray_address:
+        check_address(settings.ray_address)
     try:
+        _start(settings)
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError or ConnectionError, in seconds, when no Ray cluster answers at an address."""
+    if address in ("local", "auto"):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal() and int(port[:6]) < 2**16):
+        raise ValueError(f"Ray's address {address!r}: {_REMEDY}")
+    try:
+        check_grpc(host.strip("[]"), int(port), f"the Ray cluster {address}")
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}; {_REMEDY}") from error
+
+
+def _start(settings: Settings) -> None:
+    """Connect to the settings' cluster, or start one. Raises ConnectionError with Ray's reason."""
+    environment = worker_environment(settings)
+    os.environ.update(environment)
+    try:
+        ray.init(
+            # "local" by name: without an address Ray joins whatever cluster runs on this machine.
+            address=settings.ray_address or "local",
+            runtime_env=({} if settings.in_ray_job else code_of_workers(settings.work))
+            | {"env_vars": without_job_variables(environment | log_environment())},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
+            **({} if settings.ray_address else {"include_dashboard": False}),
+        )
+    except (
+        Exception
+    ) as error:  # Ray raises all kinds, bare Exception for a start that took too long
+        raise ConnectionError(_explained(error, settings.ray_address)) from error
+
+
+def _explained(error: Exception, address: str | None) -> str:
+    """Why Ray could not be used, and what to do, on one line."""
+    reason = " ".join(str(error).split())[:_MAX_REASON]
+    if address is None:
+        return (
+            f"Ray did not start in this process ({reason}); the machine may be too busy: run the "
+            "command again, or name a cluster with RAY_ADDRESS (--address)"
+        )
+    if "ersion mismatch" in reason:
+        return f"the Ray cluster {address} is of other versions ({reason}); use its Python and Ray"
+    return f"the Ray cluster {address} cannot be used from here ({reason}); {_REMEDY}"
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

@@ -18,16 +18,23 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
+    MLFLOW_TRACKING_CLIENT_CERT_PATH,
+    MLFLOW_TRACKING_INSECURE_TLS,
+    MLFLOW_TRACKING_SERVER_CERT_PATH,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from infra.settings import Settings, bind_run, job_tags, masked
+from infra.reachable import check_port
+from infra.settings import DATABASE_PORTS, Settings, bind_run, job_tags, masked
 
 # One for the whole product: tags distinguish its runs.
 EXPERIMENT = "ivif-fusion"
 _MAX_PARAM_CHARS = 6000
+_MAX_REASON = 600
 # What the client raises when the store is unreachable.
 NO_ANSWER = (MlflowException, requests.RequestException)
 
@@ -52,16 +59,24 @@ def connect(settings: Settings) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking_uri)
-    client = MlflowClient()
     try:
         check_reachable(settings.tracking_uri, timeout_s=10)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
+        _check_database(settings.tracking_uri)
+        client = MlflowClient()
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
             client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
-    except NO_ANSWER as error:
+    except (*NO_ANSWER, OSError) as error:
+        reason = masked(" ".join(str(error).split()))[:_MAX_REASON]
         raise ValueError(
-            f"MLflow at {masked(settings.tracking_uri)} does not answer ({masked(str(error))}); "
-            "set MLFLOW_TRACKING_URI"
+            f"MLflow at {masked(settings.tracking_uri)} does not answer ({reason}); "
+            "set MLFLOW_TRACKING_URI (and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
         ) from error
+    if found and found.lifecycle_stage != "active":
+        raise ValueError(
+            f"the experiment {EXPERIMENT!r} of MLflow at {masked(settings.tracking_uri)} was deleted; "
+            f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
     return client
 
 
@@ -134,8 +149,39 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_reachable(tracking_uri: str, *, timeout_s: float = 2.0) -> None:
     """Raise one of `NO_ANSWER` when an MLflow server is unreachable; its client would retry for minutes."""
     if tracking_uri.startswith("http"):
-        health = f"{tracking_uri.rstrip('/')}/health"
-        requests.get(health, timeout=timeout_s).raise_for_status()
+        # Whatever comes back: a proxy may ask for a password first, or know no such path.
+        answer = requests.get(
+            f"{tracking_uri.rstrip('/')}/health",
+            timeout=timeout_s,
+            verify=MLFLOW_TRACKING_SERVER_CERT_PATH.get() or not MLFLOW_TRACKING_INSECURE_TLS.get(),
+            cert=MLFLOW_TRACKING_CLIENT_CERT_PATH.get(),
+        )
+        if answer.status_code >= 500:
+            answer.raise_for_status()
+
+
+def _check_database(tracking_uri: str) -> None:
+    """Raise OSError when a database cannot be opened; MLflow would try for two minutes."""
+    if tracking_uri.startswith("http"):
+        return
+    # Here, because it takes a second that a server's clients need not wait for.
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    try:
+        url = make_url(tracking_uri)
+        kind = url.get_backend_name()
+        if url.host and "host" not in url.query:
+            check_port(url.host, url.port or DATABASE_PORTS[kind], "the database")
+        if kind == "sqlite":
+            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        with create_sqlalchemy_engine(tracking_uri).connect() as connection:
+            if kind == "sqlite":
+                # Opening reads nothing; this fails for what is no database, or cannot be written.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except (SQLAlchemyError, ImportError) as error:
+        reason = getattr(error, "orig", None) or error
+        if "locked" not in str(reason):  # another process writes, so it can be written
+            raise OSError(str(reason)) from error
 
 
 @contextmanager
