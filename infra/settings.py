@@ -156,8 +156,8 @@ def _number(name: str, default: float, unit: str, *, most: float) -> float:
 
 def _absolute(place: str | None) -> str | None:
     """A path made absolute; a URI as it is. Raises ValueError on a URI that is not S3's."""
-    if not place or place.startswith("s3://"):
-        return place
+    if not place or re.match("s3://[^/]", place):
+        return place or None
     if "://" in place:
         raise ValueError(f"FUSION_RUNS={place}: give a path or s3://bucket/prefix")
     return str(Path(place).resolve())

@@ -20,8 +20,8 @@ def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
     Remote files are kept under the work folder, up to a limit, unless not `cached`. Raises ValueError
     on another scheme.
     """
-    scheme, _, rest = uri.partition("://")
-    if not rest:
+    scheme, separator, _ = uri.partition("://")
+    if not separator:
         return LocalFolder(Path(uri).resolve())
     if scheme != "s3":
         raise ValueError(f"{uri}: give a path or s3://bucket/prefix")

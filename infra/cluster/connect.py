@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from infra.logs import log_warning
 from infra.reachable import check_grpc
 from infra.settings import (
     REPOSITORY,
@@ -72,21 +73,25 @@ def _start(settings: Settings) -> None:
     """Connect to the settings' cluster, or start one. Raises ConnectionError with Ray's reason."""
     environment = worker_environment(settings)
     os.environ.update(environment)
-    try:
-        ray.init(
-            # "local" by name: without an address Ray joins whatever cluster runs on this machine.
-            address=settings.ray_address or "local",
-            runtime_env=({} if settings.in_ray_job else code_of_workers(settings.work))
-            | {"env_vars": without_job_variables(environment | log_environment())},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
-            **({} if settings.ray_address else {"include_dashboard": False}),
-        )
-    except (
-        Exception
-    ) as error:  # Ray raises all kinds, bare Exception for a start that took too long
-        raise ConnectionError(_explained(error, settings.ray_address)) from error
+    for is_last in (settings.ray_address is not None, True):
+        try:
+            ray.init(
+                # "local" by name: without an address Ray joins whatever cluster runs on this machine.
+                address=settings.ray_address or "local",
+                runtime_env=({} if settings.in_ray_job else code_of_workers(settings.work))
+                | {"env_vars": without_job_variables(environment | log_environment())},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
+                **({} if settings.ray_address else {"include_dashboard": False}),
+            )
+            return
+        # Ray raises all kinds: a bare Exception where its start took longer than its fixed 30 s.
+        except Exception as error:
+            if is_last:
+                raise ConnectionError(_explained(error, settings.ray_address)) from error
+            log_warning(f"{_explained(error, None)}; trying once more")
+            ray.shutdown()
 
 
 def _explained(error: Exception, address: str | None) -> str:

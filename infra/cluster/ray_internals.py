@@ -13,6 +13,7 @@ from ray._private.state import state
 from ray._private.worker import global_worker
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.exceptions import RayActorError
 
 
 def token_header() -> Mapping[str, str] | None:
@@ -38,6 +39,11 @@ def autoscaler_status() -> GetClusterStatusReply:
     reply = GetClusterStatusReply()
     reply.ParseFromString(global_worker.gcs_client.get_cluster_status())
     return reply
+
+
+def lost_its_node(error: RayActorError) -> bool:
+    """Whether an actor died with its node, not by itself. Ray says so in words only."""
+    return error.preempted or "node has died" in str(error) or "node was terminated" in str(error)
 
 
 class PlacementTimer(Protocol):

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from infra.cluster.nodes import POLL_S, Capacity
+from infra.cluster.ray_internals import lost_its_node
+from infra.logs import log_warning
 from infra.prometheus import task_measured
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+# Of actors in a row, in `make`: the second shows that it is no accident.
+_MAX_DEATHS = 2
+_MAX_REASON = 600
 
 
 def map_tasks(
@@ -31,8 +35,9 @@ def map_tasks(
     At most `max_in_flight` tasks are submitted at a time (default: twice the CPUs that the cluster has
     now; more where an autoscaler adds nodes). A task whose worker dies, or that raises a ConnectionError
     (its store was away for longer than its own retries), is retried three times. Another error that a
-    task raises is raised here as itself, after the tasks in flight have yielded their results.
-    Waits, with a warning, while no node has a CPU.
+    task raises is raised here as itself, after the tasks in flight have yielded their results;
+    ChildProcessError where its worker died at every attempt. Waits, with a warning, while no node has
+    a CPU.
     """
     name = getattr(function, "__name__", type(function).__name__)
     shared = _put(arguments)
@@ -42,7 +47,7 @@ def map_tasks(
     pending: list[Any] = []
     waiting = iter(items)
     exhausted = False
-    failure: RayTaskError | None = None
+    failure: RayError | None = None
     while pending or not exhausted:
         limit = max_in_flight or capacity.num_tasks
         while not exhausted and len(pending) < limit:
@@ -59,10 +64,12 @@ def map_tasks(
             continue
         try:
             yield ray.get(ready[0])
-        except RayTaskError as error:
+        except RayError as error:
             failure, exhausted = failure or error, True
-    if failure:
+    if isinstance(failure, RayTaskError):
         raise failure.cause from failure
+    if failure:
+        raise ChildProcessError(f"a worker of {name} died at every attempt: {_reason(failure)}")
 
 
 def map_actors(
@@ -74,9 +81,10 @@ def map_actors(
     """Call `make(*arguments)` in actors and let them map the items; yield (item, result) pairs.
 
     Actors have one CPU each; `num_actors` defaults to one a CPU, as nodes join. An actor gets one item
-    at a time, and none before it runs. The item of an actor that dies, or whose node does, is retried
-    once by another; if that dies too, the item comes with its error. An error that `make` or the call
-    raises is raised here as itself. Waits, with a warning, while no node has a CPU.
+    at a time, and none before `make` has returned. The item of an actor that dies, or whose node does,
+    is retried once by another; if that dies too, the item comes with its error. An error that `make` or
+    the call raises is raised here as itself; ChildProcessError where two actors in a row died in `make`.
+    Waits, with a warning, while no node has a CPU.
     """
     remote = ray.remote(_Actor).options(num_cpus=1)
     shared, capacity = _put(arguments), Capacity()
@@ -84,6 +92,7 @@ def map_actors(
     starting: dict[Any, Any] = {}
     free: list[Any] = []
     busy: dict[Any, tuple[Any, _In, int]] = {}
+    deaths = 0
     while left or busy:
         while free and left:
             actor, (item, attempt) = free.pop(), left.popleft()
@@ -97,10 +106,13 @@ def map_actors(
         if not ready:
             capacity.warn_if_none()
         elif ready[0] in starting:
-            # An actor that died before it had an item is replaced in the next round.
-            with suppress(RayActorError):
-                actor = starting.pop(ready[0])
-                ray.get(ready[0])
+            actor, failure = starting.pop(ready[0]), _result(ready[0])
+            # One that died before it had an item is replaced in the next round.
+            if isinstance(failure, RayActorError):
+                deaths += not lost_its_node(failure)
+                _warn_or_give_up(deaths, make, failure)
+            else:
+                deaths = 0
                 free.append(actor)
         else:
             actor, item, attempt = busy.pop(ready[0])
@@ -118,20 +130,31 @@ def _run_task(function: Callable[..., _Out], *arguments: Any) -> _Out:
         return function(*arguments)
 
 
+def _warn_or_give_up(deaths: int, make: Callable[..., Any], failure: RayActorError) -> None:
+    what = f"an actor died while it made its {getattr(make, '__name__', make)}"
+    if deaths == _MAX_DEATHS:
+        raise ChildProcessError(f"{what}, {deaths} times in a row: {_reason(failure)}")
+    log_warning(f"{what}; trying again ({_reason(failure)})")
+
+
+def _reason(error: RayError) -> str:
+    return " ".join(str(error).split())[:_MAX_REASON]
+
+
 class _Actor:
-    """Calls `make` at its first item, not in `__init__`, so that an error of it reaches the caller."""
+    """Calls `make` in `ready`, not in `__init__`, so that an error of it reaches the caller."""
 
     def __init__(self, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
         self._make, self._arguments = make, arguments
         self._function: Callable[[Any], Any] | None = None
 
     def ready(self) -> None:
-        """Return, which shows that the actor runs."""
+        """Make what maps the items."""
+        self._function = self._make(*self._arguments)
 
     def call(self, item: Any) -> Any:
         """Map one item."""
-        if self._function is None:
-            self._function = self._make(*self._arguments)
+        assert self._function is not None
         with task_measured(self._function):
             return self._function(item)
 

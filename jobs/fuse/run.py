@@ -60,6 +60,7 @@ def fuse_folders(
     if folder.uri in (open_folder(vi, settings).uri, open_folder(ir, settings).uri):
         raise ValueError(f"--out {out}: is where sources lie; choose another folder")
     pairs = find_fusable(open_sources(vi, settings), open_sources(ir, settings))
+    _check_targets(pairs, folder)
     left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
     skipped = len(pairs) - len(left)
     if skipped:
@@ -73,6 +74,19 @@ def fuse_folders(
             advance(skipped + done, pair.name)
     write_failures(failures, folder)
     return FolderOutcome(len(left) - len(failures), skipped, tuple(failures))
+
+
+def _check_targets(pairs: Sequence[FusablePair], folder: Folder) -> None:
+    """Raise ValueError where a fused picture would take the place of a source, by whatever path."""
+    sources = {_whole_uri(uri) for pair in pairs for uri in (pair.vi_uri, pair.ir_uri)}
+    for pair in pairs:
+        target = _whole_uri(f"{folder.uri}/{pair.name}")
+        if target in sources:
+            raise ValueError(f"--out: {target} is one of the sources; choose another place")
+
+
+def _whole_uri(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).resolve())
 
 
 _Outcome = tuple[FusablePair, Failure | None]
@@ -197,6 +211,7 @@ def fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) -> 
     else:
         root, name = open_folder(out, settings), f"{PurePosixPath(vi).stem}.png"
     pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
+    _check_targets([pair], root)
     failure = PairFuser(fusing, source_reader(settings), root)(pair)
     if failure:
         raise ValueError(failure.reason)

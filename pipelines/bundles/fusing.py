@@ -109,6 +109,8 @@ class PairFuser:
                 fused = self._fuse(vi, ir, self._hints(*pictures)).fused  # 1 3 H W
         except ValueError as error:
             return _failure(pair, f"{pair.vi_uri}: {error}")
+        if not fused.isfinite().all():
+            return _failure(pair, f"{pair.vi_uri}: fused, it holds NaN or infinite values")
         png = encode_png(to_levels(fused, np.result_type(*pictures)))
         self._folder.replace(pair.name, png)
         return None

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -23,8 +24,11 @@ def whole_file(path: Path) -> Iterator[BufferedRandom]:
 
     What was written can be read back in the block. The temporary name is this writer's alone, on
     whichever node it runs; of two writers of one file the last to rename wins, with the same bytes.
+    Raises ValueError where the name is that of a link, folder, device or pipe, which a rename would
+    replace.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_replaceable(path)
     temporary = _temporary(path)
     try:
         with full_disk_named(path), temporary.open("w+b") as stream:
@@ -34,6 +38,19 @@ def whole_file(path: Path) -> Iterator[BufferedRandom]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder"}
+        kind = kinds.get(stat.S_IFMT(mode), "device or pipe")
+        raise ValueError(
+            f"{path}: is a {kind}, which is not replaced by a file; name another place"
+        )
 
 
 @contextmanager

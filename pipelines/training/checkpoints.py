@@ -132,11 +132,18 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
 
 
 def tensors_of(path: Path, data: bytes) -> dict[str, Tensor]:
-    """Tensors of a safetensors file's bytes. Raises ValueError when it is not one; runs nothing."""
+    """Tensors of a safetensors file's bytes; runs nothing.
+
+    Raises ValueError when it is not one, and for a value that is not finite.
+    """
     try:
-        return load(data)
+        tensors = load(data)
     except (SafetensorError, ValueError, KeyError, OverflowError) as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ValueError(f"{path}: {name} holds NaN or infinite values; use other weights")
+    return tensors
 
 
 def weights_file(folder: Path) -> Path:

@@ -108,6 +108,18 @@ def refuse_training(payload: dict[str, Any], **_: Any) -> None:
     raise ValueError(f"nothing to train on in {payload['folder']}")
 
 
+class Unmakable:
+    """What an actor cannot hold: dies while it is made, as for want of memory, leaving a file."""
+
+    def __init__(self, folder: str) -> None:
+        (Path(folder) / str(os.getpid())).touch()
+        os._exit(1)
+
+    def __call__(self, item: int) -> int:
+        """Never."""
+        return item
+
+
 class Counted:
     """What an actor holds: dies of 1, leaving a file; else counts the calls of its process."""
 

@@ -57,6 +57,7 @@ def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert read_settings(work=tmp_path).runs == str(tmp_path / "here")
     for name, value in (
         ("FUSION_RUNS", "gs://bucket"),
+        ("FUSION_RUNS", "s3://"),
         ("FUSION_CACHE_GIB", "much"),
         ("FUSION_NODE_WAIT_S", "long"),
         ("FUSION_CACHE_GIB", "inf"),

@@ -38,6 +38,14 @@ def test_actors_survive_an_item_that_kills_them(ray_settings: Settings, tmp_path
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_cannot_be_made_ends_the_run_with_the_reason(
+    ray_settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(ChildProcessError, match=r"made its Unmakable, 2 times in a row: .*died"):
+        list(map_actors(ray_workloads.Unmakable, range(9), str(tmp_path), num_actors=1))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_an_error_for_people_arrives_as_itself(ray_settings: Settings) -> None:
     with pytest.raises(ValueError, match=r"^picture 0 is bad; look at it$"):
         list(map_tasks(ray_workloads.refuse, range(1)))

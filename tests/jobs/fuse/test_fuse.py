@@ -1,12 +1,16 @@
 """Files of any depth, colour and size go in; PNG of the inputs' depth comes out."""
 
 import json
+import math
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from infra.settings import Settings
 from jobs.fuse import __main__ as command
@@ -147,6 +151,46 @@ def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Pa
     assert fuse_folders(tiled, settings, **places, local=True, overwrite=True).made == 1
     with pytest.raises(ValueError, match="is where sources lie"):
         fuse_folders(whole, settings, **places | {"out": places["vi"]}, local=True)
+
+
+def test_a_source_is_never_written_over(tiny_bundle: Path, tmp_path: Path) -> None:
+    places = write_frames(tmp_path, num_frames=1)
+    vi, ir = (Path(places[camera]) / "frame_0.png" for camera in ("vi", "ir"))
+    before = vi.read_bytes()
+    (tmp_path / "link").symlink_to(vi.parent)
+    for out in (vi, ir, tmp_path / "link" / "frame_0.png"):
+        with pytest.raises(ValueError, match=r"--out: .*frame_0\.png is one of the sources"):
+            fuse_files(tiny_bundle, vi, ir, out)
+    assert vi.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["link", "device or pipe", "folder"])
+def test_what_is_no_plain_file_is_not_replaced(
+    kind: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    places, out = write_frames(tmp_path, num_frames=1), tmp_path / "out.png"
+    make = {"link": lambda: out.symlink_to(tmp_path / "other"), "folder": out.mkdir}
+    make.get(kind, lambda: os.mkfifo(out))()
+    pair = [Path(places[camera]) / "frame_0.png" for camera in ("vi", "ir")]
+    with pytest.raises(ValueError, match=f"is a {kind}, which is not replaced"):
+        fuse_files(tiny_bundle, *pair, out)
+    assert not out.is_file()
+
+
+def test_weights_and_pictures_that_are_not_finite(tiny_bundle: Path, tmp_path: Path) -> None:
+    places = write_frames(tmp_path, num_frames=1)
+    pair = [Path(places[camera]) / "frame_0.png" for camera in ("vi", "ir")]
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    weights = load_file(bundle / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    for value in (math.nan, math.inf, 3e38):
+        weights[name].view(-1)[0] = value
+        save_file(weights, bundle / "model.safetensors")
+        reason = "holds NaN or infinite values"
+        with pytest.raises(ValueError, match=reason):
+            fuse_files(bundle, *pair, tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
 
 
 def test_the_command_says_what_failed(
