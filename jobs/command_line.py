@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,11 +77,21 @@ def parse_words(command: Command, words: Sequence[str]) -> argparse.Namespace:
 
 
 def run_command(command: Command) -> NoReturn:
-    """Run a command on this process's words; a person's mistake is one line and exit status 2."""
+    """Run a command on this process's words; a person's mistake is one line and exit status 2.
+
+    A signal that ends it (Ctrl-C, SIGTERM, SIGHUP) is one line that says how to resume, and 130.
+    """
     arguments = parse_words(command, sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
+        from infra.logs import log_warning
+
+        same = shlex.join(["python", "-m", f"jobs.{command.name}", *sys.argv[1:]])
+        log_warning(f"interrupted; what is done is kept, and the same command resumes: {same}")
         sys.exit(130)
     except (ValueError, OSError) as error:
         if arguments.debug:
@@ -89,6 +101,24 @@ def run_command(command: Command) -> NoReturn:
         print_error(error)
         sys.exit(2)
     sys.exit(0)
+
+
+def _interrupt(*_: object) -> None:
+    """End as after Ctrl-C: by the handler that a library has set for that, if one has."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.raise_signal(signal.SIGINT)
+    else:
+        raise KeyboardInterrupt
+
+
+def options_again(arguments: argparse.Namespace, *names: str) -> str:
+    """Options as they were given, for a command that is printed: " --work DIR"; "" without any."""
+    given = {name: getattr(arguments, name) for name in names}
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in given.items()
+        if value is not None
+    )
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

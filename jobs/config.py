@@ -170,6 +170,15 @@ def override(config: _Config, assignments: Sequence[str]) -> _Config:
     return type(config).model_validate(tree)
 
 
+def has_setting(config: BaseModel, assignment: str) -> bool:
+    """Whether a `--set KEY=VALUE` is one that a configuration takes."""
+    try:
+        override(config, [assignment])
+    except ValueError:
+        return False
+    return True
+
+
 def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     node: Any = tree

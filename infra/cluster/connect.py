@@ -20,6 +20,7 @@ from infra.settings import (
     set_keepalive,
     without_job_variables,
 )
+from infra.signals import handlers_kept, put_off
 
 _REMEDY = (
     "RAY_ADDRESS (--address) is a head's HOST:PORT, such as ray-head:6379; without it the command "
@@ -50,10 +51,12 @@ def connected(settings: Settings) -> Iterator[None]:
     if settings.ray_address:
         check_address(settings.ray_address)
     try:
-        _start(settings)
+        with handlers_kept():
+            _start(settings)
         yield
     finally:
-        ray.shutdown()
+        with put_off():
+            ray.shutdown()
 
 
 def check_address(address: str) -> None:

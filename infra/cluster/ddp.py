@@ -28,6 +28,7 @@ from infra.cluster.ray_internals import placement_callback
 from infra.cluster.run_folder import RunFolder, fetched_checkpoint, older_checkpoints
 from infra.logs import log_event
 from infra.settings import Settings, log_environment
+from infra.signals import handlers_kept
 
 # How often workers may die in a run; a node that was drained first does not count.
 MAX_FAILURES = 3
@@ -87,8 +88,10 @@ def run_ddp(
         ),
     )
     try:
-        with log_lost_nodes(num_workers, resource, timeout_s=timeout_s):
+        with handlers_kept(), log_lost_nodes(num_workers, resource, timeout_s=timeout_s):
             result = trainer.fit()
+    except SystemExit as stop:  # Ray Train's own handler of an interrupt, with status 0
+        raise KeyboardInterrupt from stop
     except ray.train.TrainingFailedError as error:
         raise _root_cause(error, run) from error
     _repair(run)

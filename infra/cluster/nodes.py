@@ -18,6 +18,7 @@ POLL_S = 1.0
 _WARN_AFTER_S, _WARN_EVERY_S = 5.0, 60.0
 # An autoscaler counts pending tasks; so many are submitted before it has added a node.
 _MIN_SUBMITTED = 64
+_CANNOT_ADD = " and its autoscaler cannot add enough; lower num_workers or raise its limit"
 
 
 def count_resource(resource: str) -> int:
@@ -80,21 +81,35 @@ def has_autoscaler() -> bool:
     )
 
 
+def check_resources(num_workers: int, resource: str) -> bool:
+    """Whether the nodes have `num_workers` CPUs or GPUs now; else their autoscaler may add them.
+
+    Raises ValueError where nothing adds nodes, or not as many.
+    """
+    has = count_resource(resource)
+    if has >= num_workers:
+        return True
+    needs = _needs(num_workers, resource, has)
+    if not has_autoscaler():
+        raise ValueError(f"{needs}; lower num_workers or add nodes")
+    most = max_resource(resource)
+    if most is not None and most < num_workers:
+        raise ValueError(f"{needs}{_CANNOT_ADD} ({most})")
+    return False
+
+
+def _needs(num_workers: int, resource: str, has: int) -> str:
+    return f"{num_workers} workers need {num_workers} {resource}s, the cluster has {has}"
+
+
 def wait_for_resources(num_workers: int, resource: str, *, timeout_s: float) -> None:
     """Return when the nodes have `num_workers` CPUs or GPUs; an autoscaler is asked for them.
 
     Raises ValueError at once where nothing adds nodes or not as many, and after `timeout_s`.
     """
-    has = count_resource(resource)
-    if has >= num_workers:
+    if check_resources(num_workers, resource):
         return
-    needs = f"{num_workers} workers need {num_workers} {resource}s, the cluster has {has}"
-    if not has_autoscaler():
-        raise ValueError(f"{needs}; lower num_workers or add nodes")
-    most = max_resource(resource)
-    cannot = f"{needs} and its autoscaler cannot add enough; lower num_workers or raise its limit"
-    if most is not None and most < num_workers:
-        raise ValueError(f"{cannot} ({most})")
+    needs = _needs(num_workers, resource, count_resource(resource))
     minutes = f"{timeout_s / 60:.3g} min"
     log_warning(f"{needs}; waiting for its autoscaler to add nodes, {minutes} at most")
     group = placement_group([{resource: 1.0}] * num_workers)
@@ -102,7 +117,7 @@ def wait_for_resources(num_workers: int, resource: str, *, timeout_s: float) -> 
     try:
         while not group.wait(POLL_S):
             if _is_infeasible(group):
-                raise ValueError(cannot)
+                raise ValueError(f"{needs}{_CANNOT_ADD}")
             if time.monotonic() > deadline:
                 raise ValueError(
                     f"{num_workers} workers need {num_workers} {resource}s, and after "

@@ -19,6 +19,7 @@ from jobs.command_line import (
     add_address,
     add_recipe_arguments,
     add_work,
+    options_again,
     run_command,
 )
 from jobs.recipes import EVALUATION
@@ -50,7 +51,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print_facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:
         name, _, number = evaluated.model.removeprefix("models:/").partition("/")
-        print_line(f"next: python -m jobs.promote {name} --version {number}")
+        where = options_again(arguments, "work")
+        print_line(f"next: python -m jobs.promote {name} --version {number}{where}")
 
 
 def _folders(assignments: Sequence[str]) -> dict[str, Path]:

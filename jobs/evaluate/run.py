@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from pipelines.promotion.lineage import SCENES
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import SceneTable
+
+# The tag of an evaluation's run that says how to measure another version on the same scenes.
+OPTIONS = "scenes_options"
 
 
 class Evaluated(BaseModel):
@@ -80,7 +84,9 @@ def evaluate(
         run_id = done.info.run_id
         print_line(f"  evaluated already: run {run_id}")
     else:
-        with _run_of(client, subject) as run_id:
+        asked = f"--scenes {shlex.quote(scenes)} --split {split}"
+        asked += f" --dataset {dataset}" if dataset else ""
+        with _run_of(client, subject, asked) as run_id:
             if not is_measured:
                 parts = Parts(subject, folder / PARTS)
                 left = parts.left()
@@ -103,15 +109,15 @@ def evaluate(
 
 
 @contextmanager
-def _run_of(client: Any, subject: Subject) -> Iterator[str]:
-    """Open the evaluation's run; mark it as failed when the block raises."""
+def _run_of(client: Any, subject: Subject, asked: str) -> Iterator[str]:
+    """Open the evaluation's run, tagged with the options that name its scenes; mark it when it fails."""
     from infra.registry import tracking
 
     run = tracking.open_run(
         client,
         name=f"evaluate-{subject.where}",
         config=subject.recipe.model_dump(mode="json"),
-        tags={**subject.tags, "git_commit": code_commit()},
+        tags={**subject.tags, OPTIONS: asked, "git_commit": code_commit()},
     )
     try:
         yield run.info.run_id

@@ -22,6 +22,7 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     number,
+    options_again,
     run_command,
 )
 from jobs.recipes import DATASETS, TRAINING
@@ -75,7 +76,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     )
     recipe = _first_recipe(version.config.shard)
     options = "--smoke " * arguments.smoke + f"--set dataset={version.config.name}"
-    print_line(f"next: python -m jobs.train {recipe} {options}")
+    where = options_again(arguments, "address", "work")
+    print_line(f"next: python -m jobs.train {recipe} {options}{where}")
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
@@ -120,10 +122,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _collect_garbage(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
+    from jobs.console import print_line
     from jobs.generate.run import collect_garbage
 
     settings = read_settings(work=arguments.work)
-    collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
+    found = collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
+    if found and not arguments.delete:
+        again = options_again(arguments, "min_age_h", "work")
+        print_line(f"next: python -m jobs.generate gc --delete{again}")
 
 
 def _list(arguments: argparse.Namespace) -> None:

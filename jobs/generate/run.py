@@ -329,8 +329,8 @@ def _check_remade(version: DatasetVersion, root: Folder, settings: Settings, cou
     )
 
 
-def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> None:
-    """Print what no version needs, and with `delete` delete it."""
+def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> bool:
+    """Print what no version needs, and with `delete` delete it; whether there is anything."""
     root = open_datasets(settings)
     with (
         announced(root, "gc", who_runs()) as announcement,
@@ -354,5 +354,4 @@ def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> No
         f"{len(garbage.shards)} files of unreferenced shards, {len(garbage.unfinished)} unfinished"
     )
     print_facts({"deleted" if delete else "would delete": f"{count}, {size}"})
-    if not delete and (garbage.shards or garbage.unfinished):
-        print_line("next: python -m jobs.generate gc --delete")
+    return bool(garbage.shards or garbage.unfinished)

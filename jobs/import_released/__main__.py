@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, run_command
+from jobs.command_line import Command, Verb, add_work, options_again, run_command
 
 
 def _import(arguments: argparse.Namespace) -> None:
@@ -21,7 +21,8 @@ def _import(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work)
     model = import_files(arguments.folder, settings, name=arguments.name)
     print_facts({"model": model, "origin": "released"})
-    print_line(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH")
+    where = options_again(arguments, "work")
+    print_line(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH{where}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs.command_line import Command, Verb, add_recipe_arguments, add_work, run_command
+from jobs.command_line import (
+    Command,
+    Verb,
+    add_recipe_arguments,
+    add_work,
+    options_again,
+    run_command,
+)
 from jobs.recipes import PROMOTION
 
 
@@ -46,9 +53,9 @@ def _promote(arguments: argparse.Namespace) -> None:
         print_line(f"the gate refused version {promoted.version}, for the reasons above")
         sys.exit(1)
     if not arguments.dry_run:
-        print_line(
-            f"next: python -m jobs.fuse models:/{arguments.name}@champion --vi … --ir … --out …"
-        )
+        where = options_again(arguments, "work")
+        model = f"models:/{arguments.name}@champion"
+        print_line(f"next: python -m jobs.fuse {model} --vi PATH --ir PATH --out PATH{where}")
 
 
 def _rollback(arguments: argparse.Namespace) -> None:

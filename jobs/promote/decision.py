@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.settings import Settings, code_commit, who_runs
 from jobs.config import PromoteRecipe
 from jobs.console import print_facts, print_line
+from jobs.evaluate.run import OPTIONS
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
@@ -55,6 +56,7 @@ class _Decision:
     champion: Any
     verdict: Verdict
     rows_sha256: str | None
+    scenes_options: str = "--scenes INDEX --split SPLIT"
 
     @property
     def over(self) -> str | None:
@@ -132,7 +134,8 @@ def _decide(
         verdict = judge_first(own, _judged(rows, BASELINE, recipe), recipe.gate)
     else:
         verdict = _against_champions(recipe, settings, client, own, champion)
-    return _Decision(challenger, champion, verdict, digest)
+    options = run.get(OPTIONS, _Decision.scenes_options)
+    return _Decision(challenger, champion, verdict, digest, options)
 
 
 def _not_judged(reasons: tuple[str, ...]) -> Verdict:
@@ -225,7 +228,7 @@ def _print_decision(decision: _Decision, *, dry_run: bool, forced: bool) -> None
         print_line(f"  {reason}")
     if decision.champion and not decision.verdict.comparisons and decision.rows_sha256:
         # They could not be compared at all: most likely on different scenes.
-        same = f"models:/{decision.challenger.name}/{decision.over} --scenes INDEX --split SPLIT"
+        same = f"models:/{decision.challenger.name}/{decision.over} {decision.scenes_options}"
         print_line(f"  measure the champion again with: python -m jobs.evaluate {same}")
     gate = "passed" if decision.verdict.passed else "refused"
     print_facts(

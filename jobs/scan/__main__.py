@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_work, number, run_command
+from jobs.command_line import Command, Verb, add_work, number, options_again, run_command
 
 
 def _scan(arguments: argparse.Namespace) -> None:
@@ -27,7 +27,8 @@ def _scan(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         max_refused_share=arguments.max_refused_share,
     )
-    print_line(f"next: python -m jobs.generate small --scenes {name}")
+    where = options_again(arguments, "work")
+    print_line(f"next: python -m jobs.generate small --scenes {name}{where}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,8 @@ without training. A second one is refused while the first still runs.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import TYPE_CHECKING
 
 from jobs.command_line import (
@@ -15,14 +17,15 @@ from jobs.command_line import (
     add_address,
     add_recipe_arguments,
     add_work,
+    options_again,
     run_command,
     whole_number,
 )
 from jobs.recipes import TRAINING
 
 if TYPE_CHECKING:
+    from infra.settings import Settings
     from jobs.train.run import Trained
-    from pipelines.training.config import TrainingConfig
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -50,23 +53,50 @@ def _train(arguments: argparse.Namespace) -> None:
     from jobs.train.run import train
 
     trained = train(config, settings, name=name, num_workers=arguments.workers)
-    _print_next(arguments, config, trained)
+    _print_next(arguments, settings, trained)
 
 
-def _print_next(arguments: argparse.Namespace, config: TrainingConfig, trained: Trained) -> None:
+def _print_next(arguments: argparse.Namespace, settings: Settings, trained: Trained) -> None:
     from jobs.console import print_facts, print_line
 
     following = recipe_after(arguments.recipe)
     later = "a recipe that follows registers" if following else "by its recipe"
     why_not = "a trial run" if arguments.smoke else later
     print_facts({"run": trained.run_id, "model": trained.model or f"not registered ({why_not})"})
+    where = options_again(arguments, "address", "work")
     if trained.model:
-        print_line(f"next: python -m jobs.evaluate {trained.model} --scenes INDEX")
+        scenes = _unseen_scenes(trained.dataset, settings)
+        print_line(f"next: python -m jobs.evaluate {trained.model} {scenes}{where}")
     elif following:
-        source = f"--set dataset={config.dataset} --set init_from=runs:/{trained.run_id}"
-        print_line(f"next: python -m jobs.train {following}{' --smoke' * arguments.smoke} {source}")
+        changes = {"dataset": trained.dataset, "init_from": f"runs:/{trained.run_id}"}
+        words = [f"--set {key}={value}" for key, value in changes.items()]
+        words += [f"--set {shlex.quote(each)}" for each in _settings_of(following, arguments)]
+        options = " --smoke" * arguments.smoke + " --compile" * arguments.compile
+        where = options_again(arguments, "workers") + where
+        print_line(f"next: python -m jobs.train {following}{options} {' '.join(words)}{where}")
     elif arguments.smoke:
-        print_line("next: the same command without --smoke")
+        words = [word for word in sys.argv[1:] if word != "--smoke"]
+        print_line(f"next: python -m jobs.train {shlex.join(words)}")
+
+
+def _unseen_scenes(dataset: str, settings: Settings) -> str:
+    """The options of jobs.evaluate for the scenes that a dataset version never saw."""
+    from jobs.locations import open_datasets
+    from jobs.train.inputs import find_sources
+    from pipelines.datasets.versions import find_version
+
+    found = find_sources(find_version(open_datasets(settings), dataset), settings)
+    return f"--scenes {found.index or 'INDEX'} --split {found.unseen_split or 'SPLIT'}"
+
+
+def _settings_of(following: str, arguments: argparse.Namespace) -> list[str]:
+    """The settings that were given and that the following recipe has, too: those of the networks, say."""
+    from jobs.config import has_setting
+
+    recipe = TRAINING[following]()
+    given = [each for each in arguments.overrides if has_setting(recipe, each)]
+    own = ("dataset", "init_from", "register_as")
+    return [each for each in given if each.partition("=")[0].strip() not in own]
 
 
 def recipe_after(name: str) -> str | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from infra.settings import Settings, code_commit
 from jobs.locations import cached_folder, open_datasets
+from jobs.recipes import TRAINING
 from models import system_of
 from models.system import Initial
 from pipelines.datasets.versions import DatasetVersion, find_version
@@ -60,10 +65,35 @@ class Planned:
 
 @dataclass(frozen=True)
 class Sources:
-    """Scenes of the index that a dataset version was made of: those in it, and those it never saw."""
+    """Scenes of the index that a dataset version was made of: those in it, and those it never saw.
+
+    `index` is its name, `unseen_split` the split that the unseen ones are of.
+    """
 
     trained: SceneTable | None = None
     unseen: SceneTable | None = None
+    index: str | None = None
+    unseen_split: str | None = None
+
+
+def check_gpus(config: TrainingConfig, name: str, *, here: bool) -> None:
+    """Raise ValueError where a recipe for GPUs would train `here` without one; it names one for CPUs."""
+    if not (config.use_gpu and here) or torch.cuda.is_available():
+        return
+    stage, first = type(config.objective), name.partition("_stage")[0]
+    others = [each for each in TRAINING if each.startswith(first) and _trains_on_cpus(each, stage)]
+    like = re.sub("_(full|code|paper)", "_small", name)
+    nearest = difflib.get_close_matches(like, others, n=1, cutoff=0.0)
+    instead = f"take {nearest[0]}, " if nearest else ""
+    raise ValueError(
+        f"recipe {name} needs a GPU a worker, and there is none here; {instead}"
+        "--set use_gpu=false, or a cluster that has GPUs (--address)"
+    )
+
+
+def _trains_on_cpus(name: str, stage: type) -> bool:
+    recipe = TRAINING[name]()
+    return not recipe.use_gpu and isinstance(recipe.objective, stage)
 
 
 def plan_training(config: TrainingConfig, settings: Settings, *, name: str) -> Planned:
@@ -91,16 +121,16 @@ def find_sources(version: DatasetVersion, settings: Settings) -> Sources:
             index = read_index(path).scenes
             trained = scenes_of_version(version, index)
             if trained is not None:
-                return Sources(trained, _unseen(index, version.config.split))
+                split = _unseen_split(index, version.config.split)
+                unseen = index.of_split(split) if split else None
+                return Sources(trained, unseen, path.stem, split)
     return Sources()
 
 
-def _unseen(index: SceneTable, trained_split: str) -> SceneTable | None:
+def _unseen_split(index: SceneTable, trained_split: str) -> str | None:
     known = {split for splits in index.counts().values() for split in splits}
-    for split in _UNSEEN_SPLITS:
-        if split in known and split != trained_split:
-            return index.of_split(split)
-    return None
+    found = (split for split in _UNSEEN_SPLITS if split in known and split != trained_split)
+    return next(found, None)
 
 
 def _initial_folder(source: str, settings: Settings) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from infra.settings import Settings
 from jobs.console import print_facts, print_line, progress
-from jobs.train.inputs import find_sources, plan_training
+from jobs.train.inputs import check_gpus, find_sources, plan_training
 from jobs.train.visuals import MAP, preview_pairs, write_map, write_preview
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.evaluation.probes import in_words
@@ -24,6 +24,7 @@ def train_local(config: TrainingConfig, settings: Settings, *, name: str) -> Pat
 
     Beside the checkpoints lie the previews and, after a stage that is probed, the map of the probe.
     """
+    check_gpus(config, name, here=True)
     planned = plan_training(config, settings, name=name)
     if settings.runs.startswith("s3://"):
         raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.settings import Settings
 from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
-from jobs.train.inputs import Planned, Sources, find_sources, plan_training
+from jobs.train.inputs import Planned, Sources, check_gpus, find_sources, plan_training
 from jobs.train.records import log_lineage, log_results, open_training_run, watch
 from jobs.train.visuals import preview_pairs
 from pipelines.datasets.versions import find_version
@@ -21,12 +21,13 @@ from pipelines.training.loop import TrainingTask, run_training
 
 
 class Trained(BaseModel):
-    """A finished run, and the version it registered, if its recipe says so."""
+    """A finished run, the version it registered, if its recipe says so, and the dataset's version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     model: str | None
+    dataset: str
 
 
 def train(
@@ -37,12 +38,11 @@ def train(
     Another number of workers than the recipe's shares the same steps, so it is the same run.
     """
     from infra.cluster.connect import connected
-    from infra.cluster.ddp import run_ddp
-    from infra.cluster.run_folder import fetched_checkpoint
+    from infra.cluster.nodes import check_resources
     from infra.registry import tracking
-    from infra.registry.report_log import ReportLogger
     from infra.registry.training_lease import training_lease
 
+    check_gpus(config, name, here=settings.ray_address is None)
     client = tracking.connect(settings)
     planned = plan_training(config, settings, name=name)
     config, num_workers = planned.config, num_workers or config.num_workers
@@ -51,37 +51,52 @@ def train(
         before = tracking.find_run(client, planned.digest)
         if before and before.info.status == "FINISHED":
             print_line(f"  this configuration is trained already: run {before.info.run_id}")
-            return _trained(before.info.run_id, before.data.tags)
-        with _run_of(client, planned, is_lost, resumed=before is not None) as run_id:
-            # Now that `jobs.generate retire` finds the run: was it quicker?
-            find_version(planned.datasets, planned.version.name)
-            sources = find_sources(planned.version, settings)
-            log_lineage(client, run_id, planned, sources, settings)
-            # Ray Train resumes by name: the same run, and no other.
-            folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
-            kept = open_folder(f"{settings.runs}/{folder_name}", settings)
-            loop = _loop_of(planned, sources, settings)
-            with (
-                connected(settings),
-                tracking.system_metrics(client, run_id),
-                watch(client, run_id, config.optim.num_steps),
-            ):
-                checkpoint = run_ddp(
-                    loop,
-                    name=folder_name,
-                    settings=settings,
-                    num_workers=num_workers,
-                    use_gpu=config.use_gpu,
-                    on_report=ReportLogger(settings.tracking_uri, run_id, kept),
-                )
-            with fetched_checkpoint(checkpoint) as folder:
-                tags = log_results(client, run_id, planned, folder, sources, settings)
+            return _trained(before.info.run_id, before.data.tags, planned)
+        with connected(settings):
+            # Before a run is opened: what the cluster can never hold leaves no failed one.
+            check_resources(num_workers, "GPU" if config.use_gpu else "CPU")
+            with _run_of(client, planned, is_lost, resumed=before is not None) as run_id:
+                tags = _train_on_ray(client, run_id, planned, settings, num_workers)
         tracking.finish_run(client, run_id, tags=tags)
-    return _trained(run_id, tags)
+    return _trained(run_id, tags, planned)
 
 
-def _trained(run_id: str, tags: Mapping[str, str]) -> Trained:
-    return Trained(run_id=run_id, model=tags.get("registered_model"))
+def _train_on_ray(
+    client: Any, run_id: str, planned: Planned, settings: Settings, num_workers: int
+) -> dict[str, str]:
+    """Train to the end, or from the last checkpoint to it; log the results, return the run's last tags."""
+    from infra.cluster.ddp import run_ddp
+    from infra.cluster.run_folder import fetched_checkpoint
+    from infra.registry import tracking
+    from infra.registry.report_log import ReportLogger
+
+    # Now that `jobs.generate retire` finds the run: was it quicker?
+    find_version(planned.datasets, planned.version.name)
+    sources = find_sources(planned.version, settings)
+    log_lineage(client, run_id, planned, sources, settings)
+    # Ray Train resumes by name: the same run, and no other.
+    folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
+    kept = open_folder(f"{settings.runs}/{folder_name}", settings)
+    loop = _loop_of(planned, sources, settings)
+    with (
+        tracking.system_metrics(client, run_id),
+        watch(client, run_id, planned.config.optim.num_steps),
+    ):
+        checkpoint = run_ddp(
+            loop,
+            name=folder_name,
+            settings=settings,
+            num_workers=num_workers,
+            use_gpu=planned.config.use_gpu,
+            on_report=ReportLogger(settings.tracking_uri, run_id, kept),
+        )
+    with fetched_checkpoint(checkpoint) as folder:
+        return log_results(client, run_id, planned, folder, sources, settings)
+
+
+def _trained(run_id: str, tags: Mapping[str, str], planned: Planned) -> Trained:
+    model = tags.get("registered_model")
+    return Trained(run_id=run_id, model=model, dataset=planned.version.name)
 
 
 def _loop_of(planned: Planned, sources: Sources, settings: Settings) -> Callable[..., None]:
@@ -112,8 +127,6 @@ def _run_of(
         if is_lost():
             raise
         tracking.fail_run(client, run_id, error)
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            print_line("interrupted; the same command resumes from the last checkpoint")
         if isinstance(error, tracking.NO_ANSWER):
             raise ConnectionError(
                 f"{error}; the checkpoint is kept: run the same command again when MLflow answers"

@@ -20,5 +20,8 @@ def check_name(name: str, what: str) -> str:
 
 def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """ ", did you mean 'NAME'?" for the nearest of the names (shown behind `prefix`), else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    # "steps" is nearer to "num_steps" than to "eps", whatever letters they share.
+    whole = [each for each in known if set(name.split("_")) <= set(each.split("_"))]
+    near = difflib.get_close_matches(name, whole or known, n=1, cutoff=0.0 if whole else 0.6)
     return f", did you mean {prefix + near[0]!r}?" if near else ""

@@ -1,17 +1,21 @@
 """What a command line answers before any work begins: help, examples, settings, recipes of one's own."""
 
 import argparse
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from infra.settings import REPOSITORY
-from jobs.command_line import Command, parse_words
+from infra.signals import handlers_kept
+from jobs.command_line import Command, Verb, parse_words, run_command
 from jobs.commands import command_names, load_command
 from jobs.fuse.__main__ import PRECISIONS
 from models.system import Precision
@@ -30,6 +34,24 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     assert imported.isdisjoint(HEAVY)
     assert f"usage: python -m jobs.{name}" in done.stdout
     assert "examples:\n  python -m jobs." in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_one_line_that_says_how_to_resume(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: argparse.Namespace) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    command = Command("work", None, [], Verb(lambda _: None, run))
+    monkeypatch.setattr(sys, "argv", ["jobs.work"])
+    with handlers_kept():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(SystemExit) as ended:
+            run_command(command)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.endswith("the same command resumes: python -m jobs.work\n")
 
 
 def every_parser(command: Command, monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -91,6 +91,7 @@ def test_set_changes_one_value_of_its_type() -> None:
     ("assignment", "message"),
     [
         ("optim.num_step=7", r"no such key 'optim\.num_step', did you mean 'optim\.num_steps'\?"),
+        ("optim.steps=7", r"did you mean 'optim\.num_steps'\?"),
         ("optm.num_steps=7", r"no such key 'optm', did you mean 'optim'\?"),
         ("optim.lr.x=7", r"no such key 'optim\.lr\.x'; there are: none below it"),
         ("optim.num_steps", "write KEY=VALUE"),

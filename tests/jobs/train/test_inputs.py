@@ -41,4 +41,5 @@ def test_the_index_that_a_version_was_made_of_is_read_once(
     assert sources.trained is not None
     assert set(sources.trained) == set(scenes)
     assert sources.unseen is not None
+    assert (sources.index, sources.unseen_split) == ("rendered", "val")
     assert sources.unseen.ids() == ["rendered-val-0000", "rendered-val-0001", "rendered-val-0002"]
