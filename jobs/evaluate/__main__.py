@@ -46,7 +46,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         dataset=arguments.dataset,
         # A trial run must not become what the gate judges a version by.
         tag=not arguments.smoke,
-        folders=_folders(arguments.method),
+        folders=read_folders(arguments.method),
     )
     print_facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:
@@ -55,7 +55,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print_line(f"next: python -m jobs.promote {name} --version {number}{where}")
 
 
-def _folders(assignments: Sequence[str]) -> dict[str, Path]:
+def read_folders(assignments: Sequence[str]) -> dict[str, Path]:
+    """The folders of `--method`, by name. Raises ValueError for one that is not written NAME=DIR."""
     folders = {}
     for assignment in assignments:
         name, equals, folder = assignment.partition("=")

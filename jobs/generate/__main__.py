@@ -48,13 +48,27 @@ def _first_recipe(shard: ShardConfig) -> str:
     return "RECIPE"
 
 
+def read_dataset(arguments: argparse.Namespace) -> DatasetConfig:
+    """The dataset that a command line names. Raises ValueError for an option without an effect."""
+    from jobs.config import read_recipe
+
+    forecast = (arguments.cluster, arguments.price, arguments.fresh_figures)
+    if not arguments.dry_run and forecast != (None, None, False):
+        raise ValueError(
+            "--cluster, --price and --fresh-figures have an effect with --dry-run only"
+        )
+    if arguments.price is not None and not arguments.cluster:
+        raise ValueError("--price is of a core-hour; it needs --cluster NODESxCORES")
+    return read_recipe(DATASETS, arguments)
+
+
 def _generate(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.config import describe_settings, read_recipe
+    from jobs.config import describe_settings
     from jobs.console import print_line
     from jobs.generate.run import generate, named
 
-    config = read_recipe(DATASETS, arguments)
+    config = read_dataset(arguments)
     if arguments.show:
         print_line("\n".join(describe_settings(config)))
         return
@@ -63,10 +77,6 @@ def _generate(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         _dry_run(config, settings, arguments)
         return
-    if (arguments.cluster, arguments.price, arguments.fresh_figures) != (None, None, False):
-        raise ValueError(
-            "--cluster, --price and --fresh-figures have an effect with --dry-run only"
-        )
     version = generate(
         config,
         settings,
@@ -84,8 +94,6 @@ def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Name
     from jobs.generate.run import dry_run
     from pipelines.datasets.forecast import ClusterSize
 
-    if arguments.price is not None and not arguments.cluster:
-        raise ValueError("--price is of a core-hour; it needs --cluster NODESxCORES")
     dry_run(
         config,
         settings,

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 def _submit(arguments: argparse.Namespace) -> None:
     from infra.settings import declared_environment, refuse_secrets
     from jobs.submit.needs import needs_of
-    from jobs.submit.run import check_resources, follow, print_next, submit, words_of
+    from jobs.submit.run import check_resources, follow, print_next, read_metadata, submit, words_of
 
     words = words_of(arguments.command)
     needs = needs_of(words)
     environment = declared_environment(arguments.env)
-    refuse_secrets(environment, words)
+    metadata = read_metadata(arguments.metadata)
+    refuse_secrets(environment | metadata, words)
     server = _server(arguments)
     if not arguments.unchecked:
         check_resources(server, needs)
@@ -47,6 +48,8 @@ def _submit(arguments: argparse.Namespace) -> None:
         excludes=arguments.exclude,
         environment=environment,
         needs=needs,
+        job_id=arguments.id,
+        metadata=metadata,
     )
     if arguments.follow:
         follow(server, job_id)
@@ -141,6 +144,14 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME[=VALUE]",
         help="one more variable for the job (repeatable)",
+    )
+    parser.add_argument("--id", metavar="NAME", help="the job's id (default: COMMAND-TIME-…)")
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what the job's status shows of it besides (repeatable)",
     )
     parser.add_argument(
         "--unchecked",

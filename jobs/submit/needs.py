@@ -11,10 +11,16 @@ from pydantic import BaseModel
 
 from jobs.command_line import parse_words
 from jobs.commands import load_command
-from jobs.config import read_recipe, shrink_evaluation, shrink_training
-from jobs.recipes import DATASETS, EVALUATION, TRAINING
+from jobs.config import read_recipe, shrink_evaluation
+from jobs.evaluate.__main__ import read_folders
+from jobs.fuse.run import read_chains
+from jobs.generate.__main__ import read_dataset
+from jobs.recipes import EVALUATION, PROMOTION
+from jobs.train.__main__ import read_training
 from pipelines.store.seeding import digest_of
 from pipelines.training.config import TrainingConfig
+
+_ONE_CPU = {"CPU": 1.0}
 
 
 @dataclass(frozen=True)
@@ -28,32 +34,36 @@ class Needs:
 def needs_of(words: Sequence[str]) -> Needs:
     """What one of our commands, `["train", "dspfusion_stage1_small", …]`, needs at least.
 
-    The words are parsed by the command itself: a usage error ends the process with status 2. Raises
-    ValueError when its recipe or one of its settings does not exist.
+    The words are parsed and read by the command itself: a usage error ends the process with status 2.
+    Raises ValueError when its recipe or one of its settings does not exist.
     """
     command, *rest = words
     arguments = parse_words(load_command(command), rest)
     match command:
         case "train":
-            recipe = read_recipe(TRAINING, arguments, shrink_training)
+            recipe = read_training(arguments)
             return Needs(_of_training(recipe, arguments), _name(arguments.recipe, recipe))
-        case "generate" if arguments.verb:
-            return Needs({})
-        case "generate":
-            config = read_recipe(DATASETS, arguments)
-            return Needs({"CPU": 1.0}, _name(arguments.recipe, config))
+        case "generate" if not arguments.verb:
+            config = read_dataset(arguments)
+            on_ray = not (arguments.dry_run or arguments.show)
+            return Needs(_ONE_CPU if on_ray else {}, _name(arguments.recipe, config))
         case "evaluate":
+            read_folders(arguments.method)
             evaluation = read_recipe(EVALUATION, arguments, shrink_evaluation)
-            return Needs({"CPU": 1.0}, _name(arguments.recipe, evaluation))
-        case "fuse" if not arguments.local:
-            return Needs({"CPU": 1.0})
+            return Needs({} if arguments.show else _ONE_CPU, _name(arguments.recipe, evaluation))
+        case "promote" if not arguments.verb:
+            gate = read_recipe(PROMOTION, arguments)
+            return Needs({}, _name(arguments.recipe, gate))
+        case "fuse":
+            read_chains(arguments.degradation)
+            return Needs({} if arguments.local else _ONE_CPU)
         case "demo":
             return Needs({"CPU": 2.0})
     return Needs({})
 
 
 def _of_training(recipe: TrainingConfig, arguments: argparse.Namespace) -> dict[str, float]:
-    if arguments.local:
+    if arguments.local or arguments.show:
         return {}
     num_workers = float(arguments.workers or recipe.num_workers)
     return {"CPU": num_workers} | ({"GPU": num_workers} if recipe.use_gpu else {})

@@ -16,6 +16,7 @@ from infra.packing import archive_commit, pack_tree
 from infra.settings import (
     COMMIT,
     JOB,
+    JOB_FACTS,
     REPOSITORY,
     Settings,
     code_commit,
@@ -26,7 +27,7 @@ from jobs.commands import command_names
 from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
 from jobs.submit.needs import Needs, missing
-from pipelines.store.names import nearest
+from pipelines.store.names import check_name, nearest
 
 if TYPE_CHECKING:
     from infra.submit import JobDetails, JobServer
@@ -59,16 +60,24 @@ def submit(
     excludes: Sequence[str] = (),
     environment: Mapping[str, str],
     needs: Needs,
+    job_id: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> str:
-    """Submit a command and return the job's id.
+    """Submit a command and return the job's id: `job_id`, or one of its own.
 
     Raises ValueError when the code cannot be had, or the cluster refuses.
     """
     from infra.submit import submit_job
 
-    job_id = f"{words[0]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    made = f"{words[0]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    job_id = check_name(job_id, "--id") if job_id else made
     with _code(code, excludes) as (location, commit):
-        metadata = {"command": shlex.join(words), "commit": commit, "code": code}
+        metadata = {
+            **(metadata or {}),
+            "command": shlex.join(words),
+            "commit": commit,
+            "code": code,
+        }
         metadata |= {"config": needs.config} if needs.config else {}
         print_facts({"job": job_id, **metadata, **environment})
         submit_job(
@@ -80,6 +89,20 @@ def submit(
             metadata=metadata,
         )
     return job_id
+
+
+def read_metadata(assignments: Sequence[str]) -> dict[str, str]:
+    """The user's own facts of a job. Raises ValueError for one that is ours, or not written KEY=VALUE."""
+    found: dict[str, str] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key or key in (*JOB_FACTS, *found):
+            raise ValueError(
+                f"--metadata {assignment}: write KEY=VALUE, every key once and none of "
+                f"{', '.join(JOB_FACTS)}"
+            )
+        found[key] = value
+    return found
 
 
 def _environment(declared: Mapping[str, str], job_id: str, commit: str | None) -> dict[str, str]:

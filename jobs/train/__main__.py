@@ -26,27 +26,37 @@ from jobs.recipes import TRAINING
 if TYPE_CHECKING:
     from infra.settings import Settings
     from jobs.train.run import Trained
+    from pipelines.training.config import TrainingConfig
+
+
+def read_training(arguments: argparse.Namespace) -> TrainingConfig:
+    """The training that a command line names. Raises ValueError for options that exclude each other."""
+    from jobs.config import read_recipe, shrink_training
+    from pipelines.training.config import share_of_step
+
+    config = read_recipe(TRAINING, arguments, shrink_training)
+    if arguments.local and arguments.workers:
+        raise ValueError("--local is one process; leave --workers out")
+    if arguments.workers:
+        share_of_step(config.optim, config.num_workers, arguments.workers)
+    return config.model_copy(update={"compiled": True}) if arguments.compile else config
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.config import describe_settings, read_recipe, shrink_training
+    from jobs.config import describe_settings
     from jobs.console import print_line
 
-    config = read_recipe(TRAINING, arguments, shrink_training)
+    config = read_training(arguments)
     if arguments.show:
         print_line("\n".join(describe_settings(config)))
         return
-    if arguments.compile:
-        config = config.model_copy(update={"compiled": True})
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     # It becomes part of a folder's name.
     name = arguments.recipe.replace(":", ".")
     if arguments.local:
         from jobs.train.local import train_local
 
-        if arguments.workers:
-            raise ValueError("--local is one process; leave --workers out")
         checkpoint = train_local(config, settings, name=name)
         print_line(f"checkpoint: {checkpoint}")
         return

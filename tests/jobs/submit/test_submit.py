@@ -52,7 +52,11 @@ def test_entrypoint_quotes_and_knows_the_commands() -> None:
     [
         ("train dspfusion_stage1_small --set num_workers=3", {"CPU": 3}),
         ("train dspfusion_stage1_full_1gpu", {"CPU": 1, "GPU": 1}),
-        ("train dspfusion_stage1_small --workers 3", {"CPU": 3}),
+        ("train dspfusion_stage1_small --workers 4", {"CPU": 4}),
+        ("train --workers 2 dspfusion_stage1_small", {"CPU": 2}),
+        ("train dspfusion_stage1_small --set num_workers=4 --workers 1", {"CPU": 1}),
+        ("train dspfusion_stage1_small --show", {}),
+        ("generate small --scenes x --dry-run --cluster 4x4", {}),
         ("train dspfusion_stage1_full_1gpu --smoke", {"CPU": 1}),
         ("train jobs.recipes.dspfusion:stage1_full_1gpu", {"CPU": 1, "GPU": 1}),
         ("train dspfusion_stage1_small --local", {}),
@@ -72,6 +76,16 @@ def test_mistakes_are_found_before_the_cluster_is_asked() -> None:
         needs_of(["generate", "smal", "--scenes", "x"])
     with pytest.raises(ValueError, match=r"did you mean 'optim\.seed'"):
         needs_of(["train", "dspfusion_stage1_small", "--set", "optim.sed=1"])
+    for line, message in (
+        ("train dspfusion_stage1_small --workers 7", "7 workers cannot share a step"),
+        ("train dspfusion_stage1_small --local --workers 2", "--local is one process"),
+        ("generate small --scenes x --price 1", "with --dry-run only"),
+        ("evaluate m --scenes x --method other", "write NAME=DIR"),
+        ("fuse m --vi a --ir b --out c --degradation vi:fog", "no degradation 'fog'"),
+        ("promote dspfusion --set gate.tolerance=nan", r"gate\.tolerance"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            needs_of(line.split())
     needs = needs_of(["train", "dspfusion_stage1_small", "--set", "num_workers=3"])
     assert missing(needs, {"CPU": 2.0}) == ["3 CPU (it has 2)"]
     assert missing(needs, {"CPU": 3.0}) == []
@@ -91,6 +105,8 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MLFLOW_TRACKING_URI", "http://me:hunter2@h", [], r"credentials \(http://\*\*\*@h\)"),
         ("AWS_SECRET_ACCESS_KEY", "canary-0123", ["--env", "X=canary-0123"], "the value of AWS_S"),
         ("FUSION_WORK", "work", [], "absolute"),
+        ("X", "y", ["--metadata", "owner_token=abc"], "owner_token looks like a secret"),
+        ("X", "y", ["--metadata", "commit=abc"], "write KEY=VALUE, .* none of command, commit"),
         ("X", "y", ["--env", "ABSENT_HERE"], "not set here; write ABSENT_HERE=VALUE"),
     ],
 )
