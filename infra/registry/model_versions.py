@@ -194,7 +194,13 @@ def read_events(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
     except MlflowException as error:
         raise ValueError(f"no registered model {name!r} ({error.message})") from error
     keys = sorted(key for key in tags if key.startswith(_EVENT_PREFIX))
-    return {number: json.loads(tags[key]) for number, key in enumerate(keys, start=1)}
+    try:
+        return {number: json.loads(tags[key]) for number, key in enumerate(keys, start=1)}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"the promotion events of {name!r} are not JSON ({error}); correct that tag of the "
+            f"registered model in MLflow ({_EVENT_PREFIX}…), or delete it"
+        ) from error
 
 
 class LostLockError(ValueError):

@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.settings import Settings, code_commit, who_runs
 from jobs.console import print_facts
-from pipelines.promotion.history import Event, below, champions
+from pipelines.promotion.history import Event, below, champions, read_history
 
 
 def move_champion(client: Any, lock: Any, name: str, event: Event, *, previous: str | None) -> None:
@@ -40,7 +40,8 @@ def _give_way(client: Any, name: str, event: Event) -> None:
     """Where `event` moved `champion` after it lost the lock, restore what the history holds."""
     from infra.registry import model_versions as registry
 
-    stack = champions([Event(**each) for each in registry.read_events(client, name).values()])
+    events = read_history(name, registry.read_events(client, name))
+    stack = champions([*events.values()])
     found = registry.find_alias(client, name, registry.CHAMPION)
     champion = str(found.version) if found else None
     if champion == event.version:
@@ -81,8 +82,9 @@ def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = F
             commit=code_commit(),
             reason=reason,
         )
-        events = [Event(**event) for event in registry.read_events(client, name).values()]
-        move_champion(client, lock, name, event, previous=below(champions(events), target))
+        events = read_history(name, registry.read_events(client, name))
+        before = below(champions([*events.values()]), target)
+        move_champion(client, lock, name, event, previous=before)
     print_facts({"champion": f"version {target}", "rolled back from": f"version {event.over}"})
     return event
 

@@ -9,7 +9,7 @@ from infra.settings import Settings
 from jobs.console import print_line
 from pipelines.evaluation.rows import MODEL
 from pipelines.promotion.evidence import EVALUATION, PARITY, PROGRAM, WEIGHTS
-from pipelines.promotion.history import Event
+from pipelines.promotion.history import Event, read_history
 
 _LINEAGE = (
     "recipe",
@@ -30,12 +30,12 @@ def show_history(settings: Settings, *, name: str) -> None:
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
-    events = registry.read_events(tracking.connect(settings), name)
+    events = read_history(name, registry.read_events(tracking.connect(settings), name))
     if not events:
         print_line(f"no version of {name!r} was promoted yet")
         return
     head = ["#", "when", "what", "version", "over", "who", "evidence", "why"]
-    _print_table([head, *(_line(number, Event(**event)) for number, event in events.items())])
+    _print_table([head, *(_line(number, event) for number, event in events.items())])
 
 
 def show_diff(settings: Settings, *, name: str, one: str, other: str) -> None:

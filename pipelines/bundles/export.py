@@ -36,7 +36,10 @@ ONNX_TOLERANCE = 1e-4
 
 def fuser_of_checkpoint(folder: Path) -> tuple[BaseModel, nn.Module]:
     """Config and fuser from a training checkpoint of any stage."""
-    stage = TrainingConfig.model_validate(read_config(folder)).objective
+    try:
+        stage = TrainingConfig.model_validate(read_config(folder)).objective
+    except ValidationError as error:
+        raise ValueError(f"{folder}/config.json: not a training of ours ({error})") from error
     config, weights = system_of(stage).fuser_weights(stage, read_weights(folder))
     return config, _fuser_with(config, weights, folder)
 

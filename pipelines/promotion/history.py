@@ -6,10 +6,10 @@ one that died in between shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 _MAX_REASON_CHARS, _MOST_REASONS = 300, 5
 
@@ -34,6 +34,22 @@ class Event(BaseModel):
     evidence: str | None = None
     rows_sha256: str | None = None
     finished: bool = False
+
+
+def read_history(name: str, found: Mapping[int, Any]) -> dict[int, Event]:
+    """The events of the model `name`, from what its tags hold, by number. Raises ValueError, naming one."""
+    events = {}
+    for number, value in found.items():
+        try:
+            events[number] = Event.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+            raise ValueError(
+                f"promotion event {number} of {name!r} is not ours ({what}); correct that tag of the "
+                "registered model in MLflow, or delete it"
+            ) from error
+    return events
 
 
 def shortened(reasons: Sequence[str]) -> tuple[str, ...]:

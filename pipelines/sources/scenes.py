@@ -234,7 +234,14 @@ def load_picture(scene: Scene, camera: Modality, read: Read = read_file) -> np.n
 
     Raises ValueError, naming the file, when it is gone or its bytes changed since the scan.
     """
-    return _load(*scene.source(camera), camera, read)
+    uri, sha256 = scene.source(camera)
+    picture = _load(uri, sha256, camera, read)
+    if picture.shape[:2] != (scene.height, scene.width):
+        raise ValueError(
+            f"{uri}: is {picture.shape[1]}x{picture.shape[0]}, and its index says "
+            f"{scene.width}x{scene.height}; run jobs.scan again"
+        )
+    return picture
 
 
 def load_pair(scene: Scene, read: Read = read_file) -> tuple[np.ndarray, np.ndarray]:

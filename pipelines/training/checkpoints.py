@@ -33,7 +33,7 @@ class CheckpointState(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=10**9)
     sha256: dict[str, str]
 
 
@@ -197,13 +197,25 @@ def _restore_optimizer(
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
         by_name.setdefault(name, {})[moment] = value
+    _check_moments(by_name, dict(model.named_parameters()), source)
     for name, parameter in model.named_parameters():
         if name in by_name:
-            for moment, value in by_name[name].items():
-                if moment != "step" and value.shape != parameter.shape:
-                    raise ValueError(f"{source}: {name}/{moment} is not of this model's shape")
             # AdamW keeps `step` as a CPU scalar and the moments beside the parameter.
             optimizer.state[parameter] = {
                 moment: value if moment == "step" else value.to(parameter.device)
                 for moment, value in by_name[name].items()
             }
+
+
+def _check_moments(
+    by_name: Mapping[str, Mapping[str, Tensor]], parameters: Mapping[str, Tensor], source: Path
+) -> None:
+    """Raise ValueError for moments of other parameters, of other shapes, or that are not complete."""
+    kinds = {moment for moments in by_name.values() for moment in moments}
+    for name, moments in by_name.items():
+        if name not in parameters or moments.keys() != kinds:
+            raise ValueError(f"{source}: the optimiser's moments of {name} are not this model's")
+        for moment, value in moments.items():
+            shape = torch.Size() if moment == "step" else parameters[name].shape
+            if value.shape != shape:
+                raise ValueError(f"{source}: {name}/{moment} is not of this model's shape")

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.promotion.history import Event, below, champions, shortened
+from pipelines.promotion.history import Event, below, champions, read_history, shortened
 
 
 def event(action: str, version: str, over: str | None = None, *, finished: bool = True) -> Event:
@@ -28,6 +28,16 @@ def test_an_alias_that_was_set_by_hand_is_gone_back_to() -> None:
     assert champions([event("promote", "1"), event("promote", "3", "2")]) == ["1", "2", "3"]
     assert champions([event("rollback", "5", "6")]) == ["6", "5"]
     assert below([], "5") is None
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], "promote", {"action": "promote"}, {"action": "steal"}, {"x": 1}]
+)
+def test_an_event_that_was_edited_is_named(value: object) -> None:
+    good = event("promote", "1").model_dump(mode="json")
+    assert read_history("m", {1: good}) == {1: event("promote", "1")}
+    with pytest.raises(ValueError, match=r"promotion event 2 of 'm' is not ours \(.*in MLflow"):
+        read_history("m", {1: good, 2: value})
 
 
 @pytest.mark.parametrize(("count", "kept"), [(0, 0), (5, 5), (7, 6)])
