@@ -6,6 +6,7 @@
 | FUSION_DATASETS | root of the datasets: a folder, or s3://bucket/prefix | datasets/ under FUSION_WORK |
 | FUSION_RUNS | root of trainings' checkpoints: a folder, or s3://bucket/prefix | runs/ under FUSION_WORK |
 | FUSION_NODE_WAIT_S | how long a training waits for a node: one that died, or an autoscaler's | 600 |
+| FUSION_INTERFACE | network interface by which training workers reach each other, as eth0 | gloo's choice |
 | FUSION_CACHE_GIB | size limit of the cache of fetched files, FUSION_WORK/cache/files | 50 |
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
@@ -60,6 +61,7 @@ class Settings(BaseModel):
     runs_uri: str | None = None
     cache_gib: float = Field(default=50.0, ge=0)
     node_wait_s: float = Field(default=600.0, ge=0)
+    network_interface: str | None = None
     s3_endpoint_url: str | None = None
     tracking_uri: str
     artifact_root: str | None
@@ -95,6 +97,7 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         runs_uri=_absolute(os.environ.get("FUSION_RUNS")),
         cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB", most=1e9),
         node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds", most=1e7),
+        network_interface=os.environ.get("FUSION_INTERFACE") or None,
         s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         tracking_uri=tracking_uri,
         artifact_root=artifact_root,
@@ -190,6 +193,7 @@ _DECLARED = (
     "FUSION_RUNS",
     "FUSION_CACHE_GIB",
     "FUSION_NODE_WAIT_S",
+    "FUSION_INTERFACE",
     _LOG,
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -320,6 +324,6 @@ def who_runs() -> str:
     """User, machine and process, for histories and locks."""
     try:
         user = getpass.getuser()
-    except KeyError:  # a container's user without a name
+    except (KeyError, OSError):  # a container's user without a name; OSError since Python 3.13
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}, process {os.getpid()}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
+import ray
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -19,6 +20,7 @@ from ray.util.state.exception import RayStateApiException
 from requests.utils import get_environ_proxies
 
 from infra.cluster.ray_internals import token_header
+from infra.logs import log_warning
 from infra.reachable import check_port
 
 _POLL_S = 0.2
@@ -55,7 +57,7 @@ def open_server(address: str) -> JobServer:
             # Ray's client sets no timeout of its own for a host that is silent.
             port = parts.port or (443 if parts.scheme == "https" else 80)
             check_port(parts.hostname, port, "it")
-        _ = server.client
+        _warn_of_version(server)
         return server
     except AuthenticationError:
         pass
@@ -70,11 +72,22 @@ def open_server(address: str) -> JobServer:
     server = JobServer(address, header)
     try:
         _ = server.client
+        _warn_of_version(server)
     except AuthenticationError as error:
         raise ValueError(
             f"the token here is not that of the cluster at {address}; {how}"
         ) from error
     return server
+
+
+def _warn_of_version(server: JobServer) -> None:
+    """Warn where the cluster runs another Ray: its nodes must have the packages of the job's commit."""
+    there = server.client.get_version()
+    if there != ray.__version__:
+        log_warning(
+            f"the cluster at {server.address} runs Ray {there}, and this is Ray {ray.__version__}: a "
+            "job needs the versions of requirements/run.txt on its nodes"
+        )
 
 
 def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, float]:

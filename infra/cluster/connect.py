@@ -27,6 +27,8 @@ _REMEDY = (
     "starts a cluster in its own process"
 )
 _MAX_REASON = 600
+# Of the libraries that exchange gradients, on CPUs and on GPUs.
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _WORKER_ENVIRONMENT = {
     # One thread a worker: two threads on busy cores are 2-4 times slower (platform.md 11).
     "OMP_NUM_THREADS": "1",
@@ -112,10 +114,13 @@ def _explained(error: Exception, address: str | None) -> str:
 
 def worker_environment(settings: Settings) -> dict[str, str]:
     """Variables that the processes of a cluster need, and this process before it connects."""
-    if not (settings.runs.startswith("s3://") and settings.s3_endpoint_url):
-        return _WORKER_ENVIRONMENT
-    # pyarrow would append a checksum to each chunk of a checkpoint, which older stores refuse.
-    return _WORKER_ENVIRONMENT | {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
+    found = dict(_WORKER_ENVIRONMENT)
+    if settings.network_interface:
+        found |= dict.fromkeys(_INTERFACE_VARIABLES, settings.network_interface)
+    if settings.runs.startswith("s3://") and settings.s3_endpoint_url:
+        # pyarrow would append a checksum to each chunk of a checkpoint, which older stores refuse.
+        found["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
+    return found
 
 
 def code_of_workers(work: Path) -> dict[str, Any]:

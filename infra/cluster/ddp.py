@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,13 +26,23 @@ from ray.train.torch import TorchTrainer
 from infra.cluster.connect import worker_environment
 from infra.cluster.nodes import PlacementTimeout, log_lost_nodes, wait_for_resources
 from infra.cluster.ray_internals import placement_callback
-from infra.cluster.run_folder import RunFolder, fetched_checkpoint, older_checkpoints
+from infra.cluster.run_folder import (
+    RunFolder,
+    check_seen_by_all,
+    fetched_checkpoint,
+    older_checkpoints,
+)
 from infra.logs import log_event
 from infra.settings import Settings, log_environment
 from infra.signals import handlers_kept
 
 # How often workers may die in a run; a node that was drained first does not count.
 MAX_FAILURES = 3
+# What gloo and NCCL say when they took an interface that leads nowhere.
+_NO_MESH = re.compile(
+    r"connectFullMesh failed|Unable to find address for: \S+|[Cc]onnect timeout[^\n]{0,80}"
+    r"|Bootstrap : no socket interface found"
+)
 # What every rank reports last.
 _ENDED = {"ended": 1.0}
 
@@ -70,6 +81,7 @@ def run_ddp(
     run = RunFolder(settings.runs, name, settings.s3_endpoint_url)
     run.check_reachable()
     _repair(run)
+    check_seen_by_all(settings.runs, resource)
     filesystem, path = run.open()
     timer = PlacementTimeout(num_workers, resource, timeout_s)
     trainer = TorchTrainer(
@@ -189,4 +201,10 @@ def _root_cause(error: BaseException, run: RunFolder) -> BaseException:
             )
         if isinstance(cause, ValueError | ConnectionError):
             return cause
+        if _NO_MESH.search(str(cause)):
+            return ConnectionError(
+                "the workers do not reach each other: each node took an address that the others "
+                "cannot reach; name the network interface that they share with FUSION_INTERFACE "
+                f"(`ip -brief address` lists them), such as eth0 ({_NO_MESH.findall(str(cause))[0]})"
+            )
     return error

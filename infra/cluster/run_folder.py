@@ -7,14 +7,18 @@ So a copy of the last complete list is kept beside it, and a run is repaired bef
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.fs as fs
+import ray
+from ray.exceptions import RayError
 from ray.train import Checkpoint
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infra.storage import S3Folder, split_uri
 
@@ -22,6 +26,8 @@ from infra.storage import S3Folder, split_uri
 _LIST = "checkpoint_manager_snapshot.json"
 _CHECKPOINT = "checkpoint_"
 _LIST_COPY = "checkpoint_list_before.json"
+# How long nodes are asked whether they see the folder; one that is busy for longer is not blamed.
+_LOOK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,57 @@ class RunFolder:
     def _own_path(self) -> tuple[fs.FileSystem, str]:
         system, path = self.open()
         return system, f"{path}/{self.name}"
+
+
+def check_seen_by_all(storage: str, resource: str) -> None:
+    """Raise ValueError where a node that may get a worker does not see the folder of the runs.
+
+    Ray Train would say so in its own words, after its workers have started.
+    """
+    nodes = {
+        node["NodeManagerAddress"]: node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get(resource)
+    }
+    if storage.startswith("s3://") or len(nodes) < 2:
+        return
+    Path(storage).mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=storage, prefix=".seen-by-") as marker:
+        blind = nodes_without(Path(marker.name), nodes)
+    if blind:
+        raise ValueError(
+            f"FUSION_RUNS {storage}: the node {blind[0]} does not see this folder, and a worker there "
+            "could not write its checkpoints; set FUSION_RUNS to s3://bucket/prefix, or to a folder "
+            "on a file system that all nodes mount"
+        )
+
+
+def nodes_without(path: Path, nodes: Mapping[str, str]) -> list[str]:
+    """Addresses of the nodes (ids by address) that do not see a path.
+
+    A node that does not answer in time, or is lost meanwhile, is not among them: others wait for it.
+    """
+    look = ray.remote(_is_there)
+    seen = {
+        look.options(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        ).remote(str(path)): address
+        for address, node_id in nodes.items()
+    }
+    done, late = ray.wait([*seen], num_returns=len(seen), timeout=_LOOK_S)
+    for each in late:
+        ray.cancel(each)
+    blind = []
+    for each in done:
+        with suppress(RayError):
+            blind += [] if ray.get(each) else [seen[each]]
+    return blind
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
 
 
 @contextmanager

@@ -83,9 +83,15 @@ def read_lease(client: MlflowClient, name: str) -> RegisteredModel | None:
 
 
 def delete_lease(client: MlflowClient, name: str) -> None:
-    """Delete a lease, whoever holds it; no error when it is gone already."""
+    """Delete a lease, whoever holds it; no error when it is gone already.
+
+    A user who may not delete renames it: the name is free again, and the rest tells who held it.
+    """
     try:
         client.delete_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return
+        if error.get_http_status_code() not in (401, 403, 405):
             raise
+        client.rename_registered_model(name, f"{name}.{uuid.uuid4().hex[:8]}.released{SUFFIX}")

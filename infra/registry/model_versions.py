@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,20 +47,36 @@ def register_bundle(
 
     Its signature is what the contract in its config.json says.
     """
+    # A name of its own: a run that registers twice must not change what a version holds.
+    place = f"fuser-{uuid.uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
+        _save(Path(scratch) / place, bundle, requirements)
+        client.log_artifacts(run_id, f"{scratch}/{place}", place)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # By the calls that servers of MLflow 2 have, too; `mlflow.register_model` needs one of 3.
+    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+    version = client.create_model_version(name, source, run_id=run_id, tags=dict(tags))
+    client.set_registered_model_alias(name, CHALLENGER, version.version)
+    return version
+
+
+def _save(path: Path, bundle: Path, requirements: list[str]) -> None:
+    """Write a bundle as a pyfunc model to the new folder `path`."""
     # MLflow advises to let it infer the signature, from an example that it would store as megabytes
     # of JSON or from type hints that cannot say "any size", and resets filters to say so. Ours is
     # given, so its advice is recorded and dropped.
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True), _quiet():
-        logged = mlflow.pyfunc.log_model(
-            name="fuser",
+    with warnings.catch_warnings(record=True), _quiet():
+        mlflow.pyfunc.save_model(
+            path=str(path),
             python_model=str(Path(__file__).parent / "fuser_model.py"),
             artifacts={"bundle": str(bundle)},
             signature=_signature(bundle),
             pip_requirements=requirements,
         )
-        version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
-    client.set_registered_model_alias(name, CHALLENGER, version.version)
-    return version
 
 
 def _signature(bundle: Path) -> ModelSignature:

@@ -77,7 +77,19 @@ def connect(settings: Settings) -> MlflowClient:
             f"the experiment {EXPERIMENT!r} of MLflow at {masked(settings.tracking_uri)} was deleted; "
             f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
         )
+    if found and settings.artifact_root:
+        _check_not_moved(found.artifact_location, settings.artifact_root)
     return client
+
+
+def _check_not_moved(recorded: str, here: str) -> None:
+    """Raise ValueError where a work folder was moved: MLflow records absolute paths of artifacts."""
+    old = Path(recorded.removeprefix("file://"))
+    if "://" not in str(old) and not old.exists() and Path(here).exists() and old != Path(here):
+        raise ValueError(
+            f"MLflow's artifacts were at {old} when this store was made, and are at {here} now; move "
+            f"the work folder back, or link it: ln -s {Path(here).parent} {old.parent}"
+        )
 
 
 def experiment_id(client: MlflowClient) -> str:

@@ -1,11 +1,14 @@
 """Settings that point nowhere: one line that names the setting, in seconds."""
 
+import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import requests
 
 from infra.cluster.connect import check_address, connected
 from infra.registry import tracking
@@ -101,6 +104,41 @@ def test_a_work_folder_that_is_a_loop_or_below_a_file(tmp_path: Path) -> None:
     for work in (loop, loop / "work", file, file / "work"):
         with pytest.raises(ValueError, match=r"FUSION_WORK \(--work\) .*; name a folder"):
             read_settings(work=work)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_there"), [(200, True), (401, True), (404, True), (502, False)]
+)
+def test_a_server_behind_a_proxy(status: int, is_there: bool) -> None:
+    """It may ask for a password, or know no /health; what it has behind it must be there."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/mlflow/health" else 500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        expected = nullcontext() if is_there else pytest.raises(requests.HTTPError)
+        with expected:
+            tracking.check_reachable(f"http://127.0.0.1:{server.server_port}/mlflow/")
+
+
+def test_a_work_folder_that_was_moved_is_said_with_the_remedy(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    client = tracking.connect(embedded_settings(before))
+    run = tracking.open_run(client, name="a", config={}, tags={})
+    tracking.log_json(client, run.info.run_id, {"x": 1}, "x.json")
+    before.rename(after)
+    with pytest.raises(ValueError, match=rf"link it: ln -s {after} {before}"):
+        tracking.connect(embedded_settings(after))
+    before.symlink_to(after)
+    client = tracking.connect(embedded_settings(after))
+    fetched = tracking.fetch_folder(run.info.run_id, "x.json", tmp_path)
+    assert fetched.read_text()
 
 
 def test_an_experiment_that_was_deleted_is_said_with_the_remedy(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.cluster.connect import worker_environment
 from infra.settings import declared_environment, read_settings
 
 
@@ -43,14 +44,20 @@ def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("FUSION_RUNS", "s3://bucket/runs")
     monkeypatch.setenv("FUSION_CACHE_GIB", "0.5")
     monkeypatch.setenv("FUSION_NODE_WAIT_S", "90")
+    monkeypatch.setenv("FUSION_INTERFACE", "eth1")
     settings = read_settings(work=tmp_path)
     assert settings.runs == "s3://bucket/runs"
     assert settings.cache_bytes == 2**29
     assert settings.node_wait_s == 90
+    assert worker_environment(settings).items() >= {
+        ("GLOO_SOCKET_IFNAME", "eth1"),
+        ("NCCL_SOCKET_IFNAME", "eth1"),
+    }
     assert declared_environment().items() >= {
         ("FUSION_RUNS", "s3://bucket/runs"),
         ("FUSION_CACHE_GIB", "0.5"),
         ("FUSION_NODE_WAIT_S", "90"),
+        ("FUSION_INTERFACE", "eth1"),
     }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FUSION_RUNS", "here")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from infra.cluster import ddp
-from infra.cluster.run_folder import fetched_checkpoint
+from infra.cluster.run_folder import fetched_checkpoint, nodes_without
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
@@ -55,6 +56,26 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     assert {(line["rank"], line["step"], line["loss"]) for line in told} == {
         (rank, float(step), 10.0 * step + rank) for rank in range(2) for step in range(1, 7)
     }
+
+
+@pytest.mark.slow
+def test_an_interface_that_leads_nowhere_is_named(ray_settings: Settings, tmp_path: Path) -> None:
+    changes = {"runs_uri": str(tmp_path / "runs"), "network_interface": "absent0"}
+    with pytest.raises(ConnectionError, match=r"FUSION_INTERFACE .*absent0"):
+        ddp.run_ddp(
+            partial(ray_workloads.count_steps, {"folder": str(tmp_path)}),
+            name="mesh",
+            settings=ray_settings.model_copy(update=changes),
+            num_workers=2,
+            use_gpu=False,
+            on_report=ray_workloads.Silent(),
+        )
+
+
+def test_a_node_that_does_not_see_the_runs(ray_settings: Settings, tmp_path: Path) -> None:
+    nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes()}
+    assert nodes_without(tmp_path, nodes) == []
+    assert nodes_without(tmp_path / "absent", nodes) == [*nodes]
 
 
 def lines_of_workers() -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from infra.registry import leases as lease
 from infra.registry import tracking, training_lease
@@ -94,6 +96,19 @@ def test_the_second_is_told_who_trains_and_takes_over_when_that_one_is_killed(
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     # Its lease of a minute is not waited for: `take` fails when it is told of waiting.
     take(client)
+
+
+def test_who_may_not_delete_leaves_no_lock(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise MlflowException("not yours to delete", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(MlflowClient, "delete_registered_model", refused)
+    for _ in range(2):
+        with training_lease.training_lease(client, DIGEST, log=print) as is_lost:
+            assert lease.read_lease(client, NAME) is not None
+            assert not is_lost()
 
 
 def test_one_that_was_asked_to_stop_gives_it_back(
