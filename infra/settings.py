@@ -98,7 +98,9 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB", most=1e9),
         node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds", most=1e7),
         network_interface=os.environ.get("FUSION_INTERFACE") or None,
-        s3_endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        s3_endpoint_url=(
+            os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        ),
         tracking_uri=tracking_uri,
         artifact_root=artifact_root,
         ray_address=ray_address or os.environ.get("RAY_ADDRESS"),

@@ -20,9 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
+from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
@@ -269,6 +271,27 @@ def read_object(uri: str, endpoint_url: str | None) -> bytes:
     Raises FileNotFoundError when it is absent.
     """
     return _Download(_client(endpoint_url), *split_uri(uri)).readall()
+
+
+class Connection(NamedTuple):
+    """How boto3 reaches the store, for another client: what environment and ~/.aws/config come to.
+
+    `region` is None where Amazon's own store is asked and no region is set; `ca_file` is None for the
+    system's certificates.
+    """
+
+    endpoint_url: str | None
+    region: str | None
+    ca_file: str | None
+
+
+def connection_of(endpoint_url: str | None) -> Connection:
+    """The endpoint, region and certificates that boto3 uses with `endpoint_url`, or found itself."""
+    meta, session = _client(endpoint_url).meta, botocore.session.get_session()
+    ca_file = session.get_config_variable("ca_bundle")
+    region = session.get_config_variable("region")
+    is_amazon = str(urlsplit(meta.endpoint_url).hostname).endswith(".amazonaws.com")
+    return Connection(None if is_amazon else meta.endpoint_url, region, ca_file)
 
 
 @functools.cache

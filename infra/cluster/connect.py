@@ -117,7 +117,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     found = dict(_WORKER_ENVIRONMENT)
     if settings.network_interface:
         found |= dict.fromkeys(_INTERFACE_VARIABLES, settings.network_interface)
-    if settings.runs.startswith("s3://") and settings.s3_endpoint_url:
+    if settings.runs.startswith("s3://"):
         # pyarrow would append a checksum to each chunk of a checkpoint, which older stores refuse.
         found["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
     return found

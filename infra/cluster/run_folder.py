@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.train import Checkpoint
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from infra.storage import S3Folder, split_uri
+from infra.storage import S3Folder, connection_of, split_uri
 
 # Ray Train's own names.
 _LIST = "checkpoint_manager_snapshot.json"
@@ -49,11 +49,18 @@ class RunFolder:
             return fs.LocalFileSystem(), self.storage
         bucket, key = split_uri(self.storage.rstrip("/"))
         path = f"{bucket}/{key}".rstrip("/")
-        if self.endpoint_url is None:
-            return fs.S3FileSystem(region=fs.resolve_s3_region(bucket)), path
-        parts = urlsplit(self.endpoint_url)
-        endpoint = parts.netloc + parts.path
-        return fs.S3FileSystem(scheme=parts.scheme, endpoint_override=endpoint), path
+        # As boto3, which reads datasets: pyarrow alone knows no endpoint or certificates of ~/.aws/config.
+        found = connection_of(self.endpoint_url)
+        if found.endpoint_url is None:
+            region = found.region or fs.resolve_s3_region(bucket)
+            return fs.S3FileSystem(region=region, tls_ca_file_path=found.ca_file), path
+        parts = urlsplit(found.endpoint_url)
+        return fs.S3FileSystem(
+            scheme=parts.scheme,
+            endpoint_override=parts.netloc + parts.path,
+            region=found.region,
+            tls_ca_file_path=found.ca_file,
+        ), path
 
     def check_reachable(self) -> None:
         """Raise OSError with a remedy when the storage on S3 cannot be listed."""

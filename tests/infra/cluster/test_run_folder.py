@@ -7,11 +7,34 @@ from pathlib import Path
 import pyarrow.fs as fs
 import pytest
 
+from infra import storage
 from infra.cluster.run_folder import RunFolder
+from infra.settings import read_settings
 from tests.s3_servers import make_bucket
 
 _LIST = "checkpoint_manager_snapshot.json"
 _numbers = itertools.count()
+
+
+def test_checkpoints_go_where_boto3_goes(
+    moto_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The endpoint and the region are those of a profile in ~/.aws/config, for both clients."""
+    bucket, config = make_bucket(moto_url, f"profile-{next(_numbers)}"), tmp_path / "config"
+    config.write_text(f"[profile team]\nregion = eu-west-9\nendpoint_url = {moto_url}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    assert read_settings(work=tmp_path).s3_endpoint_url is None
+    storage._client.cache_clear()
+    try:
+        assert storage.connection_of(None)[:2] == (moto_url, "eu-west-9")
+        system, path = RunFolder(f"{bucket}/runs", "run", None).open()
+        with system.open_output_stream(f"{path}/x") as stream:
+            stream.write(b"checkpoint")
+        assert storage.read_object(f"{bucket}/runs/x", None) == b"checkpoint"
+    finally:
+        storage._client.cache_clear()
 
 
 @pytest.fixture(params=["disk", "moto", pytest.param("gateway", marks=pytest.mark.s3real)])
