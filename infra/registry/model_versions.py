@@ -59,7 +59,8 @@ def register_bundle(
             raise
     # By the calls that servers of MLflow 2 have, too; `mlflow.register_model` needs one of 3.
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-    version = client.create_model_version(name, source, run_id=run_id, tags=dict(tags))
+    with _quiet():
+        version = client.create_model_version(name, source, run_id=run_id, tags=dict(tags))
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
 

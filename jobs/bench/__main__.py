@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, run_command, whole_number
+from jobs.command_line import Command, Verb, add_work, number, run_command, whole_number
 
 # Compiling takes minutes, so that part runs only where it is asked for.
 _PARTS = ("inference", "bf16", "stage1", "stage2")
@@ -76,10 +76,13 @@ def _gate(arguments: argparse.Namespace) -> None:
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--trials", type=int, default=200, help="evaluations a cell (default: %(default)s)"
+        "--trials",
+        type=whole_number(1, 10**6),
+        default=200,
+        help="evaluations a cell (default: %(default)s)",
     )
     parser.add_argument(
-        "--noise", type=float, default=1.0, help="scales the noise (default: %(default)s)"
+        "--noise", type=number(0, 1e6), default=1.0, help="scales the noise (default: %(default)s)"
     )
 
 

@@ -24,6 +24,7 @@ from jobs.command_line import (
     number,
     options_again,
     run_command,
+    whole_number,
 )
 from jobs.recipes import DATASETS, TRAINING
 
@@ -212,7 +213,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     _add_version(parser)
     parser.add_argument(
         "--remake",
-        type=int,
+        type=whole_number(0, 10**6),
         default=0,
         metavar="N",
         help="make N scenes again, and compare the bytes: finds what an upgraded library changed",
