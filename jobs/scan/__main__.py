@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_work, run_command
+from jobs.command_line import Command, Verb, add_windows, add_work, run_command, window_rules
 
 
 def _scan(arguments: argparse.Namespace) -> None:
@@ -17,15 +17,23 @@ def _scan(arguments: argparse.Namespace) -> None:
 
     from infra.settings import read_settings
     from jobs.console import print_line
-    from jobs.scan.run import scan_folder
+    from jobs.scan.run import read_layout, scan_folder
+    from pipelines.sources.names import normalise_name
+    from pipelines.sources.scan import ScanRules
 
-    name = arguments.name or Path(arguments.folder).resolve().name.lower()
+    settings = read_settings(work=arguments.work)
+    name = arguments.name or normalise_name(Path(arguments.folder).resolve().name)
+    windows = window_rules(arguments)
     scan_folder(
         arguments.folder,
-        read_settings(work=arguments.work),
+        settings,
         name=name,
-        split=arguments.split,
-        max_refused_share=arguments.max_refused_share,
+        rules=ScanRules(
+            layout=read_layout(arguments, settings),
+            vi_window=windows["vi"],
+            ir_window=windows["ir"],
+        ),
+        max_refused_share=1.0 if arguments.partial else arguments.max_refused_share,
     )
     print_line(f"next: python -m jobs.generate small --scenes {name}")
 
@@ -40,21 +48,52 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         default="train",
-        help="split of a data set without split folders (default: %(default)s)",
+        help="split of a data set without split folders or lists (default: %(default)s)",
     )
+    _add_layout(parser)
+    add_windows(parser)
     parser.add_argument(
         "--max-refused-share",
         type=float,
         default=0.01,
         help="a larger share of bad pairs stops the scan (default: %(default)s)",
     )
+    parser.add_argument(
+        "--partial", action="store_true", help="index the good pairs, however many are bad"
+    )
     add_work(parser)
+
+
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    """Add what says which pictures are which, where names of folders do not."""
+    for camera, what in (("vi", "visible"), ("ir", "infrared")):
+        parser.add_argument(
+            f"--{camera}",
+            metavar="PATTERN",
+            help=f"{what} pictures, by name from the folder: * and ? match in a name, ** folders; pairs "
+            "are what the wildcards of --vi and --ir match alike",
+        )
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="CSV table with the columns vi and ir (names from the folder), and perhaps split and scene",
+    )
+    parser.add_argument(
+        "--split-list",
+        action="append",
+        default=[],
+        metavar="SPLIT=FILE",
+        help="text with a picture's name a line (repeatable); lists in the folder are found by themselves",
+    )
 
 
 COMMAND = Command(
     "scan",
     __doc__,
-    ["python -m jobs.scan ../data/roadscene --name roadscene"],
+    [
+        "python -m jobs.scan ../data/roadscene --name roadscene",
+        "python -m jobs.scan ../data/ours --vi 'day/cam0/*.png' --ir 'day/cam1/*_t.png'",
+    ],
     Verb(_add_arguments, _scan),
 )
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from infra.settings import Settings
 from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
 from pipelines.sources.index import read_index, write_index
+from pipelines.sources.layouts import Layout
 from pipelines.sources.leaks import Leak, find_leaks
-from pipelines.sources.scan import ScanResult, check_refused_share, describe_refused, scan
+from pipelines.sources.names import split_of
+from pipelines.sources.pairing import Refused
+from pipelines.sources.scan import (
+    ScanResult,
+    ScanRules,
+    check_refused_share,
+    describe_refused,
+    scan,
+)
+from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import write_whole
 from pipelines.store.names import check_name, nearest
 
@@ -20,22 +32,22 @@ def scan_folder(
     settings: Settings,
     *,
     name: str,
-    split: str = "train",
+    rules: ScanRules | None = None,
     max_refused_share: float = 0.01,
 ) -> ScanResult:
     """Index a folder, or a prefix on S3, under `name`; a single data set in it has that name, too.
 
     Raises ValueError when too many of its pairs are bad.
     """
+    path = index_path(settings, name)  # refuses the name before hours of reading
     with progress("pairs") as advance:
         result = scan(
             open_sources(str(folder), settings),
             read=source_reader(settings),
             dataset=name,
-            split=split,
+            rules=rules,
             on_progress=lambda done, total: advance(done, total=total),
         )
-    path = index_path(settings, name)
     leaks = find_leaks(result.scenes)
     # Before anything can fail: a scan that refuses too much is the one whose report is read.
     report = path.with_suffix(".report.json")
@@ -43,12 +55,39 @@ def scan_folder(
     check_refused_share(result, max_share=max_refused_share, setting="--max-refused-share")
     write_index(result, path)
     shown = _describe_counts(result.scenes.counts())
-    if result.refused:
-        shown["refused"] = describe_refused(result.refused)
+    shown |= _describe_refused(result.refused)
+    shown |= _describe_windows(result.scenes)
     if leaks:
         shown["leaks"] = _describe_leaks(leaks)
     print_facts({**shown, "index": str(path), "report": str(report)})
     return result
+
+
+def read_layout(arguments: argparse.Namespace, settings: Settings) -> Layout:
+    """The layout that the command's words name. Raises ValueError where they contradict each other."""
+    if bool(arguments.vi) != bool(arguments.ir) or (arguments.vi and arguments.pairs):
+        raise ValueError(
+            "--vi and --ir go together, and not with --pairs; give the one or the other"
+        )
+    lists: dict[str, str] = {}
+    for item in arguments.split_list:
+        split, _, uri = item.rpartition("=")
+        split = split or split_of(uri)
+        if not split:
+            raise ValueError(f"--split-list {item}: write SPLIT=FILE, such as train=lists/a.txt")
+        lists[split] = lists.get(split, "") + "\n" + _text(uri, settings)
+    pairs = (_text(arguments.pairs, settings), arguments.pairs) if arguments.pairs else None
+    return Layout(
+        split=arguments.split,
+        vi=arguments.vi,
+        ir=arguments.ir,
+        pairs=pairs,
+        split_lists=lists,
+    )
+
+
+def _text(uri: str, settings: Settings) -> str:
+    return source_reader(settings)(uri).decode("utf-8-sig", errors="replace")
 
 
 def _report(result: ScanResult, leaks: list[Leak]) -> bytes:
@@ -71,6 +110,22 @@ def _describe_counts(counts: dict[str, dict[str, int]]) -> dict[str, str]:
         + ", ".join(f"{split} {count}" for split, count in splits.items())
         for dataset, splits in counts.items()
     }
+
+
+def _describe_refused(refused: Sequence[Refused]) -> dict[str, str]:
+    bad, notes = ([item for item in refused if bool(item.pairs) == lost] for lost in (True, False))
+    shown = {"refused": describe_refused(bad), "left out": describe_refused(notes)}
+    return {name: text for name, text in shown.items() if text}
+
+
+def _describe_windows(scenes: SceneTable) -> dict[str, str]:
+    """Windows of the cameras with more than 8 bits, one line for each that occurs."""
+    shown = {}
+    for camera in ("vi", "ir"):
+        for number, window in enumerate(scenes.windows(camera)):
+            title = f"window {camera}" + (f" {number + 1}" if number else "")
+            shown[title] = window.described(camera)
+    return shown
 
 
 def _describe_leaks(leaks: list[Leak], *, most: int = 3) -> str:

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from pipelines.sources.layouts import NOT_A_PICTURE, Refused, SourcePair, find_pairs, normalise_name
-from pipelines.sources.pictures import as_ir, as_vi, check_sizes, decode, perceptual_hash
+from degradations.catalogue import Modality
+from pipelines.checks.damage import read_header
+from pipelines.checks.depth import Window, WindowRule, apply_window, find_window
+from pipelines.sources.layouts import Layout, find_pairs
+from pipelines.sources.names import normalise_name
+from pipelines.sources.pairing import Refused, SourcePair
+from pipelines.sources.pictures import (
+    as_ir,
+    as_vi,
+    check_sizes,
+    decode_source,
+    perceptual_hash,
+)
 from pipelines.sources.scenes import Native, Read, Scene, SceneTable, read_file
 from pipelines.sources.source_paths import SourcePath
 
 # The smallest picture that a network takes; smaller ones would fail long after the scan.
 MIN_SIDE_PX = 16
+# What a pair takes while it is checked, and what all that are checked at once may take.
+_BYTES_PER_PIXEL = 16
+_MEMORY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -26,32 +45,140 @@ class ScanResult:
     refused: tuple[Refused, ...]
 
 
+@dataclass(frozen=True)
+class ScanRules:
+    """What a person decides of a scan: the layout, and windows of cameras with more than 8 bits."""
+
+    layout: Layout = field(default_factory=Layout)
+    vi_window: WindowRule | None = None
+    ir_window: WindowRule | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scene before it is checked: its name, and its files by URI; both cameras may be one file."""
+
+    id: str
+    dataset: str
+    split: str
+    cameras: tuple[tuple[Modality, str], ...]
+    natives: tuple[tuple[str, str], ...] = ()
+    windows: tuple[tuple[Modality, Window | None], ...] = ()
+
+    @property
+    def both(self) -> bool:
+        """Whether one file holds both cameras."""
+        return len({uri for _, uri in self.cameras}) < len(self.cameras)
+
+
+Checked = tuple[Scene | None, list[Refused]]
+CheckAll = Callable[[Sequence[Candidate], Read], Iterable[Checked]]
+"""What checks candidates, in their order: threads here, or tasks of a cluster."""
+
+
 def scan(
     root: SourcePath,
     *,
     read: Read = read_file,
     dataset: str | None = None,
-    split: str = "train",
+    rules: ScanRules | None = None,
+    check_all: CheckAll | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScanResult:
     """Index the pairs below `root`, in any of the layouts of `pipelines.sources.layouts`.
 
-    `dataset` names the data set unless the root holds several, which have their folders' names;
-    `split` names the split of one without split folders; `read` fetches a file by its URI. Raises
-    ValueError when the folder is missing or fits no layout.
+    `dataset` names the data set unless the root holds several, which have their folders' names; `read`
+    fetches a file by its URI. Raises ValueError when the folder is missing or fits no layout.
     """
-    dataset = dataset or normalise_name(root.name)
+    rules = rules or ScanRules()
+    pairs, refused = find_pairs(
+        root, rules.layout, read=read, peek=lambda path: _num_channels_of(str(path), read)
+    )
+    candidates = _candidates(pairs, dataset or normalise_name(root.name))
+    candidates = _with_windows(candidates, rules, read)
     scenes: list[Scene] = []
-    pairs, refused = find_pairs(root, split=split)
-    with ThreadPoolExecutor() as pool:
-        checked = pool.map(lambda pair: _check_pair(pair.dataset or dataset, pair, read), pairs)
-        for done, (scene, bad) in enumerate(checked, start=1):
-            scenes += [scene] if scene else []
-            refused += bad
-            if on_progress:
-                on_progress(done, len(pairs))
+    for done, (scene, bad) in enumerate((check_all or in_threads)(candidates, read), start=1):
+        scenes += [scene] if scene else []
+        refused += bad
+        if on_progress:
+            on_progress(done, len(candidates))
     unique, clashes = _without_clashes(scenes)
     return ScanResult(scenes=SceneTable.of(unique), refused=tuple(refused + clashes))
+
+
+def in_threads(candidates: Sequence[Candidate], read: Read) -> Iterator[Checked]:
+    """Check candidates in threads of this process, as many as its memory allows at a time."""
+    check = partial(check_candidate, read=read, memory=_Memory(_MEMORY_BYTES))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        yield from pool.map(check, candidates)
+
+
+class _Memory:
+    """Bytes that threads take and give back; one that asks for more than there is takes it all."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._all = self._left = num_bytes
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, num_bytes: int) -> Iterator[None]:
+        """Hold some in the block; wait for it first."""
+        num_bytes = min(num_bytes, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= num_bytes)
+            self._left -= num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += num_bytes
+                self._changed.notify_all()
+
+
+def _num_channels_of(uri: str, read: Read) -> int:
+    try:
+        return len(read_header(read(uri), uri).mode.replace("CMYK", ""))
+    except ValueError:
+        return 0
+
+
+def _candidates(pairs: Sequence[SourcePair], dataset: str) -> list[Candidate]:
+    return [
+        Candidate(
+            id=normalise_name(f"{pair.dataset or dataset}-{pair.split}-{pair.stem}"),
+            dataset=pair.dataset or dataset,
+            split=pair.split,
+            cameras=tuple((camera, str(path.resolve())) for camera, path in pair.cameras.items()),
+            natives=tuple((member, str(path.resolve())) for member, path in pair.natives),
+        )
+        for pair in pairs
+    ]
+
+
+def _with_windows(candidates: Sequence[Candidate], rules: ScanRules, read: Read) -> list[Candidate]:
+    """Candidates with the window of their data set's cameras, measured once for each."""
+    uris: dict[tuple[str, Modality], list[str]] = defaultdict(list)
+    for candidate in candidates:
+        for camera, uri in candidate.cameras:
+            uris[candidate.dataset, camera] += [] if candidate.both else [uri]
+    windows = {
+        (dataset, camera): find_window(
+            there,
+            lambda uri: decode_source(read(uri), uri),
+            rules.vi_window if camera == "vi" else rules.ir_window,
+            from_zero=camera == "vi",
+        )
+        for (dataset, camera), there in uris.items()
+    }
+    return [
+        replace(
+            candidate,
+            windows=tuple(
+                (camera, windows[candidate.dataset, camera]) for camera, _ in candidate.cameras
+            ),
+        )
+        for candidate in candidates
+    ]
 
 
 def check_refused_share(result: ScanResult, *, max_share: float, setting: str) -> None:
@@ -59,15 +186,16 @@ def check_refused_share(result: ScanResult, *, max_share: float, setting: str) -
 
     Files that are no pictures are reported, not counted. `setting` is what a person may raise.
     """
-    bad = [item for item in result.refused if item.reason != NOT_A_PICTURE]
-    total = len(result.scenes) + len(bad)
+    bad = [item for item in result.refused if item.pairs]
+    lost = sum(item.pairs for item in bad)
+    total = len(result.scenes) + lost
     if not result.scenes:
         raise ValueError(
             f"no usable pair: {describe_refused(result.refused) or 'the folders are empty'}"
         )
-    if len(bad) > max_share * total:
+    if lost > max_share * total:
         raise ValueError(
-            f"{len(bad)} of {total} pairs refused, more than {max_share:.1%}: "
+            f"{lost} of {total} pairs refused, more than {max_share:.1%}: "
             f"{describe_refused(bad)}; fix the files or raise {setting}"
         )
 
@@ -78,65 +206,88 @@ def describe_refused(refused: Sequence[Refused], *, most: int = 3) -> str:
     return shown + (f"; and {len(refused) - most} more" if len(refused) > most else "")
 
 
-def _check_pair(dataset: str, pair: SourcePair, read: Read) -> tuple[Scene | None, list[Refused]]:
-    """Decode both files and every native; a bad file is refused by name, with its reason."""
+def check_candidate(
+    candidate: Candidate, read: Read = read_file, memory: _Memory | None = None
+) -> Checked:
+    """Decode a scene's files; what is bad is refused by name, with its reason."""
+    uris = [*{uri: None for _, uri in candidate.cameras}]
     try:
-        vi_data, ir_data = read(str(pair.vi)), read(str(pair.ir))
-        vi, ir = decode(vi_data, str(pair.vi)), decode(ir_data, str(pair.ir))
-        check_sizes(as_vi(vi), as_ir(ir, str(pair.ir)), str(pair.vi))
-        if min(vi.shape[:2]) < MIN_SIDE_PX:
-            size = f"{vi.shape[1]}x{vi.shape[0]}"
-            raise ValueError(
-                f"{pair.vi}: {size} px is too small; {MIN_SIDE_PX} a side is the least"
-            )
-    except ValueError as error:
-        return None, [_refusal(error)]
-    natives, refused = _check_natives(pair, read, vi.shape[:2])
+        data = {uri: read(uri) for uri in uris}
+        headers = [read_header(data[uri], uri) for uri in uris]
+        num_bytes = sum(header.width * header.height for header in headers) * _BYTES_PER_PIXEL // 2
+        with (memory or _Memory(num_bytes)).taken(num_bytes):
+            return _check_pictures(candidate, data, read)
+    except (ValueError, PermissionError, MemoryError) as error:
+        return None, [_refusal(error, uris)]
+
+
+def _check_pictures(candidate: Candidate, data: dict[str, bytes], read: Read) -> Checked:
+    known: dict[str, object] = {}
+    shapes = []
+    windows = dict(candidate.windows)
+    for camera, uri in candidate.cameras:
+        stored = decode_source(data[uri], uri, both=candidate.both)
+        image = apply_window(stored, windows.get(camera), uri)
+        if camera == "ir":
+            image = as_ir(image, uri)
+        shapes.append(image)
+        known |= {
+            f"{camera}_uri": uri,
+            f"{camera}_sha256": hashlib.sha256(data[uri]).hexdigest(),
+            f"{camera}_channels": 1 if stored.ndim == 2 else stored.shape[2],
+            f"{camera}_phash": perceptual_hash(image),
+            f"{camera}_window": windows.get(camera),
+        }
+    first = candidate.cameras[0][1]
+    _check_shapes(shapes, first)
+    height, width = shapes[0].shape[:2]
+    natives, refused = _check_natives(candidate, read, (height, width))
     scene = Scene(
-        id=normalise_name(f"{dataset}-{pair.split}-{pair.stem}"),
-        dataset=dataset,
-        split=pair.split,
-        vi_uri=str(pair.vi.resolve()),
-        ir_uri=str(pair.ir.resolve()),
-        width=vi.shape[1],
-        height=vi.shape[0],
-        vi_sha256=hashlib.sha256(vi_data).hexdigest(),
-        ir_sha256=hashlib.sha256(ir_data).hexdigest(),
-        vi_channels=_num_channels(vi),
-        ir_channels=_num_channels(ir),
-        vi_phash=perceptual_hash(vi),
-        ir_phash=perceptual_hash(ir),
+        id=candidate.id,
+        dataset=candidate.dataset,
+        split=candidate.split,
+        width=width,
+        height=height,
         natives=tuple(natives),
+        **known,
     )
     return scene, refused
 
 
+def _check_shapes(images: Sequence[np.ndarray], uri: str) -> None:
+    check_sizes(images[0], images[-1], uri)
+    height, width = images[0].shape[:2]
+    if min(height, width) < MIN_SIDE_PX:
+        raise ValueError(
+            f"{uri}: {width}x{height} px is too small; {MIN_SIDE_PX} a side is the least"
+        )
+
+
 def _check_natives(
-    pair: SourcePair, read: Read, size: tuple[int, ...]
+    candidate: Candidate, read: Read, size: tuple[int, int]
 ) -> tuple[list[Native], list[Refused]]:
     natives, refused = [], []
-    for member, path in pair.natives:
+    windows = dict(candidate.windows)
+    for member, uri in candidate.natives:
+        camera: Modality = "vi" if member.startswith("vi") else "ir"
         try:
-            data = read(str(path))
-            image = decode(data, str(path))
-            image = as_vi(image) if member.startswith("vi") else as_ir(image, str(path))
+            data = read(uri)
+            image = apply_window(decode_source(data, uri), windows.get(camera), uri)
+            image = as_vi(image) if camera == "vi" else as_ir(image, uri)
             if image.shape[:2] != size:
-                raise ValueError(f"{path}: {image.shape[1]}x{image.shape[0]}, unlike its target")
-        except ValueError as error:
-            refused.append(_refusal(error))
+                raise ValueError(f"{uri}: {image.shape[1]}x{image.shape[0]}, unlike its target")
+        except (ValueError, PermissionError) as error:
+            refused.append(_refusal(error, [uri]))
         else:
-            sha256 = hashlib.sha256(data).hexdigest()
-            natives.append(Native(member=member, uri=str(path.resolve()), sha256=sha256))
+            natives.append(Native(member=member, uri=uri, sha256=hashlib.sha256(data).hexdigest()))
     return natives, refused
 
 
-def _refusal(error: ValueError) -> Refused:
-    path, _, reason = str(error).partition(": ")
-    return Refused(path=path, reason=reason)
-
-
-def _num_channels(image: np.ndarray) -> int:
-    return 1 if image.ndim == 2 else image.shape[2]
+def _refusal(error: Exception, uris: Sequence[str]) -> Refused:
+    """A refusal of the file that an error's message begins with."""
+    text = " ".join(str(error).split())
+    path = next((uri for uri in uris if text.startswith(f"{uri}: ")), uris[0])
+    return Refused(path=path, reason=text.removeprefix(f"{path}: ") or type(error).__name__)
 
 
 def _without_clashes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Refused]]:

@@ -57,7 +57,9 @@ def test_an_unpaired_picture_is_named(root: Path, settings: Settings) -> None:
 
 def test_nothing_is_found(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty" / "tno" / "train").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"empty: holds neither .* nor data sets that do"):
+    with pytest.raises(
+        ValueError, match=r"empty: holds no pairs: neither .* nor data sets that do"
+    ):
         scan_folder(tmp_path / "empty", settings, name="all")
 
 

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.sources.scan import check_refused_share, scan
+from pipelines.sources.layouts import Layout
+from pipelines.sources.scan import ScanRules, check_refused_share, scan
 from pipelines.sources.scenes import load_pair
 from tests.conftest import SHARED_DATA, needs_data
 
@@ -64,7 +65,7 @@ def test_bad_files_are_named_with_reasons(pairs: Path) -> None:
     assert "no IR picture" in reasons["alone.png"]
     assert "25x20" in reasons["wide.png"]
     assert "24x20" in reasons["wide.png"]
-    assert "uint16" in reasons["deep.png"]
+    assert reasons["deep.png"].startswith("uint16 picture in a folder of uint8 ones")
     assert "colour" in reasons["lava.png"]
     with pytest.raises(ValueError, match=r"5 of 9 pairs refused.*alone\.png"):
         check_refused_share(result, max_share=0.01, setting="--x")
@@ -83,9 +84,9 @@ def test_same_id_twice_is_refused(pairs: Path) -> None:
 def test_missing_folders_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         scan(tmp_path / "absent")
-    with pytest.raises(ValueError, match="holds neither"):
+    with pytest.raises(ValueError, match="holds no pairs"):
         scan(tmp_path)
-    (tmp_path / "vi").mkdir()
+    write(tmp_path / "vi" / "1.png", np.zeros((20, 24, 3), np.uint8))
     with pytest.raises(ValueError, match="partner"):
         scan(tmp_path)
 
@@ -101,7 +102,11 @@ def test_real_roadscene_pairs() -> None:
 
 @needs_data
 def test_real_infrared_with_equal_channels() -> None:
-    result = scan(SHARED_DATA / "ivif" / "tno" / "test", dataset="tno", split="test")
+    result = scan(
+        SHARED_DATA / "ivif" / "tno" / "test",
+        dataset="tno",
+        rules=ScanRules(layout=Layout(split="test")),
+    )
     assert len(result.scenes) == 25
     assert not result.refused
     assert load_pair(result.scenes[0])[1].shape[2] == 1
