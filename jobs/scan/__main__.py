@@ -17,13 +17,14 @@ def _scan(arguments: argparse.Namespace) -> None:
 
     from infra.settings import read_settings
     from jobs.console import print_line
-    from jobs.scan.run import read_layout, scan_folder
+    from jobs.scan.run import read_bounds, read_layout, scan_folder
     from pipelines.sources.names import normalise_name
     from pipelines.sources.scan import ScanRules
 
     settings = read_settings(work=arguments.work)
     name = arguments.name or normalise_name(Path(arguments.folder).resolve().name)
     windows = window_rules(arguments)
+    bounds, refuse = read_bounds(arguments.refuse)
     scan_folder(
         arguments.folder,
         settings,
@@ -32,8 +33,11 @@ def _scan(arguments: argparse.Namespace) -> None:
             layout=read_layout(arguments, settings),
             vi_window=windows["vi"],
             ir_window=windows["ir"],
+            bounds=bounds,
+            refuse=refuse,
         ),
         max_refused_share=1.0 if arguments.partial else arguments.max_refused_share,
+        search_leaks=not arguments.no_leaks,
     )
     print_line(f"next: python -m jobs.generate small --scenes {name}")
 
@@ -60,6 +64,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--partial", action="store_true", help="index the good pairs, however many are bad"
+    )
+    parser.add_argument(
+        "--refuse",
+        action="append",
+        default=[],
+        metavar="MEASURE[=BOUND]",
+        help="leave poor targets out (repeatable): dark, clipped, noisy, blurred, offset_px or agreement; "
+        "the report names them in any case",
+    )
+    parser.add_argument(
+        "--no-leaks", action="store_true", help="do not look for scenes alike in two splits"
     )
     add_work(parser)
 

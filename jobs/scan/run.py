@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from infra.settings import Settings
 from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
+from pipelines.checks.targets import Bounds
 from pipelines.sources.index import read_index, write_index
 from pipelines.sources.layouts import Layout
 from pipelines.sources.leaks import Leak, find_leaks
@@ -20,11 +22,15 @@ from pipelines.sources.scan import (
     ScanRules,
     check_refused_share,
     describe_refused,
+    poor_targets,
     scan,
 )
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import write_whole
 from pipelines.store.names import check_name, nearest
+
+# A report is read by people.
+_MOST_LEAKS = 10_000
 
 
 def scan_folder(
@@ -34,6 +40,7 @@ def scan_folder(
     name: str,
     rules: ScanRules | None = None,
     max_refused_share: float = 0.01,
+    search_leaks: bool = True,
 ) -> ScanResult:
     """Index a folder, or a prefix on S3, under `name`; a single data set in it has that name, too.
 
@@ -48,19 +55,38 @@ def scan_folder(
             rules=rules,
             on_progress=lambda done, total: advance(done, total=total),
         )
-    leaks = find_leaks(result.scenes)
+    leaks = _search_leaks(result.scenes) if search_leaks else []
     # Before anything can fail: a scan that refuses too much is the one whose report is read.
     report = path.with_suffix(".report.json")
-    write_whole(report, _report(result, leaks))
+    bounds = rules.bounds if rules else Bounds()
+    poor = poor_targets(result.scenes, bounds)
+    write_whole(report, _report(result, leaks, poor, bounds))
     check_refused_share(result, max_share=max_refused_share, setting="--max-refused-share")
     write_index(result, path)
     shown = _describe_counts(result.scenes.counts())
     shown |= _describe_refused(result.refused)
     shown |= _describe_windows(result.scenes)
+    shown |= _describe_poor(poor, len(result.scenes))
     if leaks:
         shown["leaks"] = _describe_leaks(leaks)
     print_facts({**shown, "index": str(path), "report": str(report)})
     return result
+
+
+def read_bounds(texts: Sequence[str]) -> tuple[Bounds, frozenset[str]]:
+    """The bounds that `--refuse NAME=BOUND` sets, and the names. Raises ValueError for an unknown one."""
+    given = {}
+    for text in texts:
+        name, _, bound = text.partition("=")
+        if name not in Bounds.model_fields:
+            known = ", ".join(Bounds.model_fields)
+            hint = nearest(name, Bounds.model_fields)
+            raise ValueError(f"--refuse {text}: no such measure{hint}; there are {known}")
+        try:
+            given[name] = float(bound) if bound else Bounds.model_fields[name].default
+        except ValueError:
+            raise ValueError(f"--refuse {text}: write {name}=NUMBER") from None
+    return Bounds(**given), frozenset(given)
 
 
 def read_layout(arguments: argparse.Namespace, settings: Settings) -> Layout:
@@ -90,12 +116,22 @@ def _text(uri: str, settings: Settings) -> str:
     return source_reader(settings)(uri).decode("utf-8-sig", errors="replace")
 
 
-def _report(result: ScanResult, leaks: list[Leak]) -> bytes:
+def _search_leaks(scenes: SceneTable) -> list[Leak]:
+    with progress("leaks") as advance:
+        return find_leaks(scenes, on_progress=lambda done, total: advance(done, total=total))
+
+
+def _report(
+    result: ScanResult, leaks: list[Leak], poor: dict[str, dict[str, float]], bounds: Bounds
+) -> bytes:
     parts = {
         "num_scenes": len(result.scenes),
         "datasets": result.scenes.counts(),
         "refused": [item.model_dump() for item in result.refused],
-        "leaks": [leak.model_dump() for leak in leaks],
+        "bounds": bounds.model_dump(),
+        "poor_targets": poor,
+        "num_leaks": len(leaks),
+        "leaks": [leak.model_dump() for leak in leaks[:_MOST_LEAKS]],
     }
     return json.dumps(parts, indent=1).encode()
 
@@ -128,10 +164,25 @@ def _describe_windows(scenes: SceneTable) -> dict[str, str]:
     return shown
 
 
+def _describe_poor(poor: dict[str, dict[str, float]], num_scenes: int) -> dict[str, str]:
+    """How many scenes are poor targets for which reason; many that disagree are paired wrongly."""
+    counts = Counter(name for reasons in poor.values() for name in reasons)
+    shown = {}
+    if counts:
+        shown["poor targets"] = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    if counts["agreement"] > num_scenes / 2:
+        shown["pairing"] = (
+            f"the cameras of {counts['agreement']} of {num_scenes} scenes show no common edges: are the "
+            "right pictures paired, and registered?"
+        )
+    return shown
+
+
 def _describe_leaks(leaks: list[Leak], *, most: int = 3) -> str:
     shown = ", ".join(f"{leak.first} and {leak.second}" for leak in leaks[:most])
     more = f", and {len(leaks) - most} more" if len(leaks) > most else ""
-    return f"{len(leaks)} pairs of scenes look the same in two splits: {shown}{more}"
+    scenes = len({name for leak in leaks for name in (leak.first, leak.second)})
+    return f"{scenes} scenes look like one of another split: {shown}{more}"
 
 
 def index_path(settings: Settings, name: str) -> Path:

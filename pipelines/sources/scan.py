@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from degradations.catalogue import Modality
 from pipelines.checks.damage import read_header
 from pipelines.checks.depth import Window, WindowRule, apply_window, find_window
+from pipelines.checks.targets import Bounds, Quality, measure_quality, poor_reasons
 from pipelines.sources.layouts import Layout, find_pairs
 from pipelines.sources.names import normalise_name
 from pipelines.sources.pairing import Refused, SourcePair
@@ -47,11 +49,16 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class ScanRules:
-    """What a person decides of a scan: the layout, and windows of cameras with more than 8 bits."""
+    """What a person decides of a scan: the layout, and windows of cameras with more than 8 bits.
+
+    Scenes that one of the measures named in `refuse` puts beyond its bound are left out.
+    """
 
     layout: Layout = field(default_factory=Layout)
     vi_window: WindowRule | None = None
     ir_window: WindowRule | None = None
+    bounds: Bounds = field(default_factory=Bounds)
+    refuse: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,8 @@ def scan(
         if on_progress:
             on_progress(done, len(candidates))
     unique, clashes = _without_clashes(scenes)
-    return ScanResult(scenes=SceneTable.of(unique), refused=tuple(refused + clashes))
+    good, poor = _without_poor(unique, rules)
+    return ScanResult(scenes=SceneTable.of(good), refused=tuple(refused + clashes + poor))
 
 
 def in_threads(candidates: Sequence[Candidate], read: Read) -> Iterator[Checked]:
@@ -222,15 +230,13 @@ def check_candidate(
 
 
 def _check_pictures(candidate: Candidate, data: dict[str, bytes], read: Read) -> Checked:
-    known: dict[str, object] = {}
-    shapes = []
+    known: dict[str, Any] = {}
+    pictures: dict[str, np.ndarray] = {}
     windows = dict(candidate.windows)
     for camera, uri in candidate.cameras:
         stored = decode_source(data[uri], uri, both=candidate.both)
         image = apply_window(stored, windows.get(camera), uri)
-        if camera == "ir":
-            image = as_ir(image, uri)
-        shapes.append(image)
+        pictures[camera] = as_vi(image) if camera == "vi" else as_ir(image, uri)
         known |= {
             f"{camera}_uri": uri,
             f"{camera}_sha256": hashlib.sha256(data[uri]).hexdigest(),
@@ -238,9 +244,7 @@ def _check_pictures(candidate: Candidate, data: dict[str, bytes], read: Read) ->
             f"{camera}_phash": perceptual_hash(image),
             f"{camera}_window": windows.get(camera),
         }
-    first = candidate.cameras[0][1]
-    _check_shapes(shapes, first)
-    height, width = shapes[0].shape[:2]
+    height, width = _checked_size([*pictures.values()], candidate.cameras[0][1])
     natives, refused = _check_natives(candidate, read, (height, width))
     scene = Scene(
         id=candidate.id,
@@ -249,18 +253,20 @@ def _check_pictures(candidate: Candidate, data: dict[str, bytes], read: Read) ->
         width=width,
         height=height,
         natives=tuple(natives),
+        quality=measure_quality(pictures),
         **known,
     )
     return scene, refused
 
 
-def _check_shapes(images: Sequence[np.ndarray], uri: str) -> None:
+def _checked_size(images: Sequence[np.ndarray], uri: str) -> tuple[int, int]:
     check_sizes(images[0], images[-1], uri)
     height, width = images[0].shape[:2]
     if min(height, width) < MIN_SIDE_PX:
         raise ValueError(
             f"{uri}: {width}x{height} px is too small; {MIN_SIDE_PX} a side is the least"
         )
+    return height, width
 
 
 def _check_natives(
@@ -288,6 +294,33 @@ def _refusal(error: Exception, uris: Sequence[str]) -> Refused:
     text = " ".join(str(error).split())
     path = next((uri for uri in uris if text.startswith(f"{uri}: ")), uris[0])
     return Refused(path=path, reason=text.removeprefix(f"{path}: ") or type(error).__name__)
+
+
+def _without_poor(scenes: Sequence[Scene], rules: ScanRules) -> tuple[list[Scene], list[Refused]]:
+    """The scenes that no measure of `refuse` speaks against; who asks for that loses no pair by it."""
+    good, refused = [], []
+    for scene in scenes:
+        assert scene.quality
+        reasons = poor_reasons(scene.quality, rules.bounds)
+        asked = [f"{name} {reasons[name]:g}" for name in sorted(rules.refuse & reasons.keys())]
+        if asked:
+            reason = f"a poor target, by --refuse: {', '.join(asked)}"
+            path = scene.source(scene.cameras[0])[0]
+            refused.append(Refused(path=path, reason=reason, pairs=0))
+        else:
+            good.append(scene)
+    return good, refused
+
+
+def poor_targets(scenes: SceneTable, bounds: Bounds) -> dict[str, dict[str, float]]:
+    """By the ids of poor targets, the measures that make them so."""
+    found = {}
+    for batch in scenes.table.select(["id", "quality"]).to_batches(max_chunksize=10_000):
+        for row in batch.to_pylist():
+            reasons = poor_reasons(Quality(**row["quality"]), bounds) if row["quality"] else {}
+            if reasons:
+                found[row["id"]] = reasons
+    return found
 
 
 def _without_clashes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Refused]]:

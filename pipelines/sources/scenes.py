@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from degradations.catalogue import Modality
 from pipelines.checks.depth import Window, apply_window
+from pipelines.checks.targets import Quality
 from pipelines.sources.pictures import (
     BOTH_CAMERAS,
     as_ir,
@@ -71,6 +72,7 @@ class Scene(BaseModel):
     ir_phash: str = ""
     vi_window: Window | None = None
     ir_window: Window | None = None
+    quality: Quality | None = None
     natives: tuple[Native, ...] = ()
 
     @model_validator(mode="after")
@@ -224,6 +226,7 @@ _STRUCTURED = {
     "natives": pa.list_(pa.struct([(name, pa.string()) for name in Native.model_fields])),
     "vi_window": _WINDOW,
     "ir_window": _WINDOW,
+    "quality": pa.struct([(name, pa.float64()) for name in Quality.model_fields]),
 }
 
 
