@@ -2,14 +2,24 @@
 
 The folder is one data set, or holds several, each in a folder of its own; one index then holds them all.
 Writes WORK/scenes/NAME.parquet, which the other commands take by that name, and beside it
-NAME.report.json: every file that was refused and why, and scenes that leak between splits.
+NAME.report.json: every file that was refused and why, poor targets, and scenes that leak between splits.
+With a Ray cluster (--address, RAY_ADDRESS) its tasks check the pictures. The same command again reads
+only files that changed.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_windows, add_work, run_command, window_rules
+from jobs.command_line import (
+    Command,
+    Verb,
+    add_address,
+    add_windows,
+    add_work,
+    run_command,
+    window_rules,
+)
 
 
 def _scan(arguments: argparse.Namespace) -> None:
@@ -21,7 +31,7 @@ def _scan(arguments: argparse.Namespace) -> None:
     from pipelines.sources.names import normalise_name
     from pipelines.sources.scan import ScanRules
 
-    settings = read_settings(work=arguments.work)
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
     name = arguments.name or normalise_name(Path(arguments.folder).resolve().name)
     windows = window_rules(arguments)
     bounds, refuse = read_bounds(arguments.refuse)
@@ -38,6 +48,7 @@ def _scan(arguments: argparse.Namespace) -> None:
         ),
         max_refused_share=1.0 if arguments.partial else arguments.max_refused_share,
         search_leaks=not arguments.no_leaks,
+        full=arguments.full,
     )
     print_line(f"next: python -m jobs.generate small --scenes {name}")
 
@@ -53,6 +64,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         default="train",
         help="split of a data set without split folders or lists (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="make a val split of this share of a data set that has none (such as 0.2), of whole sequences",
     )
     _add_layout(parser)
     add_windows(parser)
@@ -74,8 +92,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "the report names them in any case",
     )
     parser.add_argument(
+        "--full", action="store_true", help="read all files, also those that are unchanged"
+    )
+    parser.add_argument(
         "--no-leaks", action="store_true", help="do not look for scenes alike in two splits"
     )
+    add_address(parser)
     add_work(parser)
 
 
@@ -92,6 +114,16 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
         "--pairs",
         metavar="FILE",
         help="CSV table with the columns vi and ir (names from the folder), and perhaps split and scene",
+    )
+    parser.add_argument(
+        "--camera",
+        choices=("vi", "ir"),
+        help="of a restoration set, gt/ with or without lq/: which camera its pictures are of",
+    )
+    parser.add_argument(
+        "--lq",
+        metavar="NAME",
+        help="the degradation that the pictures in lq/ show (low_light, rain, …)",
     )
     parser.add_argument(
         "--split-list",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from degradations.catalogue import find
 from infra.settings import Settings
 from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
@@ -18,19 +20,25 @@ from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.names import split_of
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import (
+    Candidate,
+    CheckAll,
+    Checked,
     ScanResult,
     ScanRules,
+    check_batch,
     check_refused_share,
     describe_refused,
     poor_targets,
     scan,
 )
-from pipelines.sources.scenes import SceneTable
+from pipelines.sources.scenes import Read, SceneTable
 from pipelines.store.files import write_whole
 from pipelines.store.names import check_name, nearest
 
 # A report is read by people.
 _MOST_LEAKS = 10_000
+# Pairs a task: half a second of work and more.
+_BATCH = 64
 
 
 def scan_folder(
@@ -41,26 +49,32 @@ def scan_folder(
     rules: ScanRules | None = None,
     max_refused_share: float = 0.01,
     search_leaks: bool = True,
+    full: bool = False,
 ) -> ScanResult:
     """Index a folder, or a prefix on S3, under `name`; a single data set in it has that name, too.
 
-    Raises ValueError when too many of its pairs are bad.
+    Files that an index of that name knows unchanged are not read again, unless `full`. Pictures are
+    checked by tasks of the Ray cluster where the settings name one, else in this process. Raises ValueError
+    when too many of the pairs are bad.
     """
     path = index_path(settings, name)  # refuses the name before hours of reading
+    rules = rules or ScanRules()
+    if path.is_file() and not full:
+        rules = replace(rules, known=read_index(path).scenes)
     with progress("pairs") as advance:
         result = scan(
             open_sources(str(folder), settings),
             read=source_reader(settings),
             dataset=name,
             rules=rules,
+            check_all=_on_ray(settings) if settings.ray_address or settings.in_ray_job else None,
             on_progress=lambda done, total: advance(done, total=total),
         )
     leaks = _search_leaks(result.scenes) if search_leaks else []
     # Before anything can fail: a scan that refuses too much is the one whose report is read.
     report = path.with_suffix(".report.json")
-    bounds = rules.bounds if rules else Bounds()
-    poor = poor_targets(result.scenes, bounds)
-    write_whole(report, _report(result, leaks, poor, bounds))
+    poor = poor_targets(result.scenes, rules.bounds)
+    write_whole(report, _report(result, leaks, poor, rules.bounds))
     check_refused_share(result, max_share=max_refused_share, setting="--max-refused-share")
     write_index(result, path)
     shown = _describe_counts(result.scenes.counts())
@@ -103,8 +117,15 @@ def read_layout(arguments: argparse.Namespace, settings: Settings) -> Layout:
             raise ValueError(f"--split-list {item}: write SPLIT=FILE, such as train=lists/a.txt")
         lists[split] = lists.get(split, "") + "\n" + _text(uri, settings)
     pairs = (_text(arguments.pairs, settings), arguments.pairs) if arguments.pairs else None
+    if arguments.lq:
+        find(arguments.camera or "vi", arguments.lq)  # refuses a name that no dataset could ask for
+    if not 0 <= arguments.hold_out < 1:
+        raise ValueError(f"--hold-out {arguments.hold_out:g}: give a share from 0 to less than 1")
     return Layout(
         split=arguments.split,
+        hold_out=arguments.hold_out,
+        camera=arguments.camera,
+        lq=arguments.lq,
         vi=arguments.vi,
         ir=arguments.ir,
         pairs=pairs,
@@ -114,6 +135,27 @@ def read_layout(arguments: argparse.Namespace, settings: Settings) -> Layout:
 
 def _text(uri: str, settings: Settings) -> str:
     return source_reader(settings)(uri).decode("utf-8-sig", errors="replace")
+
+
+def _on_ray(settings: Settings) -> CheckAll:
+    """Check by tasks of the cluster, a batch of pairs each; results come in the candidates' order."""
+
+    def check_all(candidates: Sequence[Candidate], read: Read) -> Iterator[Checked]:
+        from infra.cluster.connect import connected
+        from infra.cluster.tasks import map_tasks
+
+        starts = range(0, len(candidates), _BATCH)
+        batches = [(start, candidates[start : start + _BATCH]) for start in starts]
+        early: dict[int, list[Checked]] = {}
+        with connected(settings):
+            waiting = map_tasks(check_batch, batches, read) if batches else iter(())
+            for start in starts:
+                while start not in early:
+                    number, checked = next(waiting)
+                    early[number] = checked
+                yield from early.pop(start)
+
+    return check_all
 
 
 def _search_leaks(scenes: SceneTable) -> list[Leak]:

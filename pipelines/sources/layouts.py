@@ -19,8 +19,9 @@ A root may hold several data sets, each in a folder of its own. `Layout` says wh
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -85,16 +86,19 @@ class Layout:
     """What a person says of a folder, where its names do not.
 
     `vi` and `ir` are patterns of names from the root, `pairs` is a CSV table and its name, `split_lists`
-    are texts with a picture a line, by split. `split` is that of a data set without splits, `camera` that
-    of a restoration set.
+    are texts with a picture a line, by split. `split` is that of a data set without splits, and `hold_out`
+    the share of one without a val split that becomes it. `camera` is that of a restoration set, `lq` the
+    degradation in it.
     """
 
     split: str = "train"
+    hold_out: float = 0.0
     vi: str | None = None
     ir: str | None = None
     pairs: tuple[str, str] | None = None
     split_lists: Mapping[str, str] = field(default_factory=dict)
     camera: Modality | None = None
+    lq: str | None = None
 
 
 Peek = Callable[[SourcePath], int]
@@ -124,7 +128,47 @@ def find_pairs(
     refused += _left_out(files, used | {item.path for item in refused})
     lists = layout.split_lists or _lists_in(files, read)
     pairs, unlisted = _split_by_lists(pairs, lists, given=bool(layout.split_lists))
-    return [replace(pair, split=pair.split or layout.split) for pair in pairs], refused + unlisted
+    pairs = [replace(pair, split=pair.split or layout.split) for pair in pairs]
+    return _held_out(pairs, layout.hold_out), refused + unlisted
+
+
+def _held_out(pairs: Sequence[SourcePair], share: float) -> list[SourcePair]:
+    """Pairs of which each data set without a val split has one: of whole sequences, where it has some.
+
+    Which they are is drawn by their names, so that another scan of the same pairs draws the same.
+    """
+    sets: dict[str, list[SourcePair]] = defaultdict(list)
+    for pair in pairs:
+        sets[pair.dataset].append(pair)
+    held: set[tuple[str, str]] = set()
+    for dataset, those in sets.items():
+        if share and not any(pair.split == "val" for pair in those):
+            held |= {(dataset, name) for name in _drawn([*map(_unit, those)], share)}
+    return [
+        replace(pair, split="val")
+        if pair.split == "train" and (pair.dataset, _unit(pair)) in held
+        else pair
+        for pair in pairs
+    ]
+
+
+def _unit(pair: SourcePair) -> str:
+    """What is held out as one: neighbours in time look alike."""
+    return pair.sequence or pair.stem
+
+
+def _drawn(units: Sequence[str], share: float) -> list[str]:
+    """Units drawn at random until they are `share` of all, at least one and never all."""
+    counts = Counter(units)
+    order = sorted(counts, key=lambda unit: hashlib.sha256(unit.encode()).digest())
+    drawn: list[str] = []
+    number = 0
+    for unit in order[: len(order) - 1]:
+        if drawn and number >= share * len(units):
+            break
+        drawn.append(unit)
+        number += counts[unit]
+    return drawn
 
 
 def _placed(pairs: Sequence[SourcePair], files: Sequence[Listed]) -> list[SourcePair]:
@@ -180,6 +224,8 @@ def _by_names(
     pairs, refused = _together(found)
     if not pairs:
         pairs, refused = _four_channels(rest, peek), []
+    if not pairs:
+        pairs, refused = _restoration(rest, layout)
     if not pairs:
         raise ValueError(_nothing_found(root, files))
     return _named_sets(root, pairs, files), refused
@@ -322,6 +368,57 @@ def _four_channels(files: Sequence[Listed], peek: Peek) -> list[SourcePair]:
                 for file in some
             ]
     return pairs
+
+
+def _restoration(files: Sequence[Listed], layout: Layout) -> Found:
+    """Clean pictures of one camera in `gt/`, and with the same name in `lq/` a degraded one of each.
+
+    Raises ValueError where there are such folders and nothing says of which camera.
+    """
+    folders: dict[tuple[str | None, ...], dict[str, list[Listed]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for file in files:
+        role = file.parts[-1].lower() if file.parts else ""
+        if role in ("gt", "lq"):
+            folders[file.parts[:-1]][role].append(file)
+    found = [_clean_and_degraded(some["gt"], some["lq"], layout) for some in folders.values()]
+    return _together(found)
+
+
+def _clean_and_degraded(
+    clean: Sequence[Listed], degraded: Sequence[Listed], layout: Layout
+) -> Found:
+    if not clean:
+        reason = f"{len(degraded)} degraded pictures without clean ones (gt/) beside them"
+        return [], [Refused(path=_folder(degraded[0]), reason=reason, pairs=len(degraded))]
+    camera = layout.camera
+    if camera is None:
+        raise ValueError(f"{_folder(clean[0])}: pictures of one camera; say which with --camera")
+    if degraded and layout.lq is None:
+        raise ValueError(
+            f"{_folder(degraded[0])}: degraded pictures; say with --lq by what (low_light, rain, …)"
+        )
+    place = _place(clean[0])
+    sequence = tuple(part for part in place.rest if part.lower() != "gt")
+    found, refused = pair_files([f.path for f in clean], [f.path for f in degraded])
+    partner = {str(pair.vi): pair.ir for pair in found}
+    pictures, bad = pictures_of([file.path for file in clean])
+    pairs = []
+    for path in pictures:
+        lq = partner.get(str(path))
+        pairs.append(
+            SourcePair(
+                place.split or "",
+                path.stem,
+                path if camera == "vi" else None,
+                path if camera == "ir" else None,
+                natives=((f"{camera}_{layout.lq}", lq),) if lq else (),
+                sequence="/".join(sequence),
+            )
+        )
+    lost = [item for item in refused if "/lq/" in item.path]
+    return pairs, bad + lost
 
 
 def _hybrid_pairs(folder: tuple[str, ...], files: Sequence[Listed]) -> Found:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from degradations.catalogue import Modality
 from pipelines.checks.damage import read_header
@@ -30,11 +31,15 @@ from pipelines.sources.pictures import (
     perceptual_hash,
 )
 from pipelines.sources.scenes import Native, Read, Scene, SceneTable, read_file
-from pipelines.sources.source_paths import SourcePath
+from pipelines.sources.source_paths import SourcePath, stamp_of
+from pipelines.store.seeding import digest_of
 
+# Raise it when the same files come to another scene.
+SCAN_VERSION = 1
 # The smallest picture that a network takes; smaller ones would fail long after the scan.
 MIN_SIDE_PX = 16
 # What a pair takes while it is checked, and what all that are checked at once may take.
+_ROWS_AT_ONCE = 10_000
 _BYTES_PER_PIXEL = 16
 _MEMORY_BYTES = 2**30
 
@@ -51,7 +56,8 @@ class ScanResult:
 class ScanRules:
     """What a person decides of a scan: the layout, and windows of cameras with more than 8 bits.
 
-    Scenes that one of the measures named in `refuse` puts beyond its bound are left out.
+    Scenes that one of the measures named in `refuse` puts beyond its bound are left out. Of `known`
+    scenes the files are not read again where their stamps agree.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -59,6 +65,7 @@ class ScanRules:
     ir_window: WindowRule | None = None
     bounds: Bounds = field(default_factory=Bounds)
     refuse: frozenset[str] = frozenset()
+    known: SceneTable | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,16 @@ class Candidate:
     cameras: tuple[tuple[Modality, str], ...]
     natives: tuple[tuple[str, str], ...] = ()
     windows: tuple[tuple[Modality, Window | None], ...] = ()
+    stamps: tuple[str, ...] = ()
+
+    @property
+    def stamp(self) -> str:
+        """Digest of all that decides what a check finds; "" where the files' own stamps are not known."""
+        if not all(self.stamps):
+            return ""
+        windows = [(camera, window and window.model_dump()) for camera, window in self.windows]
+        what = [self.id, self.dataset, self.split, self.cameras, self.natives, self.stamps, windows]
+        return digest_of([SCAN_VERSION, *what])[:24]
 
     @property
     def both(self) -> bool:
@@ -103,15 +120,80 @@ def scan(
     )
     candidates = _candidates(pairs, dataset or normalise_name(root.name))
     candidates = _with_windows(candidates, rules, read)
-    scenes: list[Scene] = []
-    for done, (scene, bad) in enumerate((check_all or in_threads)(candidates, read), start=1):
-        scenes += [scene] if scene else []
-        refused += bad
+    gathered = _Gathered(rules)
+    checked = _checked(candidates, rules.known, lambda some: (check_all or in_threads)(some, read))
+    for done, (scene, bad) in enumerate(checked, start=1):
+        refused += bad + (gathered.take(scene) if scene else [])
         if on_progress:
             on_progress(done, len(candidates))
-    unique, clashes = _without_clashes(scenes)
-    good, poor = _without_poor(unique, rules)
-    return ScanResult(scenes=SceneTable.of(good), refused=tuple(refused + clashes + poor))
+    return ScanResult(scenes=gathered.scenes(), refused=tuple(refused))
+
+
+def _checked(
+    candidates: Sequence[Candidate],
+    known: SceneTable | None,
+    check: Callable[[Sequence[Candidate]], Iterable[Checked]],
+) -> Iterator[Checked]:
+    """Each candidate checked, in order; those that are known unchanged are not read again."""
+    stamps = known.table.column("stamp").to_pylist() if known else []
+    places = {stamp: place for place, stamp in enumerate(stamps) if stamp}
+    fresh = iter(check([each for each in candidates if each.stamp not in places]))
+    for candidate in candidates:
+        if known and candidate.stamp in places:
+            yield known[places[candidate.stamp]], []
+        else:
+            yield next(fresh)
+
+
+class _Gathered:
+    """Scenes with names of their own, kept as tables: a million of them as objects take gigabytes."""
+
+    def __init__(self, rules: ScanRules) -> None:
+        self._rules = rules
+        self._paths: dict[str, str] = {}
+        self._tables: list[pa.Table] = []
+        self._scenes: list[Scene] = []
+
+    def take(self, scene: Scene) -> list[Refused]:
+        """Keep a scene, or say why not."""
+        path = scene.source(scene.cameras[0])[0]
+        if scene.id in self._paths:
+            taken_by = self._paths[scene.id]
+            reason = f"its scene id {scene.id!r} is taken by {taken_by}; rename one"
+            return [Refused(path=path, reason=reason)]
+        self._paths[scene.id] = path
+        poor = _asked_for(scene, self._rules)
+        if poor:
+            # Who asks for that loses no pair by it.
+            reason = f"a poor target, by --refuse: {poor}"
+            return [Refused(path=path, reason=reason, pairs=0)]
+        self._scenes.append(scene)
+        if len(self._scenes) == _ROWS_AT_ONCE:
+            self._flush()
+        return []
+
+    def scenes(self) -> SceneTable:
+        """All that were kept."""
+        self._flush()
+        return SceneTable(pa.concat_tables(self._tables))
+
+    def _flush(self) -> None:
+        self._tables.append(SceneTable.of(self._scenes).table)
+        self._scenes = []
+
+
+def _asked_for(scene: Scene, rules: ScanRules) -> str:
+    """The measures that `refuse` names and that speak against a scene."""
+    if not rules.refuse or scene.quality is None:
+        return ""
+    reasons = poor_reasons(scene.quality, rules.bounds)
+    return ", ".join(f"{name} {reasons[name]:g}" for name in sorted(rules.refuse & reasons.keys()))
+
+
+def check_batch(batch: tuple[int, Sequence[Candidate]], read: Read) -> tuple[int, list[Checked]]:
+    """Check some candidates, one after the other: the unit of work that goes to a cluster's worker."""
+    number, candidates = batch
+    return number, [check_candidate(candidate, read) for candidate in candidates]
 
 
 def in_threads(candidates: Sequence[Candidate], read: Read) -> Iterator[Checked]:
@@ -158,6 +240,7 @@ def _candidates(pairs: Sequence[SourcePair], dataset: str) -> list[Candidate]:
             split=pair.split,
             cameras=tuple((camera, str(path.resolve())) for camera, path in pair.cameras.items()),
             natives=tuple((member, str(path.resolve())) for member, path in pair.natives),
+            stamps=tuple(map(stamp_of, pair.files())),
         )
         for pair in pairs
     ]
@@ -254,6 +337,7 @@ def _check_pictures(candidate: Candidate, data: dict[str, bytes], read: Read) ->
         height=height,
         natives=tuple(natives),
         quality=measure_quality(pictures),
+        stamp=candidate.stamp,
         **known,
     )
     return scene, refused
@@ -296,22 +380,6 @@ def _refusal(error: Exception, uris: Sequence[str]) -> Refused:
     return Refused(path=path, reason=text.removeprefix(f"{path}: ") or type(error).__name__)
 
 
-def _without_poor(scenes: Sequence[Scene], rules: ScanRules) -> tuple[list[Scene], list[Refused]]:
-    """The scenes that no measure of `refuse` speaks against; who asks for that loses no pair by it."""
-    good, refused = [], []
-    for scene in scenes:
-        assert scene.quality
-        reasons = poor_reasons(scene.quality, rules.bounds)
-        asked = [f"{name} {reasons[name]:g}" for name in sorted(rules.refuse & reasons.keys())]
-        if asked:
-            reason = f"a poor target, by --refuse: {', '.join(asked)}"
-            path = scene.source(scene.cameras[0])[0]
-            refused.append(Refused(path=path, reason=reason, pairs=0))
-        else:
-            good.append(scene)
-    return good, refused
-
-
 def poor_targets(scenes: SceneTable, bounds: Bounds) -> dict[str, dict[str, float]]:
     """By the ids of poor targets, the measures that make them so."""
     found = {}
@@ -321,15 +389,3 @@ def poor_targets(scenes: SceneTable, bounds: Bounds) -> dict[str, dict[str, floa
             if reasons:
                 found[row["id"]] = reasons
     return found
-
-
-def _without_clashes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Refused]]:
-    unique: dict[str, Scene] = {}
-    clashes = []
-    for scene in scenes:
-        first = unique.setdefault(scene.id, scene)
-        if first is not scene:
-            taken_by, path = (one.source(one.cameras[0])[0] for one in (first, scene))
-            reason = f"its scene id {scene.id!r} is taken by {taken_by}; rename one"
-            clashes.append(Refused(path=path, reason=reason))
-    return list(unique.values()), clashes

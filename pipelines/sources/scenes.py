@@ -51,7 +51,8 @@ class Scene(BaseModel):
     A scene with one camera (of restoration sets) has None for URI and sha256 of the other.
     `natives` go into shards as they are; then the pair itself is the enhanced target.  Channels are
     the decoded file's (a palette counts as colour; four are both cameras in one file); an empty
-    perceptual hash was never computed. A window is that of a camera with more than 8 bits.
+    perceptual hash was never computed. A window is that of a camera with more than 8 bits. The stamp is
+    what the scan went by, files and rules: one that comes to the same need not read them again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +74,7 @@ class Scene(BaseModel):
     vi_window: Window | None = None
     ir_window: Window | None = None
     quality: Quality | None = None
+    stamp: str = ""
     natives: tuple[Native, ...] = ()
 
     @model_validator(mode="after")

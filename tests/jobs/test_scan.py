@@ -75,6 +75,23 @@ def test_the_same_from_s3(root: Path, settings: Settings, moto_url: str) -> None
     assert there.ids() == here.ids()
     assert there.digests() == here.digests()
     assert there[0].vi_uri == f"{sources.uri}/Alpha/train/vi/0000.png"
+    # A changed object has another ETag; the others are not read again.
+    gone = "Alpha/train/vi/0000.png"
+    sources.replace(gone, (root / "Alpha" / "train" / "vi" / "0001.png").read_bytes())
+    again = scan_folder(sources.uri, remote, name="there").scenes
+    assert [a.id for a, b in zip(again, there, strict=True) if a != b] == [there[0].id]
+
+
+@pytest.mark.ray
+def test_tasks_of_a_cluster_find_the_same(
+    root: Path, settings: Settings, ray_settings: Settings, tmp_path: Path
+) -> None:
+    (root / "beta" / "val" / "ir" / "0000.png").write_bytes(b"no picture")
+    on_ray = ray_settings.model_copy(update={"work": tmp_path / "ray", "in_ray_job": True})
+    there = scan_folder(root, on_ray, name="all", max_refused_share=0.5)
+    here = scan_folder(root, settings, name="all", max_refused_share=0.5)
+    assert list(there.scenes) == list(here.scenes)
+    assert there.refused == here.refused
 
 
 def test_poor_targets_are_reported_and_left_out_on_request(
