@@ -19,22 +19,22 @@ from PIL import Image
 MOST_PIXELS = 2**26
 # By their bytes; file names say less.
 READ_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
+_FLIR = b"FLIR\0"
 _CANNOT = "not an image that can be decoded, or cut short"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its picture. `mode` is Pillow's: "L", "RGB", "RGBA", "I;16", "F", …"""
+    """What a file says of its picture. `mode` is Pillow's: "L", "RGB", "RGBA", "I;16", "F", …
+
+    A `radiometric` JPEG (FLIR's) has the camera's temperatures beside a rendering of them.
+    """
 
     format: str
     width: int
     height: int
     mode: str
-
-    @property
-    def deep(self) -> bool:
-        """Whether it is a grey picture of more than 8 bits."""
-        return self.mode.startswith(("I", "F"))
+    radiometric: bool = False
 
 
 def read_header(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> Header:
@@ -44,7 +44,9 @@ def read_header(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> He
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            found = Header(image.format or "", *image.size, image.mode)
+            parts = (part for _, part in getattr(image, "applist", ()))
+            radiometric = any(part.startswith(_FLIR) for part in parts)
+            found = Header(image.format or "", *image.size, image.mode, radiometric)
     except Image.DecompressionBombError as error:
         claimed = int(re.findall(r"\d+", str(error))[0])  # Pillow has a limit of its own
         raise ValueError(_too_large(name, claimed, most_pixels)) from error

@@ -307,9 +307,21 @@ def check_candidate(
         headers = [read_header(data[uri], uri) for uri in uris]
         num_bytes = sum(header.width * header.height for header in headers) * _BYTES_PER_PIXEL // 2
         with (memory or _Memory(num_bytes)).taken(num_bytes):
-            return _check_pictures(candidate, data, read)
+            scene, refused = _check_pictures(candidate, data, read)
+            radiometric = [
+                uri for uri, header in zip(uris, headers, strict=True) if header.radiometric
+            ]
+            return scene, refused + [_radiometric(uri) for uri in radiometric]
     except (ValueError, PermissionError, MemoryError) as error:
         return None, [_refusal(error, uris)]
+
+
+def _radiometric(uri: str) -> Refused:
+    reason = (
+        "a radiometric JPEG: its temperatures are not read, and the picture in it has a range of its own; "
+        "extract them to 16-bit TIFF for one window"
+    )
+    return Refused(path=uri, reason=reason, pairs=0)
 
 
 def _check_pictures(candidate: Candidate, data: dict[str, bytes], read: Read) -> Checked:

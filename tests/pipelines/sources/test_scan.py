@@ -193,6 +193,19 @@ def test_pictures_of_four_channels_are_both_cameras(tmp_path: Path) -> None:
     ]
 
 
+def test_radiometric_jpegs_are_told_of(pairs: Path) -> None:
+    data = cv2.imencode(".jpg", np.zeros((20, 24), np.uint8))[1].tobytes()
+    part = b"FLIR\0\1\0\0raw"
+    (pairs / "ir" / "0.png").write_bytes(
+        data[:2] + b"\xff\xe1" + (len(part) + 2).to_bytes(2, "big") + part + data[2:]
+    )
+    result = scan(pairs)
+    assert len(result.scenes) == 4
+    [told] = result.refused
+    assert (Path(told.path).name, told.pairs) == ("0.png", 0)
+    assert told.reason.startswith("a radiometric JPEG")
+
+
 def test_restoration_sets_have_one_camera(pairs: Path) -> None:
     (pairs / "vi").rename(pairs / "gt")
     (pairs / "ir" / "3.png").unlink()
