@@ -32,7 +32,7 @@ def _scan(arguments: argparse.Namespace) -> None:
     from pipelines.sources.scan import ScanRules
 
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
-    name = arguments.name or normalise_name(Path(arguments.folder).resolve().name)
+    name = arguments.name or normalise_name(Path(arguments.folder).resolve().name).strip("_-")
     windows = window_rules(arguments)
     bounds, refuse = read_bounds(arguments.refuse)
     scan_folder(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -74,6 +75,7 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
+@lru_cache(maxsize=2**16)
 def role_of(folder: str) -> Role:
     """What a folder's name says of the pictures below it."""
     lower = folder.lower()
