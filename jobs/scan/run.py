@@ -212,7 +212,7 @@ def _describe_poor(poor: dict[str, dict[str, float]], num_scenes: int) -> dict[s
     shown = {}
     if counts:
         shown["poor targets"] = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    if counts["agreement"] > num_scenes / 2:
+    if counts["agreement"] > num_scenes / 3:
         shown["pairing"] = (
             f"the cameras of {counts['agreement']} of {num_scenes} scenes show no common edges: are the "
             "right pictures paired, and registered?"

@@ -21,7 +21,7 @@ from pipelines.bundles.export import Bundle
 from pipelines.checks.depth import Window, WindowRule, find_window
 from pipelines.evaluation.hints import hints_of
 from pipelines.sources.pairing import Refused, pair_by_stem
-from pipelines.sources.pictures import decode_source, encode_png, to_levels, to_tensor
+from pipelines.sources.pictures import encode_png, levels_of, to_levels, to_tensor
 from pipelines.sources.scenes import Read, read_pair
 from pipelines.sources.source_paths import SourcePath
 from pipelines.store.folders import Folder
@@ -164,7 +164,7 @@ def with_windows(
     """Fusing with the window of each camera whose pictures have more than 8 bits, by rule or measured."""
 
     def decode(uri: str) -> np.ndarray:
-        return decode_source(read(uri), uri)
+        return levels_of(read(uri), uri)
 
     if all(pair.vi_uri == pair.ir_uri for pair in pairs):
         return fusing

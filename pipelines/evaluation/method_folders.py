@@ -18,7 +18,7 @@ from models.metrics import measurable, measure
 from pipelines.checks.depth import FULL_SCALE, Window, WindowRule, apply_window, find_window
 from pipelines.sources.names import IMAGE_SUFFIXES, same_name
 from pipelines.sources.pairing import pictures_of, visible
-from pipelines.sources.pictures import as_ir, as_vi, decode_source, to_tensor
+from pipelines.sources.pictures import as_ir, as_vi, decode_source, levels_of, to_tensor
 
 _MOST_NAMED = 5
 
@@ -100,8 +100,12 @@ def with_windows(
 ) -> Found:
     """Triples with the window of each camera whose folder has more than 8 bits, by rule or measured."""
     vi_uris, ir_uris = ([str(path) for path in paths] for paths in _sources(found.triples))
-    vi_window = find_window(vi_uris, _stored, vi, from_zero=True)
-    ir_window = find_window(ir_uris, _stored, ir, from_zero=False)
+
+    def decode(uri: str) -> np.ndarray:
+        return levels_of(Path(uri).read_bytes(), uri)
+
+    vi_window = find_window(vi_uris, decode, vi, from_zero=True)
+    ir_window = find_window(ir_uris, decode, ir, from_zero=False)
     windowed = (replace(t, vi_window=vi_window, ir_window=ir_window) for t in found.triples)
     return replace(found, triples=tuple(windowed))
 

@@ -62,7 +62,6 @@ _DATASETS = (
 _CONDITIONS = frozenset([
     "day", "night", "dawn", "dusk", "morning", "evening", "daytime", "nighttime", "campus", "road",
 ])  # fmt: skip
-_LIST_FOLDERS = frozenset(["", "meta", "main", "imagesets", "splits", "lists"])
 _FLIR_VIDEO_MAP = "rgb_to_thermal_vid_map.json"
 _PICTURES = IMAGE_SUFFIXES | UNREAD_SUFFIXES
 
@@ -555,12 +554,11 @@ def _left_out(files: Sequence[Listed], known: set[str]) -> list[Refused]:
 
 
 def _lists_in(files: Sequence[Listed], read: Callable[[str], bytes]) -> dict[str, str]:
-    """Lists of splits that a data set brings: `train.txt` in its root or in `meta/`."""
+    """Lists of splits that a data set brings: `train.txt` in its root, in `meta/` or elsewhere."""
     lists: dict[str, str] = {}
     for file in files:
-        folder = file.parts[-1].lower() if file.parts else ""
         split = split_of(file.path.name) if file.path.suffix.lower() == ".txt" else None
-        if split and folder in _LIST_FOLDERS:
+        if split:
             lists[split] = (
                 lists.get(split, "") + "\n" + read(str(file.path)).decode(errors="replace")
             )

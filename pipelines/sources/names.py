@@ -26,20 +26,27 @@ _JUNK = frozenset(
     ["thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "lost+found"]
 )
 
-_VI_WORDS = frozenset(["vi", "vis", "visible", "visual", "rgb", "color", "colour", "crophrvisible"])
-_IR_WORDS = frozenset(
-    ["ir", "inf", "infrared", "thermal", "lwir", "mwir", "tir", "fir", "cropinfrared"]
+_VI_WORDS = frozenset(
+    ["vi", "vis", "visible", "visual", "optical", "eo", "rgb", "color", "colour", "crophrvisible"]
 )
+_IR_WORDS = frozenset([
+    "ir", "inf", "infrared", "infra", "thermal", "therm", "lwir", "mwir", "swir", "nir", "tir", "fir",
+    "cropinfrared",
+])  # fmt: skip
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "testingset", "newtest"), "test"),
 }
+_KNOWN = _VI_WORDS | _IR_WORDS | _SPLIT_WORDS.keys()
+_LIST_WORDS = frozenset(
+    ["align", "aligned", "list", "files", "split", "images", "names", "set", "ids"]
+)
 # Words that may stand beside a camera's or a split's in a folder's name, and alone mean nothing.
 _NEUTRAL = frozenset([
     "image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "frame", "frames", "data",
     "dataset", "video", "videos", "camera", "cam", "crop", "cropped", "hr", "8", "16", "8bit", "16bit",
-    "bit", "raw", "aligned", "registered",
+    "bit", "raw", "aligned", "registered", "light", "band", "source", "sources",
 ])  # fmt: skip
 # DroneVehicle's names; HR and 8 bits are taken where a camera has two folders.
 _GLUED = {
@@ -47,8 +54,8 @@ _GLUED = {
     for split in ("train", "val", "test")
     for tail, camera in (("", "vi"), ("r", "ir"))
 }
-_VI_AFFIX = r"vi|vis|visible|rgb|color|colour"
-_IR_AFFIX = r"ir|inf|infrared|thermal|tir|lwir|fir|previewdata"
+_VI_AFFIX = r"vi|vis|visible|rgb|color|colour|v"
+_IR_AFFIX = r"ir|inf|infrared|thermal|th|t|tir|lwir|nir|fir|i|previewdata"
 _AFFIXES: dict[Modality, re.Pattern[str]] = {
     camera: re.compile(
         rf"(?:(?:{words})(?:[_ -]+|$)(?P<after>.*)|(?P<before>.+?)[_ -]+(?:{words}))", re.IGNORECASE
@@ -82,24 +89,39 @@ def role_of(folder: str) -> Role:
     if lower in _GLUED:
         camera, split = _GLUED[lower]
         return Role("vi" if camera == "vi" else "ir", split)
-    words = [word for word in re.split(r"[^a-z0-9]+", lower) if word]
+    words = [part for word in _words(lower) for part in _parts(word)]
     whole = "".join(words)
-    words = [whole] if whole in _VI_WORDS | _IR_WORDS | _SPLIT_WORDS.keys() else words
+    words = [whole] if whole in _KNOWN else words
     rest = [word for word in words if word not in _NEUTRAL]
     vi, ir = (any(word in known for word in rest) for known in (_VI_WORDS, _IR_WORDS))
     splits = {_SPLIT_WORDS[word] for word in rest if word in _SPLIT_WORDS}
-    known = _VI_WORDS | _IR_WORDS | _SPLIT_WORDS.keys()
-    if (vi and ir) or len(splits) > 1 or any(word not in known for word in rest):
+    # A number alone is a sequence's.
+    numbered = not rest and any(word.isdigit() for word in words)
+    if (vi and ir) or len(splits) > 1 or numbered or any(word not in _KNOWN for word in rest):
         return Role()
-    camera_found: Modality | None = "vi" if vi else "ir" if ir else None
-    return Role(camera_found, next(iter(splits), None), neutral=not rest)
+    found: Modality | None = "vi" if vi else "ir" if ir else None
+    return Role(found, next(iter(splits), None), neutral=not rest)
+
+
+def _words(lower: str) -> list[str]:
+    return [word for word in re.split(r"[\W_]+", lower) if word]
+
+
+def _parts(word: str) -> list[str]:
+    """The two words of "rgbimages", where both are known; else the one."""
+    if word not in _KNOWN and word not in _NEUTRAL:
+        for end in range(2, len(word)):
+            if word[:end] in _KNOWN and word[end:] in _NEUTRAL | _KNOWN:
+                return [word[:end], word[end:]]
+    return [word]
 
 
 def split_of(name: str) -> str | None:
-    """The split that a list's file name names, "train" of "align_train.txt"; None for no or two splits."""
-    words = re.split(r"[^a-z0-9]+", PurePosixPath(name).stem.lower())
+    """The split that a list's file name names, "train" of "align_train.txt"; None where it has others."""
+    words = _words(PurePosixPath(name).stem.lower())
     found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
-    return found.pop() if len(found) == 1 else None
+    plain = all(word in _SPLIT_WORDS or word in _LIST_WORDS for word in words)
+    return found.pop() if len(found) == 1 and plain else None
 
 
 def camera_of_stem(stem: str) -> tuple[Modality, str] | None:

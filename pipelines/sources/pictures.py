@@ -16,9 +16,7 @@ from torch import Tensor
 from pipelines.checks.damage import MOST_PIXELS, check_whole, read_header
 from pipelines.checks.depth import apply_window
 
-# Part of a shard's address: raise it when a file that was accepted comes to other pixels, or the same
-# pixels to another PNG.
-CODEC_VERSION = 1
+_PNG_DEPTH_AT = 24  # signature, and the header's length, type, width and height
 _DEPTHS = (np.uint8, np.uint16, np.float32)
 # What OpenCV makes of a picture that holds both cameras: three channels visible, the fourth infrared.
 BOTH_CAMERAS = 4
@@ -79,6 +77,19 @@ def decode_source(data: bytes, name: str, *, both: bool = False) -> np.ndarray:
     if not both:
         return _decoded(data, name, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     return decode_both(data, name)
+
+
+def levels_of(data: bytes, name: str) -> np.ndarray:
+    """A picture as it is stored, for its depth and levels; a pixel for one that can have but 8 bits.
+
+    Raises ValueError as `decode_source` does.
+    """
+    header = read_header(data, name)
+    if header.format not in ("PNG", "TIFF") or (
+        data[_PNG_DEPTH_AT] <= 8 and header.format == "PNG"
+    ):
+        return np.zeros((1, 1), np.uint8)
+    return decode_source(data, name)
 
 
 def decode_both(data: bytes, name: str) -> np.ndarray:

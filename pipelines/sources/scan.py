@@ -28,6 +28,7 @@ from pipelines.sources.pictures import (
     as_vi,
     check_sizes,
     decode_source,
+    levels_of,
     perceptual_hash,
 )
 from pipelines.sources.scenes import Native, Read, Scene, SceneTable, read_file
@@ -255,7 +256,7 @@ def _with_windows(candidates: Sequence[Candidate], rules: ScanRules, read: Read)
     windows = {
         (dataset, camera): find_window(
             there,
-            lambda uri: decode_source(read(uri), uri),
+            lambda uri: levels_of(read(uri), uri),
             rules.vi_window if camera == "vi" else rules.ir_window,
             from_zero=camera == "vi",
         )

@@ -208,8 +208,15 @@ def test_folders_that_fit_no_layout(names: list[str], message: str) -> None:
           "set01/V000/lwir/I0.jpg"], ["train:set00-V000-I0", "train:set01-V000-I0"]),
         (["car/visible/v0001.jpg", "car/infrared/i0001.jpg"], ["train:0001"]),
         (["car/visible/0001v.jpg", "car/infrared/0001i.jpg"], ["train:0001"]),
+        (["8/vi/1.png", "8/ir/1.png", "16/vi/1.png", "16/ir/1.png"], ["train:16-1", "train:8-1"]),
+        (["\u591c/vi/1.png", "\u591c/ir/1.png", "\u5929/vi/1.png", "\u5929/ir/1.png"],
+         ["train:\u591c-1", "train:\u5929-1"]),
+        (["RGBImages/1.png", "Thermal-Images/1.png"], ["train:1"]),
+        (["vivid/vi/1.png", "vivid/ir/1.png", "rgbt/vi/1.png", "rgbt/ir/1.png"],
+         ["rgbt:train:1", "vivid:train:1"]),
         # Files tell the camera.
         (["JPEGImages/F_1_RGB.jpg", "JPEGImages/F_1_PreviewData.jpeg"], ["train:F_1"]),
+        (["a_rgb.png", "a_t.png"], ["train:a"]),
         (["ir_1.png", "vis_1.png", "ir_2.png", "vis_2.png"], ["train:1", "train:2"]),
         # Names that are the same to a person.
         (["vi/peopleshadow.jpg", "ir/peopleShadow.jpg"], ["train:peopleshadow"]),
