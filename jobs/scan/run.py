@@ -13,10 +13,10 @@ from degradations.catalogue import find
 from infra.settings import Settings
 from jobs.console import print_facts, progress
 from jobs.locations import open_sources, source_reader
+from pipelines.checks.leaks import Leak, find_leaks
 from pipelines.checks.targets import Bounds
 from pipelines.sources.index import read_index, write_index
 from pipelines.sources.layouts import Layout
-from pipelines.sources.leaks import Leak, find_leaks
 from pipelines.sources.names import split_of
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import (

@@ -1,1 +1,1 @@
-"""What is wrong with a source picture: damaged, of another depth, a poor target, out of register."""
+"""What is wrong with source pictures: damage, depth, poor targets, leaks between splits."""

@@ -20,6 +20,7 @@ UNREAD_SUFFIXES = frozenset([
     ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".jp2", ".j2k", ".jpf", ".jxl", ".avif", ".heic", ".heif",
     ".exr", ".hdr", ".pfm", ".ras", ".npy", ".dng", ".cr2", ".nef", ".arw", ".fff", ".seq", ".raw",
 ])  # fmt: skip
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | UNREAD_SUFFIXES
 CAMERAS: tuple[Modality, Modality] = ("vi", "ir")
 # What systems and tools leave behind.
 _JUNK = frozenset(

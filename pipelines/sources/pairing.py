@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -15,9 +15,11 @@ from pipelines.sources.names import (
     CAMERAS,
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
+    Role,
     composed,
     is_junk,
     neutral_stem,
+    role_of,
     same_name,
 )
 from pipelines.sources.source_paths import SourcePath
@@ -190,6 +192,46 @@ def walk(root: SourcePath, parts: tuple[str, ...] = ()) -> Iterator[Listed]:
             yield from walk(path, (*parts, path.name))
         else:
             yield Listed(parts, path)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a file's folders say; `rest` are those that name neither camera nor split."""
+
+    camera: Modality | None
+    split: str | None
+    rest: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str | None, tuple[str, ...]]:
+        """What pictures of two cameras agree in."""
+        return self.split, tuple(map(composed, self.rest))
+
+
+def place_of(file: Listed) -> Place:
+    """What the folders of a file say of it; of two that name a camera or a split, the inner one."""
+    roles = [role_of(part) for part in file.parts]
+    camera = next((role.camera for role in reversed(roles) if role.camera), None)
+    split = next((role.split for role in reversed(roles) if role.split), None)
+    rest = tuple(
+        part for part, role in zip(file.parts, roles, strict=True) if part and role == Role()
+    )
+    return Place(camera, split, rest)
+
+
+def folder_of(file: Listed) -> str:
+    """The URI of a file's folder."""
+    return str(file.path).removesuffix(f"/{file.path.name}")
+
+
+def together(parts: Iterable[Found]) -> Found:
+    """What several searches found, as one."""
+    pairs: list[SourcePair] = []
+    refused: list[Refused] = []
+    for some, bad in parts:
+        pairs += some
+        refused += bad
+    return pairs, refused
 
 
 def pair_by_patterns(files: Sequence[Listed], vi: str, ir: str) -> Found:

@@ -8,7 +8,7 @@ import pytest
 
 from infra.settings import read_settings
 from jobs.scan.run import scan_folder
-from pipelines.sources.leaks import Leak, find_leaks
+from pipelines.checks.leaks import Leak, find_leaks
 from pipelines.sources.pictures import decode, perceptual_hash
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene, SceneTable
