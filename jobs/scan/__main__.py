@@ -45,10 +45,10 @@ def _scan(arguments: argparse.Namespace) -> None:
             ir_window=windows["ir"],
             bounds=bounds,
             refuse=refuse,
+            full=arguments.full,
+            search_leaks=not arguments.no_leaks,
         ),
         max_refused_share=1.0 if arguments.partial else arguments.max_refused_share,
-        search_leaks=not arguments.no_leaks,
-        full=arguments.full,
     )
     print_line(f"next: python -m jobs.generate small --scenes {name}")
 

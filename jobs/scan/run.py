@@ -11,7 +11,7 @@ from pathlib import Path
 
 from degradations.catalogue import find
 from infra.settings import Settings
-from jobs.console import print_facts, progress
+from jobs.console import print_facts, print_line, progress
 from jobs.locations import open_sources, source_reader
 from pipelines.checks.leaks import Leak, find_leaks
 from pipelines.checks.targets import Bounds
@@ -48,19 +48,17 @@ def scan_folder(
     name: str,
     rules: ScanRules | None = None,
     max_refused_share: float = 0.01,
-    search_leaks: bool = True,
-    full: bool = False,
 ) -> ScanResult:
     """Index a folder, or a prefix on S3, under `name`; a single data set in it has that name, too.
 
-    Files that an index of that name knows unchanged are not read again, unless `full`. Pictures are
-    checked by tasks of the Ray cluster where the settings name one, else in this process. Raises ValueError
-    when too many of the pairs are bad.
+    Files that an index of that name knows unchanged are not read again. Pictures are checked by tasks
+    of the Ray cluster where the settings name one, else in this process. Raises ValueError when too
+    many of the pairs are bad.
     """
     path = index_path(settings, name)  # refuses the name before hours of reading
     rules = rules or ScanRules()
-    if path.is_file() and not full:
-        rules = replace(rules, known=read_index(path).scenes)
+    if path.is_file() and not rules.full:
+        rules = replace(rules, known=_known(path))
     with progress("pairs") as advance:
         result = scan(
             open_sources(str(folder), settings),
@@ -70,7 +68,7 @@ def scan_folder(
             check_all=_on_ray(settings) if settings.ray_address or settings.in_ray_job else None,
             on_progress=lambda done, total: advance(done, total=total),
         )
-    leaks = _search_leaks(result.scenes) if search_leaks else []
+    leaks = _search_leaks(result.scenes) if rules.search_leaks else []
     # Before anything can fail: a scan that refuses too much is the one whose report is read.
     report = path.with_suffix(".report.json")
     poor = poor_targets(result.scenes, rules.bounds)
@@ -135,6 +133,15 @@ def read_layout(arguments: argparse.Namespace, settings: Settings) -> Layout:
 
 def _text(uri: str, settings: Settings) -> str:
     return source_reader(settings)(uri).decode("utf-8-sig", errors="replace")
+
+
+def _known(path: Path) -> SceneTable | None:
+    """The scenes of an earlier scan, unless it was another version's."""
+    try:
+        return read_index(path).scenes
+    except ValueError:
+        print_line(f"  {path}: is no index of this version; all files are read")
+        return None
 
 
 def _on_ray(settings: Settings) -> CheckAll:

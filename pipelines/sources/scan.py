@@ -58,7 +58,7 @@ class ScanRules:
     """What a person decides of a scan: the layout, and windows of cameras with more than 8 bits.
 
     Scenes that one of the measures named in `refuse` puts beyond its bound are left out. Of `known`
-    scenes the files are not read again where their stamps agree.
+    scenes, unless the scan is `full`, the files are not read again where their stamps agree.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -67,6 +67,8 @@ class ScanRules:
     bounds: Bounds = field(default_factory=Bounds)
     refuse: frozenset[str] = frozenset()
     known: SceneTable | None = None
+    full: bool = False
+    search_leaks: bool = True
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,16 @@ def test_tasks_of_a_cluster_find_the_same(
     assert there.refused == here.refused
 
 
+def test_an_index_of_another_version_is_no_obstacle(
+    root: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = scan_folder(root, settings, name="all").scenes
+    path = settings.work / "scenes" / "all.parquet"
+    path.write_bytes(b"of another time")
+    assert list(scan_folder(root, settings, name="all").scenes) == list(first)
+    assert "no index of this version" in capsys.readouterr().out
+
+
 def test_poor_targets_are_reported_and_left_out_on_request(
     root: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
