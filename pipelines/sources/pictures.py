@@ -16,6 +16,9 @@ from torch import Tensor
 from pipelines.checks.damage import MOST_PIXELS, check_whole, read_header
 from pipelines.checks.depth import apply_window
 
+# Part of a shard's address: raise it when a file that was accepted comes to other pixels, or the same
+# pixels to another PNG.
+CODEC_VERSION = 1
 _PNG_DEPTH_AT = 24  # signature, and the header's length, type, width and height
 _DEPTHS = (np.uint8, np.uint16, np.float32)
 # What OpenCV makes of a picture that holds both cameras: three channels visible, the fourth infrared.
