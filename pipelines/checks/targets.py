@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from degradations.noise import estimate_noise_level
+
 # Noise and blur are measured in the middle: a corner's blur is the lens's.
 _MEASURED_PX = 512
 _WIDTH_PX = 256  # edges are compared at this width
@@ -60,7 +62,7 @@ def measure_quality(pictures: Mapping[str, np.ndarray]) -> Quality:
     middles = [_middle(grey) for grey in greys.values()]
     found = {
         "clipped": max(float((grey >= _WHITE).mean()) for grey in greys.values()),
-        "noisy": max(map(_noise, middles)),
+        "noisy": max(estimate_noise_level(grey[:, :, None] / np.float32(255)) for grey in middles),
         "blurred": max(map(_blur, middles)),
     }
     if "vi" in greys:
@@ -90,18 +92,10 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _middle(grey: np.ndarray) -> np.ndarray:
-    """The middle of a picture, of even sides."""
-    height, width = (min(side, _MEASURED_PX) // 2 * 2 for side in grey.shape)
+    """The middle of a picture."""
+    height, width = (min(side, _MEASURED_PX) for side in grey.shape)
     top, left = (grey.shape[0] - height) // 2, (grey.shape[1] - width) // 2
     return grey[top : top + height, left : left + width].astype(np.float32)
-
-
-def _noise(grey: np.ndarray) -> float:
-    """Donoho's estimate: the median of the finest diagonal Haar coefficients (Biometrika 81, 1994)."""
-    diagonal = (
-        grey[::2, ::2] - grey[1::2, ::2] - grey[::2, 1::2] + grey[1::2, 1::2]
-    ) / 2  # H/2 W/2
-    return float(np.median(np.abs(diagonal)) / 0.6745)
 
 
 def _blur(grey: np.ndarray) -> float:
