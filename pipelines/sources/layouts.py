@@ -27,7 +27,6 @@ from itertools import takewhile
 from degradations.catalogue import Modality
 from pipelines.sources.names import (
     PICTURE_SUFFIXES,
-    Role,
     camera_of_stem,
     neutral_stem,
     normalise_name,
@@ -236,8 +235,8 @@ def _named_sets(
     root: SourcePath, pairs: Sequence[SourcePair], files: Sequence[Listed]
 ) -> list[SourcePair]:
     """Pairs with the data set that they belong to, and their sequence in front of their stem."""
-    parts = {str(file.path): file.parts for file in files}
-    outer = [_outer(parts[str(next(pair.files()))]) for pair in pairs]
+    above = {str(file.path): place_of(file).outer for file in files}
+    outer = [above[str(next(pair.files()))] for pair in pairs]
     wrapper = _common(outer)
     sets = [each[len(wrapper)] if len(each) > len(wrapper) else "" for each in outer]
     if not _are_datasets(pairs, sets):
@@ -250,16 +249,6 @@ def _named_sets(
         some = _below([pairs[place] for place in places], here, _common(here))
         named += [replace(pair, dataset=normalise_name(name)) for pair in some]
     return named
-
-
-def _outer(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """The folders of a file above those that name its camera and split."""
-    named = [place for place, part in enumerate(parts) if _names_something(role_of(part))]
-    return parts[: named[0]] if named else parts
-
-
-def _names_something(role: Role) -> bool:
-    return role.camera is not None or role.split is not None
 
 
 def _common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -299,7 +288,7 @@ def _below(
     pairs: Sequence[SourcePair], outer: Sequence[tuple[str, ...]], wrapper: tuple[str, ...]
 ) -> list[SourcePair]:
     """Pairs without the wrapper in their sequence, which stands before their stem."""
-    dropped = sum(role_of(part) == Role() and bool(part) for part in wrapper)
+    dropped = sum(bool(part) and not role_of(part).neutral for part in wrapper)
     placed = []
     for pair in pairs:
         rest = [part for part in pair.sequence.split("/") if part][dropped:]

@@ -15,7 +15,6 @@ from pipelines.sources.names import (
     CAMERAS,
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
-    Role,
     composed,
     is_junk,
     neutral_stem,
@@ -196,11 +195,12 @@ def walk(root: SourcePath, parts: tuple[str, ...] = ()) -> Iterator[Listed]:
 
 @dataclass(frozen=True)
 class Place:
-    """What a file's folders say; `rest` are those that name neither camera nor split."""
+    """What a file's folders say; `rest` name neither camera nor split, `outer` are above all that do."""
 
     camera: Modality | None
     split: str | None
     rest: tuple[str, ...]
+    outer: tuple[str, ...]
 
     @property
     def key(self) -> tuple[str | None, tuple[str, ...]]:
@@ -209,14 +209,24 @@ class Place:
 
 
 def place_of(file: Listed) -> Place:
-    """What the folders of a file say of it; of two that name a camera or a split, the inner one."""
+    """What the folders of a file say of it.
+
+    Of two that name a camera the inner one does: a data set may have a camera's name. Of two splits, too.
+    """
     roles = [role_of(part) for part in file.parts]
-    camera = next((role.camera for role in reversed(roles) if role.camera), None)
-    split = next((role.split for role in reversed(roles) if role.split), None)
+    cameras = [place for place, role in enumerate(roles) if role.camera]
+    named = {*cameras[-1:], *(place for place, role in enumerate(roles) if role.split)}
     rest = tuple(
-        part for part, role in zip(file.parts, roles, strict=True) if part and role == Role()
+        part
+        for place, (part, role) in enumerate(zip(file.parts, roles, strict=True))
+        if part and place not in named and not role.neutral
     )
-    return Place(camera, split, rest)
+    return Place(
+        camera=roles[cameras[-1]].camera if cameras else None,
+        split=next((role.split for role in reversed(roles) if role.split), None),
+        rest=rest,
+        outer=file.parts[: min(named, default=len(roles))],
+    )
 
 
 def folder_of(file: Listed) -> str:

@@ -229,6 +229,8 @@ def test_folders_that_fit_no_layout(names: list[str], message: str) -> None:
           "M3FD_Detection/Vis/1.png"], ["m3fd_detection:train:1", "m3fd_fusion:train:1"]),
         (["x/MSRS/MSRS-main/val/vi/1.png", "x/MSRS/MSRS-main/val/ir/1.png", "x/own/vi/1.png",
           "x/own/ir/1.png"], ["msrs:val:1", "own:train:1"]),
+        (["nir/train/vi/1.png", "nir/train/ir/1.png", "x/val/vi/1.png", "x/val/ir/1.png"],
+         ["nir:train:1", "x:val:1"]),
         (["train/RGB/1.jpg", "train/thermal_8_bit/1.jpeg", "train/thermal_16_bit/1.tiff"], ["train:1"]),
     ],
 )  # fmt: skip
