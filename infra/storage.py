@@ -51,6 +51,7 @@ class S3Entry:
     num_bytes: int
     modified_s: float
     upload_id: str | None = None
+    etag: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class S3Folder:
     def entries(self, prefix: str) -> Iterator[S3Entry]:
         """Objects whose name starts with `prefix`, in order of name."""
         for item in self._listed("list_objects_v2", "Contents", prefix):
-            yield S3Entry(self._name(item), item["Size"], item["LastModified"].timestamp())
+            modified_s, etag = item["LastModified"].timestamp(), item.get("ETag", "").strip('"')
+            yield S3Entry(self._name(item), item["Size"], modified_s, etag=etag)
 
     def unfinished(self, prefix: str) -> Iterator[S3Entry]:
         """Uploads that were started and never completed; their parts are stored, and paid for."""

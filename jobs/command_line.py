@@ -191,6 +191,28 @@ def add_work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, help="work folder (default: FUSION_WORK or ./work)")
 
 
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """Add `--vi-window` and `--ir-window`, for pictures of more than 8 bits."""
+    for camera in ("vi", "ir"):
+        parser.add_argument(
+            f"--{camera}-window",
+            metavar="LOW:HIGH",
+            help=f"levels of {camera} pictures of more than 8 bits that become black and white, as levels "
+            "(28000:31000) or percentiles of the folder (1%%:99%%), or full (default: measured where "
+            "they fill less than half of the scale)",
+        )
+
+
+def window_rules(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The rules that `--vi-window` and `--ir-window` give, by camera."""
+    from pipelines.checks.depth import WindowRule
+
+    return {
+        camera: WindowRule.parse(getattr(arguments, f"{camera}_window"), f"--{camera}-window")
+        for camera in ("vi", "ir")
+    }
+
+
 def add_address(parser: argparse.ArgumentParser) -> None:
     """Add `--address`."""
     parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else embedded)")

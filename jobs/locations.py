@@ -66,7 +66,12 @@ def open_sources(uri: str, settings: Settings) -> SourcePath:
     folder = open_folder(uri, settings)
     if isinstance(folder, LocalFolder):
         return folder.path
-    names = [entry.name for entry in folder.entries("")]
+    from infra.storage import S3Entry
+
+    names = {
+        entry.name: f"{entry.num_bytes}-{entry.etag}" if isinstance(entry, S3Entry) else ""
+        for entry in folder.entries("")
+    }
     if not names:
         raise ValueError(f"{uri}: nothing has this prefix")
     return RemotePath.of(folder.uri, names)

@@ -87,7 +87,7 @@ def describe_bf16(system: System, fuser: nn.Module, folder: Path) -> str:
     `folder` holds vi/ and ir/; where it does not exist a random picture serves, and the line says so.
     """
     if folder.is_dir():
-        found = find_fusable(folder / "vi", folder / "ir")[:NUM_REAL_PAIRS]
+        found = find_fusable(folder / "vi", folder / "ir")[0][:NUM_REAL_PAIRS]
         pairs = {
             Path(pair.name).stem: tuple(map(to_tensor, read_pair(pair.vi_uri, pair.ir_uri)))
             for pair in found

@@ -11,7 +11,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs.command_line import Command, Verb, add_address, add_work, run_command, whole_number
+from jobs.command_line import (
+    Command,
+    Verb,
+    add_address,
+    add_windows,
+    add_work,
+    run_command,
+    whole_number,
+    window_rules,
+)
 
 # Those of models.system, which imports torch; a test holds them equal.
 PRECISIONS = ("float32", "bf16")
@@ -55,11 +64,13 @@ def _fuse(arguments: argparse.Namespace) -> None:
         )
     elif fusing.bundle.system.hint_names and not arguments.degradation:
         print_line("  no --degradation given: the model takes both pictures to be clean")
+    windows = window_rules(arguments)
     kinds = [is_picture(uri) for uri in (arguments.vi, arguments.ir)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
     if kinds[0]:
-        uri = fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
+        places = (arguments.vi, arguments.ir, arguments.out)
+        uri = fuse_one(fusing, settings, *places, windows=windows)
         print_facts({"model": model, "fused": uri})
         return
     fused = fuse_folders(
@@ -70,13 +81,14 @@ def _fuse(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         overwrite=arguments.overwrite,
         local=arguments.local,
+        windows=windows,
     )
     counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} existed already"
     print_facts({"model": model, "fused": counts})
     if fused.failures:
         out = open_folder(arguments.out, settings).uri
         print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
-        sys.exit(1)
+        sys.exit(0 if arguments.partial else 1)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +104,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     add_address(parser)
+    parser.add_argument(
+        "--partial", action="store_true", help="exit status 0 also when some cannot be fused"
+    )
+    add_windows(parser)
     parser.add_argument(
         "--tile",
         type=whole_number(1, 2**20),

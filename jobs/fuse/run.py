@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import cast
 
 from pydantic import ValidationError
@@ -21,9 +22,11 @@ from pipelines.bundles.fusing import (
     PairFuser,
     find_fusable,
     left_to_fuse,
+    with_windows,
     write_failures,
 )
-from pipelines.sources.layouts import IMAGE_SUFFIXES
+from pipelines.checks.depth import WindowRule
+from pipelines.sources.names import IMAGE_SUFFIXES
 from pipelines.sources.scenes import Read
 from pipelines.store.files import whole_folder
 from pipelines.store.folders import Folder
@@ -50,30 +53,48 @@ def fuse_folders(
     out: str,
     overwrite: bool = False,
     local: bool = False,
+    windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
 ) -> FolderOutcome:
     """Fuse two folders or S3 prefixes, paired by stem, into `out`; on Ray, or `local` in this process.
 
     Pictures that `out` holds already are skipped, unless `overwrite`. What cannot be fused is listed
-    in its `failures.json`. Raises ValueError where no pair can be fused.
+    in its `failures.json`. `windows` are rules for pictures of more than 8 bits, by camera. Raises
+    ValueError where no pair can be fused.
     """
     folder = open_folder(out, settings)
     if folder.uri in (open_folder(vi, settings).uri, open_folder(ir, settings).uri):
         raise ValueError(f"--out {out}: is where sources lie; choose another folder")
-    pairs = find_fusable(open_sources(vi, settings), open_sources(ir, settings))
+    pairs, alone = find_fusable(open_sources(vi, settings), open_sources(ir, settings))
     _check_targets(pairs, folder)
+    fusing = _windowed(fusing, pairs, settings, windows)
     left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
     skipped = len(pairs) - len(left)
     if skipped:
         print_line(f"  skipping {skipped} of {len(pairs)} pictures, which exist already")
     arguments = (fusing, source_reader(settings), folder)
-    failures: list[Failure] = []
+    failures = list(alone)
     with progress("pairs", len(pairs)) as advance:
         outcomes = _in_process(left, *arguments) if local else _on_ray(left, settings, *arguments)
         for done, (pair, failure) in enumerate(outcomes, start=1):
             failures += [failure] if failure else []
             advance(skipped + done, pair.name)
     write_failures(failures, folder)
-    return FolderOutcome(len(left) - len(failures), skipped, tuple(failures))
+    made = len(left) - (len(failures) - len(alone))
+    return FolderOutcome(made, skipped, tuple(failures))
+
+
+def _windowed(
+    fusing: Fusing,
+    pairs: Sequence[FusablePair],
+    settings: Settings,
+    windows: Mapping[str, WindowRule | None],
+) -> Fusing:
+    """Fusing with the windows of the pairs' pictures, which a person is told."""
+    fusing = with_windows(fusing, pairs, source_reader(settings), **windows)
+    for camera, window in (("vi", fusing.vi_window), ("ir", fusing.ir_window)):
+        if window:
+            print_line(f"  {window.described(camera)}")
+    return fusing
 
 
 def _check_targets(pairs: Sequence[FusablePair], folder: Folder) -> None:
@@ -203,7 +224,15 @@ def is_picture(uri: str) -> bool:
     return Path(uri).is_file()
 
 
-def fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) -> str:
+def fuse_one(
+    fusing: Fusing,
+    settings: Settings,
+    vi: str,
+    ir: str,
+    out: str,
+    *,
+    windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
+) -> str:
     """Fuse a single pair, in this process; `out` is a PNG's URI or a folder's."""
     if out.lower().endswith(".png"):
         parent, _, name = out.rpartition("/")
@@ -212,6 +241,7 @@ def fuse_one(fusing: Fusing, settings: Settings, vi: str, ir: str, out: str) -> 
         root, name = open_folder(out, settings), f"{PurePosixPath(vi).stem}.png"
     pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
     _check_targets([pair], root)
+    fusing = _windowed(fusing, [pair], settings, windows)
     failure = PairFuser(fusing, source_reader(settings), root)(pair)
     if failure:
         raise ValueError(failure.reason)

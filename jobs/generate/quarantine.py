@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobs.console import print_line
 from pipelines.datasets.shards import BadSourcesError
-from pipelines.sources.layouts import Refused
+from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import ScanResult, check_refused_share
 
 

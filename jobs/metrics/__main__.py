@@ -7,28 +7,38 @@ palette alike. The table has the columns image, metric, value.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, run_command
+from jobs.command_line import Command, Verb, add_windows, run_command, window_rules
 
 
 def _measure(arguments: argparse.Namespace) -> None:
     from jobs.console import print_line
     from jobs.metrics.run import measure_folders, print_means, score_folders, write_table
     from models.metrics import DEFAULT, METRICS
-    from pipelines.evaluation.method_folders import check_complete, find_triples
+    from pipelines.evaluation.method_folders import check_complete, find_triples, with_windows
 
+    rules = window_rules(arguments)
     found = find_triples(arguments.vi, arguments.ir, arguments.fused)
     if arguments.partial:
         for sentence in found.incomplete:
             print_line(f"  left out: {sentence}")
     else:
         check_complete(found)
-    table = measure_folders(found, METRICS if arguments.variants else DEFAULT)
+    found = with_windows(found, **rules)
+    for line in {line for triple in found.triples for line in triple.described()}:
+        print_line(f"  {line}")
+    table, failures = measure_folders(found, METRICS if arguments.variants else DEFAULT)
     if arguments.no_reference:
         table = score_folders(found.triples, table)
     write_table(table, arguments.out)
     print_means(table, arguments.out)
+    for reason in failures:
+        print_line(f"  left out: {reason}")
+    if failures and not arguments.partial:
+        print_line(f"{len(failures)} pictures could not be measured; --partial takes that for good")
+        sys.exit(1)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +56,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-reference", action="store_true", help="also MUSIQ, PI and TReS (extra: noreference)"
     )
     parser.add_argument(
-        "--partial", action="store_true", help="leave pictures without partners out, and name them"
+        "--partial",
+        action="store_true",
+        help="leave out, and name, pictures without partners and those that cannot be measured",
     )
+    add_windows(parser)
 
 
 COMMAND = Command(

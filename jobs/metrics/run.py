@@ -24,19 +24,28 @@ from pipelines.store.files import write_whole
 Table = dict[str, dict[str, float]]
 
 
-def measure_folders(found: Found, names: tuple[str, ...]) -> Table:
-    """Values by image and metric of every complete triple."""
+def measure_folders(found: Found, names: tuple[str, ...]) -> tuple[Table, list[str]]:
+    """Values by image and metric of every complete triple, and why some cannot be measured.
+
+    Raises ValueError where none can.
+    """
     if not found.triples:
         raise ValueError("the folders have no picture in common; their stems must be the same")
     # One thread a picture is faster than several threads on one.
     torch.set_num_threads(1)
     num_threads = len(os.sched_getaffinity(0))
     table: Table = {}
+    failures: list[str] = []
     with progress("pictures", len(found.triples)) as advance:
         for triple, values in measure_triples(found.triples, names, num_threads=num_threads):
-            table[triple.name] = values
-            advance(len(table), triple.name)
-    return table
+            if isinstance(values, ValueError):
+                failures.append(str(values))
+            else:
+                table[triple.name] = values
+            advance(len(table) + len(failures), triple.name)
+    if not table:
+        raise ValueError(f"no picture can be measured: {failures[0]}")
+    return table, failures
 
 
 def score_folders(triples: tuple[Triple, ...], table: Table) -> Table:
@@ -44,6 +53,7 @@ def score_folders(triples: tuple[Triple, ...], table: Table) -> Table:
     from infra.no_reference import load_scores
 
     scores = load_scores()
+    triples = tuple(triple for triple in triples if triple.name in table)
     with torch.inference_mode(), progress("scores", len(triples)) as advance:
         for done, triple in enumerate(triples, start=1):
             fused = to_tensor(read_picture(triple.fused)).expand(-1, 3, -1, -1)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from degradations.chain import Applied
 from degradations.noise import estimate_noise_level
 from models.system import FuseOptions, Hints
 from pipelines.bundles.export import Bundle
+from pipelines.checks.depth import Window, WindowRule, find_window
 from pipelines.evaluation.hints import hints_of
-from pipelines.sources.layouts import pair_by_stem
-from pipelines.sources.pictures import encode_png, to_levels, to_tensor
-from pipelines.sources.scan import describe_refused
+from pipelines.sources.pairing import Refused, pair_by_stem
+from pipelines.sources.pictures import encode_png, levels_of, to_levels, to_tensor
 from pipelines.sources.scenes import Read, read_pair
 from pipelines.sources.source_paths import SourcePath
 from pipelines.store.folders import Folder
@@ -53,6 +54,8 @@ class Fusing(BaseModel):
     options: FuseOptions = FuseOptions()
     vi_chain: tuple[Applied, ...] | None = None
     ir_chain: tuple[Applied, ...] | None = None
+    vi_window: Window | None = None
+    ir_window: Window | None = None
 
     @property
     def estimates(self) -> tuple[str, ...]:
@@ -96,11 +99,12 @@ class PairFuser:
         self._fuse = fusing.bundle.system.prepare(fusing.bundle.fuser(), fusing.options)
         self._hints = fusing.hints
         self._read, self._folder = read, folder
+        self._windows = {"vi_window": fusing.vi_window, "ir_window": fusing.ir_window}
 
     def __call__(self, pair: FusablePair) -> Failure | None:
         """Write a PNG, of 16 bits a channel if a source has them; return why a pair cannot be fused."""
         try:
-            pictures = read_pair(pair.vi_uri, pair.ir_uri, self._read)
+            pictures = read_pair(pair.vi_uri, pair.ir_uri, self._read, **self._windows)
         except ValueError as error:
             return _failure(pair, error)
         vi, ir = map(to_tensor, pictures)
@@ -126,20 +130,51 @@ def _failure(pair: FusablePair, reason: object) -> Failure:
     return Failure(name=pair.name, reason=" ".join(str(reason).split()))
 
 
-def find_fusable(vi: SourcePath, ir: SourcePath) -> list[FusablePair]:
-    """Pair two folders by stem, in order of name. Raises ValueError for files without partner."""
+def find_fusable(vi: SourcePath, ir: SourcePath) -> tuple[list[FusablePair], list[Failure]]:
+    """Pair two folders by stem, in order of name; and the pictures that have no partner, by name.
+
+    The same folder twice holds pictures of both cameras. Raises ValueError where there is no pair.
+    """
     for folder in (vi, ir):
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
     pairs, refused = pair_by_stem(vi, ir)
-    if refused:
-        raise ValueError(f"not every picture has its partner: {describe_refused(refused)}")
     if not pairs:
-        raise ValueError(f"{vi}: no pictures in it")
-    return [
+        raise ValueError(f"{vi} and {ir}: no two pictures of one name in them")
+    fusable = [
         FusablePair(vi_uri=str(pair.vi), ir_uri=str(pair.ir), name=f"{pair.stem}.png")
         for pair in pairs
     ]
+    return sorted(fusable, key=lambda pair: pair.name), [
+        _left_out(item) for item in refused if item.pairs
+    ]
+
+
+def _left_out(refused: Refused) -> Failure:
+    name = f"{PurePosixPath(refused.path).stem}.png"
+    return Failure(name=name, reason=f"{refused.path}: {refused.reason}")
+
+
+def with_windows(
+    fusing: Fusing,
+    pairs: Sequence[FusablePair],
+    read: Read,
+    *,
+    vi: WindowRule | None = None,
+    ir: WindowRule | None = None,
+) -> Fusing:
+    """Fusing with the window of each camera whose pictures have more than 8 bits, by rule or measured."""
+
+    def decode(uri: str) -> np.ndarray:
+        return levels_of(read(uri), uri)
+
+    if all(pair.vi_uri == pair.ir_uri for pair in pairs):
+        return fusing
+    found = {
+        "vi_window": find_window([pair.vi_uri for pair in pairs], decode, vi, from_zero=True),
+        "ir_window": find_window([pair.ir_uri for pair in pairs], decode, ir, from_zero=False),
+    }
+    return fusing.model_copy(update=found)
 
 
 def left_to_fuse(

@@ -45,7 +45,7 @@ from degradations.own import parts_of
 from pipelines.datasets.groups import Group, draw_groups, members_of
 from pipelines.datasets.plan import SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.datasets.row_strips import decode_rows, encode_strips
-from pipelines.sources.layouts import Refused
+from pipelines.sources.pairing import Refused
 from pipelines.sources.pictures import MOST_PIXELS, decode_ir, decode_vi, encode_png
 from pipelines.sources.scenes import Read, Scene, load_native, load_picture, read_file
 from pipelines.store.folders import Folder

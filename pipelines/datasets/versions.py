@@ -22,7 +22,7 @@ from pipelines.datasets.plan import (
     ShardPlan,
 )
 from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
-from pipelines.sources.layouts import Refused
+from pipelines.sources.pairing import Refused
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import TEMPORARY
 from pipelines.store.folders import Entry, Folder

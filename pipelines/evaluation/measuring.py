@@ -29,6 +29,7 @@ from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade, protocol_of
+from pipelines.sources.names import same_name
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, fetched_scenes, load_pair, read_file
 
@@ -238,7 +239,7 @@ def check_pictures(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
 
 def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
     # Sources of two data sets may have one name, scenes have not.
-    names = (scene.id, Path(scene.source("vi")[0]).stem.lower())
+    names = (scene.id, same_name(Path(scene.source("vi")[0]).stem))
     return next((name for name in names if name in files), None)
 
 

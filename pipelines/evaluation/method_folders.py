@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from degradations.catalogue import Modality
 from models.metrics import measurable, measure
-from pipelines.sources.layouts import IMAGE_SUFFIXES
-from pipelines.sources.pictures import as_vi, decode, to_tensor
+from pipelines.checks.depth import FULL_SCALE, Window, WindowRule, apply_window, find_window
+from pipelines.sources.names import IMAGE_SUFFIXES, same_name
+from pipelines.sources.pairing import pictures_of, visible
+from pipelines.sources.pictures import as_ir, as_vi, decode_source, levels_of, to_tensor
 
 _MOST_NAMED = 5
 
@@ -28,6 +31,13 @@ class Triple:
     vi: Path
     ir: Path
     fused: Path
+    vi_window: Window | None = None
+    ir_window: Window | None = None
+
+    def described(self) -> list[str]:
+        """A sentence for each camera that has a window."""
+        windows = {"vi": self.vi_window, "ir": self.ir_window}
+        return [window.described(camera) for camera, window in windows.items() if window]
 
 
 @dataclass(frozen=True)
@@ -45,32 +55,35 @@ def find_triples(vi: Path, ir: Path, fused: Path) -> Found:
     """
     folders = {"VI": vi, "IR": ir, "fused": fused}
     found = {name: pictures_by_stem(folder) for name, folder in folders.items()}
-    triples, incomplete = [], []
+    triples, incomplete = [], [text for folder in folders.values() for text in _unread(folder)]
     for stem in sorted(set().union(*found.values())):
         missing = [name for name, files in found.items() if stem not in files]
         if missing:
             there = next(files[stem] for files in found.values() if stem in files)
             incomplete.append(f"{there}: has no {' and no '.join(missing)} picture of that name")
             continue
-        paths = [files[stem] for files in found.values()]
-        triples.append(Triple(paths[2].name, *paths))
+        first, second, third = (files[stem] for files in found.values())
+        triples.append(Triple(third.name, first, second, third))
     return Found(tuple(triples), tuple(incomplete))
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by lower-case stem. Raises ValueError as `find_triples` does."""
+    """The pictures of a folder by `same_name` of their stems. Raises ValueError as `find_triples` does."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of pictures")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        other = files.setdefault(path.stem.lower(), path)
+    for path in map(Path, map(str, pictures_of(visible(folder))[0])):
+        other = files.setdefault(same_name(path.stem), path)
         if other != path:
             raise ValueError(f"{folder}: {other.name} and {path.name} have one name; keep one")
     if not files:
         raise ValueError(f"{folder}: no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in it")
     return files
+
+
+def _unread(folder: Path) -> list[str]:
+    refused = pictures_of([path for path in visible(folder) if path.is_file()])[1]
+    return [f"{item.path}: {item.reason}" for item in refused if item.pairs]
 
 
 def check_complete(found: Found) -> None:
@@ -82,9 +95,45 @@ def check_complete(found: Found) -> None:
         )
 
 
+def with_windows(
+    found: Found, *, vi: WindowRule | None = None, ir: WindowRule | None = None
+) -> Found:
+    """Triples with the window of each camera whose folder has more than 8 bits, by rule or measured."""
+    vi_uris, ir_uris = ([str(path) for path in paths] for paths in _sources(found.triples))
+
+    def decode(uri: str) -> np.ndarray:
+        return levels_of(Path(uri).read_bytes(), uri)
+
+    vi_window = find_window(vi_uris, decode, vi, from_zero=True)
+    ir_window = find_window(ir_uris, decode, ir, from_zero=False)
+    windowed = (replace(t, vi_window=vi_window, ir_window=ir_window) for t in found.triples)
+    return replace(found, triples=tuple(windowed))
+
+
+def _sources(triples: Sequence[Triple]) -> tuple[list[Path], list[Path]]:
+    return [triple.vi for triple in triples], [triple.ir for triple in triples]
+
+
+def _stored(uri: str) -> np.ndarray:
+    return decode_source(Path(uri).read_bytes(), uri)
+
+
 def read_picture(path: Path) -> np.ndarray:
-    """Read any 8-bit picture as uint8 H×W×3 RGB or H×W×1. Raises ValueError that names it."""
-    image = decode(path.read_bytes(), str(path))
+    """Read a fused picture as uint8 H×W×3 RGB or H×W×1; of 16 bits full scale is white.
+
+    Raises ValueError that names it.
+    """
+    image = _stored(str(path))
+    if image.dtype == np.uint16:
+        image = apply_window(image, FULL_SCALE, str(path))
+    image = apply_window(image, None, str(path))
+    return image[:, :, None] if image.ndim == 2 else as_vi(image)
+
+
+def _read_source(path: Path, camera: Modality, window: Window | None) -> np.ndarray:
+    image = apply_window(_stored(str(path)), window, str(path))
+    if camera == "ir":
+        return as_ir(image, str(path))
     return image[:, :, None] if image.ndim == 2 else as_vi(image)
 
 
@@ -93,7 +142,11 @@ def measure_triple(triple: Triple, names: Sequence[str]) -> dict[str, float]:
 
     Raises ValueError, naming the files, when their sizes differ or one cannot be decoded.
     """
-    pictures = [read_picture(path) for path in (triple.fused, triple.vi, triple.ir)]
+    pictures = [
+        read_picture(triple.fused),
+        _read_source(triple.vi, "vi", triple.vi_window),
+        _read_source(triple.ir, "ir", triple.ir_window),
+    ]
     sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in pictures]
     if len(set(sizes)) != 1:
         raise ValueError(
@@ -108,11 +161,17 @@ def measure_triple(triple: Triple, names: Sequence[str]) -> dict[str, float]:
 
 def measure_triples(
     triples: Sequence[Triple], names: Sequence[str], *, num_threads: int
-) -> Iterator[tuple[Triple, dict[str, float]]]:
-    """Measure triples on several threads; yield them in their order."""
+) -> Iterator[tuple[Triple, dict[str, float] | ValueError]]:
+    """Measure triples on several threads; yield them in their order, or why one cannot be measured."""
+
+    def measured(triple: Triple) -> dict[str, float] | ValueError:
+        try:
+            return measure_triple(triple, names)
+        except ValueError as error:
+            return error
+
     with ThreadPoolExecutor(num_threads) as pool:
-        values = pool.map(lambda triple: measure_triple(triple, names), triples)
-        yield from zip(triples, values, strict=True)
+        yield from zip(triples, pool.map(measured, triples), strict=True)
 
 
 def _shown(sentences: Sequence[str]) -> str:

@@ -1,1 +1,1 @@
-"""Source pictures: layouts, scenes, decoding, leaks between splits."""
+"""Source pictures: layouts, scenes and their index, decoding."""

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from pipelines.sources.layouts import Refused
+from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import whole_file

@@ -1,289 +1,309 @@
-"""Where the pairs of a published data set lie: a closed list of layouts, found by folder names.
+"""Which files of a published data set are pairs: told by the names of folders, and of files.
 
-| layout | folders | data sets |
+A picture's place is read from its folders, in any order: one names its camera (`vi`, `Visible`, `rgb`,
+`thermal`, `FIR`, `crop_HR_visible`, …), one perhaps its split (`train`, `NewTest`, …), and the rest its
+sequence, which becomes part of the scene's name. Pictures of two cameras that agree in all but the camera
+are a pair. That reads MSRS, LLVIP, RoadScene, TNO, M3FD, M3SVD, FMB, KAIST, CVC-14, DroneVehicle, LasHeR,
+RGBT234 and FLIR as they are unpacked, a folder in a folder included. Besides:
+
+| layout | told by | data sets |
 |---|---|---|
 | hybrid | `VI/NAME_Blur.png`, `IR/NAME_LC.png`, targets `VI_enhanced/`, `IR_enhanced/` | DSPFusion |
-| roadscene | `crop_HR_visible/`, `cropinfrared/` | RoadScene |
-| plain | `vi/` (`vis/`, `visible/`) and `ir/` (`inf/`, `infrared/`) | MSRS, M3FD, TNO, KAIST, M3SVD |
-| llvip | `visible/train/`, `infrared/train/`: a split below its camera | LLVIP |
-| tno | a folder a scene, with one `VIS*` and one `IR*` picture | TNO as first published |
+| one folder | `003_vis.png`, `003_ir.png`; or one `VIS*` and one `IR*` | FLIR aligned, first TNO |
+| four channels | RGB and infrared in one picture, in a folder without a camera | MFNet |
+| lists | `meta/train.txt`, `meta/val.txt`: stems of each split | M3FD of TarDAL, MFNet |
+| restoration | `lq/` and `gt/`, or `gt/` alone, of one camera | LOL, GoPro, … |
 
-Case does not matter.  Splits are folders round a layout (`train/vi`), or below the camera (LLVIP).
-A root may hold several data sets, in any of these layouts (`msrs/train/vi`, `llvip/visible/train`).
+A root may hold several data sets, each in a folder of its own. `Layout` says what names cannot.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
-from pydantic import BaseModel, ConfigDict
-
+from degradations.catalogue import Modality
+from pipelines.sources.names import (
+    PICTURE_SUFFIXES,
+    camera_of_stem,
+    neutral_stem,
+    normalise_name,
+    role_of,
+)
+from pipelines.sources.pairing import (
+    Found,
+    Listed,
+    Refused,
+    SourcePair,
+    folder_of,
+    pair_by_patterns,
+    pair_by_table,
+    pair_files,
+    place_of,
+    together,
+    walk,
+)
+from pipelines.sources.published import (
+    Peek,
+    flir_video_pairs,
+    four_channel_pairs,
+    hybrid_folders,
+    hybrid_pairs,
+    restoration_pairs,
+)
 from pipelines.sources.source_paths import SourcePath
+from pipelines.sources.splits import held_out, lists_in, split_by_lists
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-VI_FOLDERS = ("vi", "vis", "visible", "crop_hr_visible")
-IR_FOLDERS = ("ir", "inf", "infrared", "cropinfrared")
-TARGETS = ("vi_enhanced", "ir_enhanced")
-NOT_A_PICTURE = "not an image file (by its extension)"
-# In a root of data sets, a data set without splits and with such a name looks like a split.
-_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
-
-# The suffixes of the authors' files (DSPFusion spec 3.1), and what they are called here.
-_NATIVE_NAMES = {
-    "vi": {
-        "blur": "blur",
-        "norm": "clean",
-        "rain": "rain",
-        "rn": "random_noise",
-        "ll": "low_light",
-        "oe": "over_exposure",
-        "haze": "haze",
-    },
-    "ir": {"lc": "low_contrast", "norm": "clean", "rn": "random_noise", "sn": "stripe_noise"},
-}
-
-
-class Refused(BaseModel):
-    """A file that is not part of a usable pair, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    reason: str
+# Data sets whose folders stand side by side without splits; others of that shape are sequences.
+_DATASETS = (
+    "msrs", "llvip", "roadscene", "tno", "m3fd", "m3svd", "fmb", "kaist", "cvc", "dronevehicle",
+    "lasher", "rgbt", "flir", "mfnet",
+)  # fmt: skip
+_CONDITIONS = frozenset([
+    "day", "night", "dawn", "dusk", "morning", "evening", "daytime", "nighttime", "campus", "road",
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
-class SourcePair:
-    """Two files of one scene; `natives` are its degraded variants, by member ("vi_blur").
+class Layout:
+    """What a person says of a folder, where its names do not.
 
-    `dataset` is empty where the root holds no more than one.
+    `vi` and `ir` are patterns of names from the root, `pairs` is a CSV table and its name, `split_lists`
+    are texts with a picture a line, by split. `split` is that of a data set without splits, and `hold_out`
+    the share of one without a val split that becomes it. `camera` is that of a restoration set, `lq` the
+    degradation in it.
     """
 
-    split: str
-    stem: str
-    vi: SourcePath
-    ir: SourcePath
-    natives: tuple[tuple[str, SourcePath], ...] = ()
-    dataset: str = ""
+    split: str = "train"
+    hold_out: float = 0.0
+    vi: str | None = None
+    ir: str | None = None
+    pairs: tuple[str, str] | None = None
+    split_lists: Mapping[str, str] = field(default_factory=dict)
+    camera: Modality | None = None
+    lq: str | None = None
 
 
-Found = tuple[list[SourcePair], list[Refused]]
+def find_pairs(
+    root: SourcePath, layout: Layout, *, read: Callable[[str], bytes], peek: Peek
+) -> Found:
+    """Find the pairs of every data set and split below `root`; every other picture is named, too.
 
-
-def find_pairs(root: SourcePath, *, split: str) -> Found:
-    """Find the pairs of every data set and split below `root`.
-
-    `split` names that of a data set without splits. Raises ValueError when the folders fit no layout,
-    or fit two.
+    `read` fetches a file, and `peek` counts a picture's channels, where names say too little. Raises
+    ValueError when there is no pair, or folders contradict each other.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give the folder that holds vi/ and ir/")
-    found = _pairs_here(root, split)
-    if found is None:
-        found = _datasets(root, split) or _splits(root) or _scene_folders(root, split)
-    if found is None:
-        raise ValueError(
-            f"{root}: holds neither vi/ and ir/, nor split folders (train/, val/) with them, nor data "
-            "sets that do; the layouts that are known stand in pipelines/sources/layouts.py"
-        )
-    return found
+    files = list(walk(root))
+    if layout.pairs:
+        pairs, refused = pair_by_table(files, *layout.pairs)
+        pairs = _placed(pairs, files)
+    elif layout.vi and layout.ir:
+        pairs, refused = pair_by_patterns(files, layout.vi, layout.ir)
+        pairs = _placed(pairs, files)
+    else:
+        pairs, refused = _by_names(root, files, layout, read, peek)
+    used = {str(path) for pair in pairs for path in pair.files()}
+    refused += _left_out(files, used | {item.path for item in refused})
+    lists = layout.split_lists or lists_in(files, read)
+    pairs, unlisted = split_by_lists(pairs, lists, given=bool(layout.split_lists))
+    pairs = [replace(pair, split=pair.split or layout.split) for pair in pairs]
+    return held_out(pairs, layout.hold_out), refused + unlisted
 
 
-def normalise_name(name: str) -> str:
-    """Lower case, and a hyphen for what a scene id may not hold."""
-    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "scene"
+def _placed(pairs: Sequence[SourcePair], files: Sequence[Listed]) -> list[SourcePair]:
+    """Pairs with the split and the sequence that their visible file's folders name."""
+    places = {str(file.path): place_of(file) for file in files}
+    placed = []
+    for pair in pairs:
+        place = places[str(pair.vi)]
+        split = pair.split or place.split or ""
+        placed.append(replace(pair, split=split, sequence="/".join(place.rest)))
+    return placed
 
 
-def pair_by_stem(vi_folder: SourcePath, ir_folder: SourcePath, *, split: str = "") -> Found:
-    """Pair two folders by file stem; files without a partner are refused by name."""
-    vi_files, refused_vi = _images_by_stem(vi_folder)
-    ir_files, refused_ir = _images_by_stem(ir_folder)
-    refused = refused_vi + refused_ir
-    for stem in sorted(vi_files.keys() ^ ir_files.keys()):
-        path = vi_files.get(stem) or ir_files[stem]
-        missing = "IR" if stem in vi_files else "VI"
-        refused.append(Refused(path=str(path), reason=f"has no {missing} picture of the same name"))
-    both = sorted(vi_files.keys() & ir_files.keys())
-    return [SourcePair(split, stem, vi_files[stem], ir_files[stem]) for stem in both], refused
-
-
-def _datasets(root: SourcePath, split: str) -> Found | None:
-    """Several data sets; None when no folder in `root` has splits: it may be a split itself."""
-    folders = [folder for folder in _folders_in(root) if not folder.name.startswith(".")]
-    there = {folder: _pairs_here(folder, "") or _splits(folder) for folder in folders}
-    if not any(pair.split for found in there.values() for pair in (found or ([], []))[0]):
-        return None
-    names: dict[str, SourcePath] = {}
-    for folder in folders:
-        found = there[folder] or _scene_folders(folder, "")
-        if found is None and _holds_pictures(folder):
-            raise ValueError(
-                f"{folder}: holds pictures in none of the layouts of pipelines/sources/layouts.py, beside "
-                "data sets that are in one; fix it or move it away"
-            )
-        first = names.setdefault(normalise_name(folder.name), folder)
-        if first != folder:
-            raise ValueError(f"{first} and {folder}: two data sets of one name; rename one")
-        there[folder] = found and _named(folder, found, split)
-    return _together(found for found in there.values() if found)
-
-
-def _named(folder: SourcePath, found: Found, split: str) -> Found:
-    """Pairs with the name of their data set, and with `split` where they have none."""
-    pairs, refused = found
-    if folder.name.lower() in _SPLITS and not all(pair.split for pair in pairs):
-        raise ValueError(
-            f"{folder}: a split beside data sets that have splits; move it into its data set"
-        )
-    name = normalise_name(folder.name)
-    return [replace(pair, dataset=name, split=pair.split or split) for pair in pairs], refused
-
-
-def _splits(root: SourcePath) -> Found | None:
-    """Split folders round a layout."""
-    below = [_pairs_here(folder, normalise_name(folder.name)) for folder in _folders_in(root)]
-    found = [pairs for pairs in below if pairs is not None]
-    return _together(found) if found else None
-
-
-def _folders_in(root: SourcePath) -> list[SourcePath]:
-    return sorted(path for path in root.iterdir() if path.is_dir())
-
-
-def _holds_pictures(folder: SourcePath) -> bool:
-    below = (folder, *(path for _, path in _folders_below(folder)))
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for each in below for path in each.iterdir())
-
-
-def _pairs_here(folder: SourcePath, split: str) -> Found | None:
-    children = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
-    vi = _one_of(folder, children, VI_FOLDERS)
-    ir = _one_of(folder, children, IR_FOLDERS)
-    targets = [children[name] for name in TARGETS if name in children]
-    if vi is None and ir is None and not targets:
-        return None
-    if vi is None or ir is None or len(targets) == 1:
-        present = vi or ir or targets[0]
-        raise ValueError(f"{folder}: has {present.name}/ but not its partner folder")
-    if targets:
-        return _hybrid_pairs(vi, ir, *targets, split=split)
-    splits = _split_folders(vi, ir)
-    if splits:
-        return _together(pair_by_stem(a, b, split=normalise_name(a.name)) for a, b in splits)
-    return pair_by_stem(vi, ir, split=split)
-
-
-def _one_of(
-    folder: SourcePath, children: dict[str, SourcePath], names: Sequence[str]
-) -> SourcePath | None:
-    present = [children[name] for name in names if name in children]
-    if len(present) > 1:
-        both = " and ".join(f"{child.name}/" for child in present)
-        raise ValueError(f"{folder}: has {both}; move all but one of them away")
-    return present[0] if present else None
-
-
-def _split_folders(vi: SourcePath, ir: SourcePath) -> list[tuple[SourcePath, SourcePath]]:
-    """LLVIP: `visible/train/` and `infrared/train/`; a split of one camera alone is an error."""
-    below_vi, below_ir = (
-        {child.name.lower(): child for child in sorted(camera.iterdir()) if child.is_dir()}
-        for camera in (vi, ir)
-    )
-    if any(child.is_file() for child in vi.iterdir()):
-        return []
-    for name in sorted(below_vi.keys() ^ below_ir.keys()):
-        present = below_vi.get(name) or below_ir[name]
-        raise ValueError(f"{present}: the other camera has no such folder")
-    return [(below_vi[name], below_ir[name]) for name in below_vi]
-
-
-def _hybrid_pairs(
-    vi: SourcePath, ir: SourcePath, vi_targets: SourcePath, ir_targets: SourcePath, *, split: str
+def _by_names(
+    root: SourcePath,
+    files: Sequence[Listed],
+    layout: Layout,
+    read: Callable[[str], bytes],
+    peek: Peek,
 ) -> Found:
-    """Targets pair by stem; every `NAME_SUFFIX` file is a native variant of the scene NAME."""
-    pairs, refused = pair_by_stem(vi_targets, ir_targets, split=split)
-    natives: dict[str, dict[str, SourcePath]] = {pair.stem: {} for pair in pairs}
-    for modality, folder in (("vi", vi), ("ir", ir)):
-        files, bad = _images_by_stem(folder)
-        refused += bad
-        for stem, path in files.items():
-            reason = _take_native(natives, modality, stem, path)
-            if reason:
-                refused.append(Refused(path=str(path), reason=reason))
-    return [
-        SourcePair(
-            pair.split, pair.stem, pair.vi, pair.ir, tuple(sorted(natives[pair.stem].items()))
+    hybrid, rest = hybrid_folders(files)
+    groups: dict[object, dict[str, list[Listed]]] = defaultdict(lambda: defaultdict(list))
+    for file in rest:
+        place = place_of(file)
+        groups[place.key][place.camera or "none"].append(file)
+    found = [hybrid_pairs(folder, some) for folder, some in hybrid.items()]
+    found += [_group_pairs(group) for group in groups.values()]
+    found.append(flir_video_pairs(files, read))
+    pairs, refused = together(found)
+    if not pairs:
+        pairs, refused = four_channel_pairs(rest, peek), []
+    if not pairs:
+        pairs, refused = restoration_pairs(rest, layout.camera, layout.lq)
+    if not pairs:
+        raise ValueError(_nothing_found(root, files))
+    return _named_sets(root, pairs, files), refused
+
+
+def _nothing_found(root: SourcePath, files: Sequence[Listed]) -> str:
+    folders = {
+        file.parts: place_of(file).camera
+        for file in files
+        if file.path.suffix.lower() in PICTURE_SUFFIXES
+    }
+    cameras = {camera for camera in folders.values() if camera}
+    if len(cameras) == 1:
+        parts = next(parts for parts, camera in folders.items() if camera)
+        return f"{root}: has {'/'.join(parts)}/ but not its partner folder of the other camera"
+    return (
+        f"{root}: holds no pairs: neither vi/ and ir/ (visible, rgb, thermal, infrared, …), nor split "
+        "folders (train/, val/) with them, nor data sets that do; say which pictures are which with "
+        "--vi 'PATTERN' --ir 'PATTERN', or --pairs FILE"
+    )
+
+
+def _group_pairs(group: Mapping[str, list[Listed]]) -> Found:
+    """Pairs among pictures that agree in split and sequence."""
+    vi, ir = (_one_folder(group.get(camera, []), camera) for camera in ("vi", "ir"))
+    found = [_pair_listed(vi, ir)] if vi or ir else []
+    by_folder: dict[tuple[str, ...], list[Listed]] = defaultdict(list)
+    for file in group.get("none", []):
+        by_folder[file.parts].append(file)
+    return together(found + [_one_folder_pairs(files) for files in by_folder.values()])
+
+
+def _pair_listed(vi: Sequence[Listed], ir: Sequence[Listed]) -> Found:
+    pairs, refused = pair_files([file.path for file in vi], [file.path for file in ir])
+    place = place_of((*vi, *ir)[0])
+    split, sequence = place.split or "", "/".join(place.rest)
+    return [replace(pair, split=split, sequence=sequence) for pair in pairs], refused
+
+
+def _one_folder(files: Sequence[Listed], camera: str) -> list[Listed]:
+    """A camera's files; of two folders of it, those of 8 bits or high resolution.
+
+    Raises ValueError where nothing says which is meant.
+    """
+    folders: dict[tuple[str, ...], list[Listed]] = defaultdict(list)
+    for file in files:
+        folders[file.parts].append(file)
+    with_pictures = {
+        parts: some
+        for parts, some in folders.items()
+        if any(file.path.suffix.lower() in PICTURE_SUFFIXES for file in some)
+    }
+    if len(with_pictures) > 1:
+        for word in ("8", "hr"):
+            chosen = [p for p in with_pictures if word in "_".join(p).lower().split("_")]
+            if len(chosen) == 1:
+                return with_pictures[chosen[0]]
+        both = " and ".join(f"{'/'.join(parts)}/" for parts in sorted(with_pictures))
+        raise ValueError(
+            f"has {both}; move all but one of them away, or say which with --vi and --ir"
         )
-        for pair in pairs
-    ], refused
+    return next(iter(with_pictures.values()), [])
 
 
-def _take_native(
-    natives: dict[str, dict[str, SourcePath]], modality: str, stem: str, path: SourcePath
-) -> str | None:
-    """Put one file under its scene and member; return why not, if not."""
-    scene, _, suffix = stem.rpartition("_")
-    name = _NATIVE_NAMES[modality].get(suffix.lower())
-    if name is None:
-        known = ", ".join(_NATIVE_NAMES[modality])
-        return f"its name ends in none of the {modality.upper()} suffixes {known}"
-    if scene not in natives:
-        return f"there is no pair of targets named {scene!r}"
-    natives[scene][f"{modality}_{name}"] = path
-    return None
+def _one_folder_pairs(files: Sequence[Listed]) -> Found:
+    """Pairs in a folder without a camera's name: by what file names say, else one VIS* and one IR*."""
+    cameras: dict[str, list[Listed]] = {"vi": [], "ir": []}
+    for file in files:
+        known = camera_of_stem(file.path.stem)
+        if known and file.path.suffix.lower() in PICTURE_SUFFIXES:
+            cameras[known[0]].append(file)
+    vi, ir = cameras["vi"], cameras["ir"]
+    if not vi or not ir:
+        return [], []
+    place = place_of(vi[0])
+    if len(vi) == len(ir) == 1:
+        *outer, stem = place.rest or (neutral_stem(vi[0].path.stem, "vi"),)
+        sequence = "/".join(outer)
+        pair = SourcePair(place.split or "", stem, vi[0].path, ir[0].path, sequence=sequence)
+        return [pair], []
+    marked = together([_pair_listed(vi, ir)])
+    if marked[0]:
+        return marked
+    reason = f"{len(vi)} VIS and {len(ir)} IR pictures in one scene folder; leave one each"
+    return [], [Refused(path=folder_of(vi[0]), reason=reason)]
 
 
-def _scene_folders(root: SourcePath, split: str) -> Found | None:
-    """TNO as first published: every folder with a `VIS*` or an `IR*` picture is a scene."""
-    pairs, refused = [], []
-    for parts, folder in _folders_below(root):
-        vi, ir = list(_starting_with("vis", folder)), list(_starting_with("ir", folder))
-        stem = "-".join(parts)
-        if len(vi) == 1 and len(ir) == 1:
-            pairs.append(SourcePair(split, stem, vi[0], ir[0]))
-        elif vi and ir:
-            reason = f"{len(vi)} VIS and {len(ir)} IR pictures in one scene folder; leave one each"
-            refused.append(Refused(path=str(folder), reason=reason))
-    return (pairs, refused) if pairs else None
+def _named_sets(
+    root: SourcePath, pairs: Sequence[SourcePair], files: Sequence[Listed]
+) -> list[SourcePair]:
+    """Pairs with the data set that they belong to, and their sequence in front of their stem."""
+    above = {str(file.path): place_of(file).outer for file in files}
+    outer = [above[str(next(pair.files()))] for pair in pairs]
+    wrapper = _common(outer)
+    sets = [each[len(wrapper)] if len(each) > len(wrapper) else "" for each in outer]
+    if not _are_datasets(pairs, sets):
+        return _below(pairs, outer, wrapper)
+    _check_sets(root, pairs, sets)
+    named = []
+    for name in sorted(set(sets)):
+        places = [place for place, other in enumerate(sets) if other == name]
+        here = [outer[place] for place in places]
+        some = _below([pairs[place] for place in places], here, _common(here))
+        named += [replace(pair, dataset=normalise_name(name)) for pair in some]
+    return named
 
 
-def _folders_below(
-    root: SourcePath, parts: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], SourcePath]]:
-    for folder in _folders_in(root):
-        names = (*parts, folder.name)
-        yield names, folder
-        yield from _folders_below(folder, names)
+def _common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The folders that all begin with: what an archive wraps its data set in."""
+    both = zip(min(paths), max(paths), strict=False)
+    return tuple(part for part, _ in takewhile(lambda parts: parts[0] == parts[1], both))
 
 
-def _starting_with(prefix: str, folder: SourcePath) -> Iterator[SourcePath]:
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.name.lower().startswith(prefix):
-            yield path
+def _are_datasets(pairs: Sequence[SourcePair], sets: Sequence[str]) -> bool:
+    """Whether the first folders are data sets, and not sequences of one: by their splits or names."""
+    if len(set(sets)) < 2:
+        return False
+    return any(
+        name.lower().startswith(_DATASETS) or (pair.split and name.lower() not in _CONDITIONS)
+        for pair, name in zip(pairs, sets, strict=True)
+        if name
+    )
 
 
-def _images_by_stem(folder: SourcePath) -> tuple[dict[str, SourcePath], list[Refused]]:
-    found: dict[str, SourcePath] = {}
-    refused = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_dir():
-            continue
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            refused.append(Refused(path=str(path), reason=NOT_A_PICTURE))
-        elif path.stem in found:
-            reason = f"second file of the stem {path.stem!r} beside {found[path.stem].name}"
-            refused.append(Refused(path=str(path), reason=reason))
-        else:
-            found[path.stem] = path
-    return found, refused
+def _check_sets(root: SourcePath, pairs: Sequence[SourcePair], sets: Sequence[str]) -> None:
+    if "" in sets:
+        alone = pairs[sets.index("")]
+        raise ValueError(
+            f"{next(alone.files())}: in no data set's folder, beside data sets that have one; move its "
+            f"split into its data set, below {root}"
+        )
+    names: dict[str, str] = {}
+    for folder in sorted(set(sets)):
+        first = names.setdefault(normalise_name(folder), folder)
+        if first != folder:
+            raise ValueError(
+                f"{root}/{first} and {root}/{folder}: two data sets of one name; rename one"
+            )
 
 
-def _together(parts: Sequence[Found] | Iterator[Found]) -> Found:
-    pairs: list[SourcePair] = []
-    refused: list[Refused] = []
-    for some, bad in parts:
-        pairs += some
-        refused += bad
-    return pairs, refused
+def _below(
+    pairs: Sequence[SourcePair], outer: Sequence[tuple[str, ...]], wrapper: tuple[str, ...]
+) -> list[SourcePair]:
+    """Pairs without the wrapper in their sequence, which stands before their stem."""
+    dropped = sum(bool(part) and not role_of(part).neutral for part in wrapper)
+    placed = []
+    for pair in pairs:
+        rest = [part for part in pair.sequence.split("/") if part][dropped:]
+        placed.append(replace(pair, sequence="/".join(rest), stem="-".join((*rest, pair.stem))))
+    return placed
+
+
+def _left_out(files: Sequence[Listed], known: set[str]) -> list[Refused]:
+    """Pictures that are nobody's, a line a folder."""
+    folders: dict[str, int] = defaultdict(int)
+    for file in files:
+        if file.path.suffix.lower() in PICTURE_SUFFIXES and str(file.path) not in known:
+            folders[folder_of(file)] += 1
+    return [
+        Refused(path=folder, reason=f"{count} pictures that belong to no pair, left out", pairs=0)
+        for folder, count in folders.items()
+        if folder not in known
+    ]

@@ -1,12 +1,11 @@
 """The codec, and the only place that knows BGR: files to arrays, arrays to files, tensors between.
 
 Pictures are uint8, H×W×3 RGB (visible) or H×W×1 (infrared); tensors are B×C×H×W float32 in [0, 1].
-Only who fuses takes 16 bits a channel, as uint16: full scale is 1, and the result has 16 bits, too.
+More bits come down to 8 by a folder's window (`pipelines.checks.depth`). Only who fuses keeps 16, as
+uint16: full scale is 1, and the result has 16 bits, too.
 """
 
 from __future__ import annotations
-
-import struct
 
 import cv2
 import numpy as np
@@ -14,90 +13,106 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
+from pipelines.checks.damage import MOST_PIXELS, check_whole, read_header
+from pipelines.checks.depth import apply_window
+
 # Part of a shard's address: raise it when a file that was accepted comes to other pixels, or the same
 # pixels to another PNG.
 CODEC_VERSION = 1
-# 16384 x 16384. A file of kilobytes can claim to be a picture of gigabytes.
-MOST_PIXELS = 2**28
+_PNG_DEPTH_AT = 24  # signature, and the header's length, type, width and height
+_DEPTHS = (np.uint8, np.uint16, np.float32)
+# What OpenCV makes of a picture that holds both cameras: three channels visible, the fourth infrared.
+BOTH_CAMERAS = 4
 
 
-def decode_vi(
-    data: bytes, name: str, *, deep: bool = False, most_pixels: int = MOST_PIXELS
-) -> np.ndarray:
-    """Decode a visible picture to H×W×3 RGB; grey is replicated, EXIF rotation applied."""
-    return as_vi(decode(data, name, deep=deep, most_pixels=most_pixels))
+def decode_vi(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    """Decode a visible picture of 8 bits to H×W×3 RGB; grey is replicated, EXIF rotation applied."""
+    return as_vi(apply_window(decode(data, name, most_pixels=most_pixels), None, name))
 
 
-def decode_ir(
-    data: bytes, name: str, *, deep: bool = False, most_pixels: int = MOST_PIXELS
-) -> np.ndarray:
-    """Decode an infrared picture to H×W×1; equal channels are one, colour is refused."""
-    return as_ir(decode(data, name, deep=deep, most_pixels=most_pixels), name)
+def decode_ir(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    """Decode an infrared picture of 8 bits to H×W×1; equal channels are one, colour is refused."""
+    return as_ir(apply_window(decode(data, name, most_pixels=most_pixels), None, name), name)
 
 
 def as_vi(image: np.ndarray) -> np.ndarray:
     """Turn what `decode` returns into H×W×3 RGB."""
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(image[:, :, ::-1])
+    return np.ascontiguousarray(image[:, :, 2::-1])
 
 
 def as_ir(image: np.ndarray, name: str) -> np.ndarray:
-    """Turn what `decode` returns into H×W×1."""
+    """Turn what `decode` returns into H×W×1; of a picture of both cameras, the fourth channel."""
     if image.ndim == 2:
         return image[:, :, None]
+    if image.shape[2] == BOTH_CAMERAS:
+        return np.ascontiguousarray(image[:, :, 3:])
     # JPEG and palettes leave equal-channel grey off by a level or two; false colour is far off.
+    blue, green, red = cv2.split(image)
+    spread = cv2.subtract(
+        cv2.max(cv2.max(blue, green), red), cv2.min(cv2.min(blue, green), red)
+    )  # H W
     largest = 8 * np.iinfo(image.dtype).max // 255
-    if int(np.ptp(image.astype(np.int32), axis=2).max()) > largest:
+    if int(spread.max()) > largest:
         raise ValueError(f"{name}: infrared picture is in (false) colour; store it as grey")
-    return np.ascontiguousarray(image[:, :, 1:2])
+    return green[:, :, None]
 
 
-def decode(
-    data: bytes, name: str, *, deep: bool = False, most_pixels: int = MOST_PIXELS
-) -> np.ndarray:
-    """Decode a picture by its bytes, whatever its extension: uint8 H×W or H×W×3 BGR.
+def decode(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    """Decode a picture by its bytes, whatever its extension, as it is stored: H×W, or H×W×3 BGR.
 
-    Palettes become colours, alpha goes, EXIF rotation is applied.  A truncated file is refused, and
-    so is, unless `deep`, 16 bits a channel (uint16): the way to 8 bits (a fixed radiometric window,
-    not one picture's own range) is known to the owner of the camera, and a guess here would change
-    every contrast.  One that claims more than `most_pixels` is refused before memory is taken for it
-    (PNG and JPEG; of other formats OpenCV itself refuses more than 2^30).
+    Its levels are uint8, uint16 or float32. Palettes become colours, alpha goes, EXIF rotation is
+    applied. Raises ValueError, naming the picture, whatever the codec meets; one that claims more than
+    `most_pixels` is refused before memory is taken for it.
     """
-    claimed = _claimed_pixels(data)
-    if claimed > most_pixels:
-        raise ValueError(
-            f"{name}: claims {claimed} pixels, {most_pixels} are the most; cut it into parts first"
-        )
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise ValueError(f"{name}: not an image that can be decoded, or cut short")
-    if image.dtype != np.uint8 and not (deep and image.dtype == np.uint16):
-        raise ValueError(
-            f"{name}: {image.dtype} picture; convert it to 8 bits a channel first, "
-            "with one window for all pictures of the camera"
-        )
+    read_header(data, name, most_pixels=most_pixels)
+    return _decoded(data, name, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+
+
+def decode_source(data: bytes, name: str, *, both: bool = False) -> np.ndarray:
+    """Decode a picture that nobody checked before: what its codec warns of is refused, too.
+
+    With `both` it holds both cameras: H×W×4, blue, green, red and infrared.
+    """
+    header = read_header(data, name)
+    check_whole(data, header, name)
+    if not both:
+        return _decoded(data, name, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    return decode_both(data, name)
+
+
+def levels_of(data: bytes, name: str) -> np.ndarray:
+    """A picture as it is stored, for its depth and levels; a pixel for one that can have but 8 bits.
+
+    Raises ValueError as `decode_source` does.
+    """
+    header = read_header(data, name)
+    if header.format not in ("PNG", "TIFF") or (
+        data[_PNG_DEPTH_AT] <= 8 and header.format == "PNG"
+    ):
+        return np.zeros((1, 1), np.uint8)
+    return decode_source(data, name)
+
+
+def decode_both(data: bytes, name: str) -> np.ndarray:
+    """Decode a picture that holds both cameras to H×W×4: blue, green, red and infrared."""
+    image = _decoded(data, name, cv2.IMREAD_UNCHANGED)
+    if image.ndim != 3 or image.shape[2] != BOTH_CAMERAS:
+        raise ValueError(f"{name}: has not the four channels (RGB, infrared) of both cameras")
     return image
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers whose segment holds a size
-
-
-def _claimed_pixels(data: bytes) -> int:
-    """Height times width by the header of a PNG or JPEG; 0 where there is none to be read."""
-    if data.startswith(_PNG) and len(data) >= 24:
-        width, height = struct.unpack_from(">II", data, 16)
-        return width * height
-    at = 2
-    while data.startswith(b"\xff\xd8") and at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in _JPEG_SIZES:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return height * width
-        # Fill bytes may stand before a marker.
-        at += 1 if data[at + 1] == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return 0
+def _decoded(data: bytes, name: str, flags: int) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ValueError(f"{name}: cannot be decoded ({error.err})") from error
+    if image is None:
+        raise ValueError(f"{name}: not an image that can be decoded, or cut short")
+    if image.dtype not in _DEPTHS:
+        raise ValueError(f"{name}: {image.dtype} levels; store it as uint8, uint16 or float32")
+    return image
 
 
 def check_sizes(vi: np.ndarray, ir: np.ndarray, vi_uri: str) -> None:
@@ -111,7 +126,8 @@ def check_sizes(vi: np.ndarray, ir: np.ndarray, vi_uri: str) -> None:
 
 def perceptual_hash(image: np.ndarray) -> str:
     """Hash a picture (as `decode` returns it) so that near copies differ in few of 64 bits."""
-    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    single = image.ndim == 2 or image.shape[2] == 1
+    grey = image if single else cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     lowest = cv2.dct(small)[:8, :8].ravel()
     signs = lowest > np.median(lowest)

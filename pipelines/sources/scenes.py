@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,17 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from degradations.catalogue import Modality
-from pipelines.sources.pictures import check_sizes, decode_ir, decode_vi
+from pipelines.checks.depth import Window, apply_window
+from pipelines.checks.targets import Quality
+from pipelines.sources.pictures import (
+    BOTH_CAMERAS,
+    as_ir,
+    as_vi,
+    check_sizes,
+    decode,
+    decode_both,
+    decode_source,
+)
 from pipelines.store.names import nearest
 from pipelines.store.seeding import digest_of
 
@@ -40,7 +50,9 @@ class Scene(BaseModel):
 
     A scene with one camera (of restoration sets) has None for URI and sha256 of the other.
     `natives` go into shards as they are; then the pair itself is the enhanced target.  Channels are
-    the decoded file's (a palette counts as colour); an empty perceptual hash was never computed.
+    the decoded file's (a palette counts as colour; four are both cameras in one file); an empty
+    perceptual hash was never computed. A window is that of a camera with more than 8 bits. The stamp is
+    what the scan went by, files and rules: one that comes to the same need not read them again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +71,10 @@ class Scene(BaseModel):
     ir_channels: int = 1
     vi_phash: str = ""
     ir_phash: str = ""
+    vi_window: Window | None = None
+    ir_window: Window | None = None
+    quality: Quality | None = None
+    stamp: str = ""
     natives: tuple[Native, ...] = ()
 
     @model_validator(mode="after")
@@ -97,23 +113,19 @@ class Scene(BaseModel):
     @property
     def digest(self) -> str:
         """Digest of name and contents; where the files lie does not matter."""
-        natives = [(native.member, native.sha256) for native in self.natives]
-        return _digest(self.id, self.vi_sha256, self.ir_sha256, natives)
+        return _digest(self.model_dump(include={*_DECIDING}))
 
 
-def _member(native: dict[str, str]) -> tuple[str, str]:
-    return native["member"], native["sha256"]
+# What of a scene decides the bytes that are made of it.
+_DECIDING = ("id", "vi_sha256", "ir_sha256", "natives", "vi_window", "ir_window")
 
 
-def _digest(
-    scene_id: str,
-    vi_sha256: str | None,
-    ir_sha256: str | None,
-    natives: Sequence[tuple[str, str]],
-) -> str:
-    contents: list[object] = [scene_id, vi_sha256, ir_sha256]
-    if natives:
-        contents.append([list(native) for native in natives])
+def _digest(row: Mapping[str, Any]) -> str:
+    contents: list[object] = [row["id"], row["vi_sha256"], row["ir_sha256"]]
+    if row["natives"]:
+        contents.append([[native["member"], native["sha256"]] for native in row["natives"]])
+    if row["vi_window"] or row["ir_window"]:
+        contents.append({"windows": [row["vi_window"], row["ir_window"]]})
     return digest_of(contents)
 
 
@@ -152,12 +164,10 @@ class SceneTable(Sequence[Scene]):
 
     def digests(self) -> list[str]:
         """Digests of all scenes, in order; a third of the time that the scenes themselves would take."""
-        columns = self.table.select(["id", "vi_sha256", "ir_sha256", "natives"])
+        columns = self.table.select([*_DECIDING])
         # In batches: as Python objects, a million rows take more than the table itself.
         return [
-            _digest(
-                row["id"], row["vi_sha256"], row["ir_sha256"], list(map(_member, row["natives"]))
-            )
+            _digest(row)
             for batch in columns.to_batches(max_chunksize=_ROWS_AT_ONCE)
             for row in batch.to_pylist()
         ]
@@ -171,6 +181,13 @@ class SceneTable(Sequence[Scene]):
         """Width times height of all scenes, in order."""
         sides = [self._columns[name].to_numpy() for name in ("width", "height")]
         return np.multiply(*sides, dtype=np.int64)
+
+    def windows(self, camera: str) -> list[Window]:
+        """The windows that scenes have for a camera of more than 8 bits, each once."""
+        column = self._columns[f"{camera}_window"].combine_chunks().drop_null()
+        fields = pa.table(column.flatten(), names=[*Window.model_fields])
+        found = fields.group_by(fields.column_names).aggregate([]).to_pylist()
+        return [Window.model_validate(row) for row in found]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many scenes each data set has in each split, in order of name."""
@@ -206,13 +223,17 @@ class SceneTable(Sequence[Scene]):
         return SceneTable(self.table.filter(~pc.field("id").isin([*ids])))
 
 
-_NATIVES = pa.list_(pa.struct([(name, pa.string()) for name in Native.model_fields]))
+_WINDOW = pa.struct([("dtype", pa.string()), ("low", pa.float64()), ("high", pa.float64())])
+_STRUCTURED = {
+    "natives": pa.list_(pa.struct([(name, pa.string()) for name in Native.model_fields])),
+    "vi_window": _WINDOW,
+    "ir_window": _WINDOW,
+    "quality": pa.struct([(name, pa.float64()) for name in Quality.model_fields]),
+}
 
 
 def _column(name: str, annotation: object) -> tuple[str, pa.DataType]:
-    if name == "natives":
-        return name, _NATIVES
-    return name, pa.int32() if annotation is int else pa.string()
+    return name, _STRUCTURED.get(name, pa.int32() if annotation is int else pa.string())
 
 
 _SCHEMA = pa.schema([_column(name, field.annotation) for name, field in Scene.model_fields.items()])
@@ -235,7 +256,8 @@ def load_picture(scene: Scene, camera: Modality, read: Read = read_file) -> np.n
     Raises ValueError, naming the file, when it is gone or its bytes changed since the scan.
     """
     uri, sha256 = scene.source(camera)
-    picture = _load(uri, sha256, camera, read)
+    both = scene.ir_channels == BOTH_CAMERAS
+    picture = _load(uri, sha256, camera, _window(scene, camera), read, both=both)
     if picture.shape[:2] != (scene.height, scene.width):
         raise ValueError(
             f"{uri}: is {picture.shape[1]}x{picture.shape[0]}, and its index says "
@@ -252,14 +274,29 @@ def load_pair(scene: Scene, read: Read = read_file) -> tuple[np.ndarray, np.ndar
 def load_native(scene: Scene, member: str, read: Read = read_file) -> np.ndarray:
     """Read a native variant as it was scanned: uint8 H×W×3 RGB (VI) or H×W×1 (IR)."""
     native = next(native for native in scene.natives if native.member == member)
-    return _load(native.uri, native.sha256, "vi" if member.startswith("vi") else "ir", read)
+    camera: Modality = "vi" if member.startswith("vi") else "ir"
+    return _load(native.uri, native.sha256, camera, _window(scene, camera), read)
 
 
-def _load(uri: str, sha256: str, camera: Modality, read: Read) -> np.ndarray:
+def _window(scene: Scene, camera: Modality) -> Window | None:
+    return scene.vi_window if camera == "vi" else scene.ir_window
+
+
+def _load(
+    uri: str,
+    sha256: str,
+    camera: Modality,
+    window: Window | None,
+    read: Read,
+    *,
+    both: bool = False,
+) -> np.ndarray:
     data = read(uri)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{uri}: changed since it was scanned; run jobs.scan again")
-    return decode_vi(data, uri) if camera == "vi" else decode_ir(data, uri)
+    stored = decode_both(data, uri) if both else decode(data, uri)
+    image = apply_window(stored, window, uri)
+    return as_vi(image) if camera == "vi" else as_ir(image, uri)
 
 
 @contextmanager
@@ -287,9 +324,23 @@ def fetched_scenes(scenes: Sequence[Scene], read: Read) -> Iterator[list[Scene]]
         ]
 
 
-def read_pair(vi_uri: str, ir_uri: str, read: Read = read_file) -> tuple[np.ndarray, np.ndarray]:
-    """Read two sources to fuse as a pair of equal size, uint8 or uint16 each."""
-    vi = decode_vi(read(vi_uri), vi_uri, deep=True)
-    ir = decode_ir(read(ir_uri), ir_uri, deep=True)
+def read_pair(
+    vi_uri: str,
+    ir_uri: str,
+    read: Read = read_file,
+    *,
+    vi_window: Window | None = None,
+    ir_window: Window | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read two sources to fuse as a pair of equal size, uint8 or uint16 each.
+
+    The same URI twice is a picture that holds both cameras. Raises ValueError for what is damaged, of
+    another depth than its folder's (which the windows tell), or of another size than its partner.
+    """
+    both = vi_uri == ir_uri
+    vi, ir = (
+        apply_window(decode_source(read(uri), uri, both=both), window, uri, deep=True)
+        for uri, window in ((vi_uri, vi_window), (ir_uri, ir_window))
+    )
     check_sizes(vi, ir, vi_uri)
-    return vi, ir
+    return as_vi(vi), as_ir(ir, ir_uri)

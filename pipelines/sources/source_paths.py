@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 
@@ -43,20 +44,21 @@ class RemotePath:
     """A path in the tree that a store's listing makes; folders are what names have in common."""
 
     uri: str
-    # A folder is a mapping, a file is None.
-    node: Mapping[str, Any] | None = field(repr=False, compare=False)
+    # A folder is a mapping, a file what the listing says of its bytes (size and ETag).
+    node: Mapping[str, Any] | str = field(default="", repr=False, compare=False)
 
     @classmethod
-    def of(cls, uri: str, names: Iterable[str]) -> RemotePath:
-        """The root at `uri` of files whose names are relative to it, "train/vi/a.png"."""
+    def of(cls, uri: str, names: Iterable[str] | Mapping[str, str]) -> RemotePath:
+        """The root at `uri` of files by their names below it, "train/vi/a.png", perhaps with stamps."""
         root: dict[str, Any] = {}
-        for name in names:
+        stamps = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
+        for name, stamp in stamps.items():
             *folders, file = name.split("/")
             node = root
             for folder in folders:
                 node = node.setdefault(folder, {})
             if file:  # some tools put an empty object in place of a folder
-                node[file] = None
+                node[file] = stamp
         return cls(uri.rstrip("/"), root)
 
     def __str__(self) -> str:
@@ -83,17 +85,31 @@ class RemotePath:
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies in a folder."""
-        for name, node in (self.node or {}).items():
+        for name, node in self.node.items() if isinstance(self.node, Mapping) else ():
             yield RemotePath(f"{self.uri}/{name}", node)
 
     def is_dir(self) -> bool:
         """Whether it is a folder."""
-        return bool(self.node)
+        return isinstance(self.node, Mapping) and bool(self.node)
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        return self.node is None
+        return isinstance(self.node, str)
 
     def resolve(self) -> RemotePath:
         """Itself: its URI is absolute."""
         return self
+
+
+def stamp_of(path: SourcePath) -> str:
+    """What changes with a file's bytes, without reading them: size and time, or size and ETag.
+
+    "" where that is not known.
+    """
+    if isinstance(path, RemotePath):
+        return path.node if isinstance(path.node, str) else ""
+    try:
+        status = Path(str(path)).stat()
+    except OSError:  # a link that leads nowhere; who reads it names it
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 TEMPORARY = ".tmp-"
+_MOST_TEMPORARY = 200
 
 
 @contextmanager
@@ -118,7 +119,9 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _temporary(path: Path) -> Path:
     # The pid is for people who look; two nodes that share the disk may have the same.
-    return path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{os.urandom(4).hex()}"
+    # A name may have 255 bytes, and a long one of our own be as long as that.
+    name = os.fsencode(path.name)[:_MOST_TEMPORARY].decode(errors="ignore")
+    return path.parent / f"{TEMPORARY}{name}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def write_whole(path: Path, data: bytes) -> None:

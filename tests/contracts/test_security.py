@@ -292,7 +292,7 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     "data", [png_that_claims(60_000, 60_000), jpeg_that_claims(65_000, 65_000)]
 )
 def test_a_picture_that_claims_gigabytes(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"bomb: claims \d+ pixels, 268435456 are the most"):
+    with pytest.raises(ValueError, match=r"bomb: claims \d+ pixels, 67108864 are the most"):
         decode_vi(data, "bomb")
     assert decode_vi(encode_png(picture()), "x").shape == picture().shape
     assert decode_vi(cv2.imencode(".jpg", picture())[1].tobytes(), "x").shape == picture().shape

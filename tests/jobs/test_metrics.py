@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from infra.no_reference import WEIGHTS, load_scores
+from jobs.metrics import __main__ as command
 from jobs.metrics.run import means_of, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.evaluation.method_folders import find_triples
@@ -25,7 +26,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def test_table_has_a_line_per_picture_and_metric(folders: list[Path], tmp_path: Path) -> None:
-    table = measure_folders(find_triples(*folders), DEFAULT)
+    table, _ = measure_folders(find_triples(*folders), DEFAULT)
     write_table(table, tmp_path / "out" / "table.csv")
     lines = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
     assert [(line["image"], line["metric"]) for line in lines] == [
@@ -34,6 +35,30 @@ def test_table_has_a_line_per_picture_and_metric(folders: list[Path], tmp_path: 
     values = {(line["image"], line["metric"]): float(line["value"]) for line in lines}
     assert values["a.png", "EN"] == table["a.png"]["EN"]
     assert means_of(table)["MS_SSIM"] == "none  over 0 of 2: needs 176 px a side"
+
+
+def test_what_cannot_be_measured_does_not_end_the_rest(
+    folders: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cv2.imwrite(str(folders[2] / "a.png"), np.zeros((48, 40), np.uint8))
+    (folders[1] / "Thumbs.db").write_bytes(b"left by a system")
+    words = [str(tmp_path / "t.csv"), *map(str, folders)]
+    options = [
+        word
+        for pair in zip(("--out", "--vi", "--ir", "--fused"), words, strict=True)
+        for word in pair
+    ]
+    for more, status in (([], 1), (["--partial"], 0)):
+        monkeypatch.setattr(sys, "argv", ["metrics", *options, *more])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert ended.value.code == status
+        assert "fused/a.png is 40x48" in capsys.readouterr().out
+        lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+        assert {line["image"] for line in lines} == {"b.png"}
 
 
 def test_a_mistake_is_one_line(folders: list[Path]) -> None:
@@ -48,7 +73,7 @@ def test_a_mistake_is_one_line(folders: list[Path]) -> None:
 
 
 def test_variants_add_names_and_keep_the_defaults(folders: list[Path]) -> None:
-    table = measure_folders(find_triples(*folders), METRICS)
+    table, _ = measure_folders(find_triples(*folders), METRICS)
     assert list(table["a.png"])[: len(DEFAULT)] == list(DEFAULT)
     assert {"Qcb", "Q_P", "MI_ml_bits"} <= set(table["b.png"])
 

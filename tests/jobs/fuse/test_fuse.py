@@ -140,6 +140,40 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     assert [left["frame_0.png"], left["frame_2.png"]] == stamps
 
 
+def infrared(folder: Path, name: str, low: int, dtype: type = np.uint16) -> None:
+    ramp = np.linspace(0, 1000, 32 * 32).reshape(32, 32)
+    levels = (low + ramp).astype(dtype) if dtype == np.uint16 else (ramp / 4).astype(dtype)
+    assert cv2.imwrite(str(folder / "ir" / name), levels)
+
+
+def test_what_a_folder_lacks_or_mixes_does_not_end_the_rest(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for camera in ("vi", "ir"):
+        (tmp_path / camera).mkdir()
+        (tmp_path / camera / "Thumbs.db").write_bytes(b"left by a system")
+    long = "n" * 245
+    for name in ("0", "1", "2", "3", long):
+        write_noise(tmp_path / "vi" / f"{name}.png", (32, 32, 3), np.uint8)
+    infrared(tmp_path, "0.tiff", 28000)
+    infrared(tmp_path, "1.tiff", 29000)
+    infrared(tmp_path, f"{long}.tiff", 30000)
+    infrared(tmp_path, "3.tiff", 0, np.uint8)
+    settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
+    places = {name: str(tmp_path / name) for name in ("vi", "ir", "out")}
+    fused = fuse_folders(Fusing(bundle=read_bundle(tiny_bundle)), settings, **places, local=True)
+    assert fused.made == 3
+    reasons = {failure.name: failure.reason for failure in fused.failures}
+    assert set(reasons) == {"2.png", "3.png"}
+    assert "has no IR picture" in reasons["2.png"]
+    assert "uint8 picture in a folder of uint16 ones" in reasons["3.png"]
+    assert "ir pictures are uint16: levels 280" in capsys.readouterr().out
+    # A warmer frame is a brighter one: the frames share a window.
+    settings_used = json.loads((tmp_path / "out" / "fusion.json").read_text())
+    assert settings_used["ir_window"]["low"] == pytest.approx(28000, abs=10)
+    assert settings_used["ir_window"]["high"] == pytest.approx(31000, abs=10)
+
+
 def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Path) -> None:
     settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
     places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}

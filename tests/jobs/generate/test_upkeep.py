@@ -22,7 +22,7 @@ from jobs.train.inputs import find_sources
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.datasets.shards import BadSourcesError
 from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of, retire_version
-from pipelines.sources.layouts import Refused
+from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.folders import LocalFolder

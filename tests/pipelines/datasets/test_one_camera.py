@@ -8,13 +8,13 @@ import pytest
 
 from pipelines.batches.samplers import SingleSample
 from pipelines.batches.stream import ShardBatches
+from pipelines.checks.leaks import find_leaks
 from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.datasets.shards import open_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.promotion.lineage import broken, dataset_link, tree_lines
 from pipelines.reports.dataset_gallery import write_gallery
-from pipelines.sources.leaks import find_leaks
 from pipelines.sources.scenes import Scene, load_picture, read_file
 from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version

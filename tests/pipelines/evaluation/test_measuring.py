@@ -22,10 +22,12 @@ from pipelines.evaluation.measuring import (
 )
 from pipelines.evaluation.rows import Row
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade, find_scenario
-from pipelines.sources.scan import scan
+from pipelines.sources.layouts import Layout
+from pipelines.sources.scan import ScanRules, scan
 from pipelines.sources.scenes import Scene, load_pair
 
 HEIGHT, WIDTH = 48, 56
+VAL = ScanRules(layout=Layout(split="val"))
 MEASURED = measurable(HEIGHT, WIDTH, DEFAULT)
 
 
@@ -38,7 +40,7 @@ def scenes(tmp_path: Path) -> list[Scene]:
             image = rng.integers(0, 256, (HEIGHT // 4, WIDTH // 4, channels), dtype=np.uint8)
             large = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
             assert cv2.imwrite(str(tmp_path / "pairs" / folder / f"{name}.png"), large)
-    return list(scan(tmp_path / "pairs", dataset="tiny", split="val").scenes)
+    return list(scan(tmp_path / "pairs", dataset="tiny", rules=VAL).scenes)
 
 
 def take_vi(vi: torch.Tensor, ir: torch.Tensor, hints: Hints | None = None) -> Fused:

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from models.metrics import DEFAULT, measure
+from pipelines.checks.depth import WindowRule
 from pipelines.evaluation.method_folders import (
     check_complete,
     find_triples,
     measure_triple,
     read_picture,
+    with_windows,
 )
 from pipelines.sources.pictures import to_tensor
 
@@ -80,8 +82,29 @@ def test_folders_that_cannot_be_matched(tmp_path: Path) -> None:
         find_triples(*folders(tmp_path))
 
 
-def test_deep_pictures_are_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "deep.png"
-    assert cv2.imwrite(str(path), np.zeros((8, 8), np.uint16))
-    with pytest.raises(ValueError, match=r"deep\.png: uint16"):
-        read_picture(path)
+def test_our_own_results_of_16_bits_are_measured(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+    for name, image in (("8", levels), ("16", levels.astype(np.uint16) * 257)):
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+    assert np.array_equal(read_picture(tmp_path / "16.png"), read_picture(tmp_path / "8.png"))
+
+
+def test_radiometric_infrared_is_measured_in_one_window(tmp_path: Path) -> None:
+    for folder in folders(tmp_path):
+        levels = write(folder / "a.png", 1)
+    deep = 28000 + levels.astype(np.uint16) * 10
+    assert cv2.imwrite(str(tmp_path / "ir" / "a.png"), deep)
+    found = with_windows(find_triples(*folders(tmp_path)), ir=WindowRule(low=28000, high=30550))
+    assert found.triples[0].ir_window is not None
+    expected = write(tmp_path / "ir" / "a.png", 1)
+    assert np.array_equal(levels, expected)
+    eight = measure_triple(find_triples(*folders(tmp_path)).triples[0], DEFAULT)
+    assert cv2.imwrite(str(tmp_path / "ir" / "a.png"), deep)
+    np.testing.assert_equal(measure_triple(found.triples[0], DEFAULT), eight)
+
+
+def test_false_colour_infrared_is_refused(tmp_path: Path) -> None:
+    for folder in folders(tmp_path):
+        write(folder / "a.png", 1, channels=3)
+    with pytest.raises(ValueError, match=r"ir/a\.png: infrared picture is in \(false\) colour"):
+        measure_triple(find_triples(*folders(tmp_path)).triples[0], DEFAULT)

@@ -7,7 +7,7 @@ import numpy as np
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.reports.dataset_gallery import write_gallery
-from pipelines.sources.layouts import Refused
+from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import scan
 from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version

@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.sources.pictures import decode_ir, decode_vi, encode_png, to_levels, to_tensor
+from pipelines.sources.pictures import (
+    as_vi,
+    decode,
+    decode_ir,
+    decode_vi,
+    encode_png,
+    to_levels,
+    to_tensor,
+)
 from tests.conftest import SHARED_DATA, needs_data
 
 
@@ -66,20 +74,20 @@ def test_a_real_file_that_is_cut_short_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_sixteen_bits_are_refused_with_the_remedy(suffix: str) -> None:
+def test_sixteen_bits_are_refused_where_eight_are_expected(suffix: str) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (9, 7), np.uint16)
     data = cv2.imencode(suffix, deep)[1].tobytes()
-    with pytest.raises(ValueError, match=r"a\.png: uint16 picture; .* one window for all"):
+    with pytest.raises(ValueError, match=r"a\.png: uint16 picture in a folder of uint8 ones"):
         decode_ir(data, "a.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_sixteen_bits_are_kept_for_who_fuses(suffix: str) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (9, 7, 3), np.uint16)
-    decoded = decode_vi(cv2.imencode(suffix, deep[:, :, ::-1])[1].tobytes(), "a", deep=True)
+    decoded = as_vi(decode(cv2.imencode(suffix, deep[:, :, ::-1])[1].tobytes(), "a"))
     assert np.array_equal(decoded, deep)
     assert np.array_equal(to_levels(to_tensor(decoded), np.uint16), deep)
-    assert np.array_equal(decode_vi(encode_png(deep), "a", deep=True), deep)
+    assert np.array_equal(as_vi(decode(encode_png(deep), "a")), deep)
 
 
 def test_full_scale_is_one_at_both_depths() -> None:

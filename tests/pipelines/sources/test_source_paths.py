@@ -1,7 +1,13 @@
 from pathlib import Path
 
-from pipelines.sources.layouts import find_pairs
-from pipelines.sources.source_paths import RemotePath
+from pipelines.sources.layouts import Layout, find_pairs
+from pipelines.sources.pairing import Found
+from pipelines.sources.source_paths import RemotePath, SourcePath
+
+
+def pairs_of(root: SourcePath, layout: Layout | None = None) -> Found:
+    """Of paths alone: nothing is read."""
+    return find_pairs(root, layout or Layout(), read=lambda uri: b"", peek=lambda path: 3)
 
 
 def test_a_listing_has_the_layout_that_the_folder_has(tmp_path: Path) -> None:
@@ -16,8 +22,8 @@ def test_a_listing_has_the_layout_that_the_folder_has(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    here = find_pairs(tmp_path, split="train")
-    there = find_pairs(RemotePath.of("s3://bucket/set/", [*names, "train/"]), split="train")
+    here = pairs_of(tmp_path)
+    there = pairs_of(RemotePath.of("s3://bucket/set/", [*names, "train/"]))
     assert [(pair.split, pair.stem) for pair in there[0]] == [("train", "a")]
     assert str(there[0][0].vi) == "s3://bucket/set/train/VI/a.png"
 
@@ -32,7 +38,7 @@ def test_scene_folders_in_a_listing() -> None:
     root = RemotePath.of(
         "s3://b", ["day/one/VIS.png", "day/one/IR.png", "two/VIS.png", "two/ir.bmp"]
     )
-    pairs, refused = find_pairs(root, split="test")
+    pairs, refused = pairs_of(root, Layout(split="test"))
     assert [pair.stem for pair in pairs] == ["day-one", "two"]
     assert refused == []
 
@@ -43,7 +49,7 @@ def test_several_data_sets_in_a_listing() -> None:
         for place in ("MSRS/train", "MSRS/val", "tno/val")
         for camera in ("vi", "ir")
     ]
-    pairs, refused = find_pairs(RemotePath.of("s3://b/all", names), split="train")
+    pairs, refused = pairs_of(RemotePath.of("s3://b/all", names))
     assert [(pair.dataset, pair.split) for pair in pairs] == [
         ("msrs", "train"),
         ("msrs", "val"),

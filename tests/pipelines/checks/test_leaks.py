@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -7,10 +8,10 @@ import pytest
 
 from infra.settings import read_settings
 from jobs.scan.run import scan_folder
-from pipelines.sources.leaks import Leak, find_leaks
+from pipelines.checks.leaks import Leak, find_leaks
 from pipelines.sources.pictures import decode, perceptual_hash
 from pipelines.sources.scan import scan
-from pipelines.sources.scenes import Scene
+from pipelines.sources.scenes import Scene, SceneTable
 from tests.conftest import SHARED_DATA, needs_data
 
 
@@ -50,12 +51,36 @@ def test_a_match_in_either_camera_across_splits_is_a_leak() -> None:
     assert find_leaks([]) == []
 
 
-def test_many_scenes_are_compared_in_blocks() -> None:
-    rng = np.random.default_rng(0)
-    hashes = [int(value) for value in rng.integers(0, 2**63, 2500)]
-    scenes = [scene(f"s{i:04}", "train", value, value) for i, value in enumerate(hashes)]
-    copy = scene("z", "val", hashes[2100] ^ 1, 2**64 - 1 - hashes[2100])
-    assert [leak.first for leak in find_leaks([*scenes, copy])] == ["s2100"]
+def many(count: int, *, splits: Sequence[str], seed: int = 0) -> SceneTable:
+    """Scenes with hashes drawn at random, of the splits in turn."""
+    hashes = np.random.default_rng(seed).integers(0, 2**63, count)
+    alike = [
+        scene(f"s{i:05}", splits[i % len(splits)], int(h), int(h)) for i, h in enumerate(hashes)
+    ]
+    return SceneTable.of(alike)
+
+
+def test_a_near_copy_is_found_among_many() -> None:
+    # More than are compared all with all.
+    table = many(6000, splits=["train"])
+    copies = [
+        scene(f"z{bits}", "val", int(table[place].vi_phash, 16) ^ (2**bits - 1), 2**64 - 1 - place)
+        for bits, place in zip(range(9), range(100, 1000, 100), strict=True)
+    ]
+    leaks = find_leaks([*table, *copies])
+    assert [(leak.first, leak.second, leak.vi_bits) for leak in leaks] == [
+        (f"s{place:05}", f"z{bits}", bits)
+        for bits, place in zip(range(9), range(100, 1000, 100), strict=True)
+    ]
+
+
+def test_a_static_camera_has_no_more_leaks_than_scenes() -> None:
+    same = [scene(f"s{i:04}", "val" if i % 5 else "train", i % 3, i % 3) for i in range(1000)]
+    steps: list[tuple[int, int]] = []
+    leaks = find_leaks(same, on_progress=lambda done, total: steps.append((done, total)))
+    assert {name for leak in leaks for name in (leak.first, leak.second)} == {s.id for s in same}
+    assert len(leaks) <= 2 * len(same)
+    assert steps[-1] == (2, 2)
 
 
 def bits_between(first: str, second: str) -> int:
