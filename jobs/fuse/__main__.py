@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from jobs.command_line import Command, Verb, add_address, add_work, run_command
+from jobs.placement import add_placement, placement_of
 
 # Those of models.system, which imports torch; a test holds them equal.
 PRECISIONS = ("float32", "bf16")
@@ -59,7 +60,8 @@ def _fuse(arguments: argparse.Namespace) -> None:
     if kinds[0] != kinds[1]:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
     if kinds[0]:
-        uri = fuse_one(fusing, settings, arguments.vi, arguments.ir, arguments.out)
+        pair = arguments.vi, arguments.ir, arguments.out
+        uri = fuse_one(fusing, settings, *pair, device=arguments.device)
         print_facts({"model": model, "fused": uri})
         return
     fused = fuse_folders(
@@ -70,6 +72,8 @@ def _fuse(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         overwrite=arguments.overwrite,
         local=arguments.local,
+        placement=placement_of(arguments),
+        batch_size=arguments.batch,
     )
     counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} existed already"
     print_facts({"model": model, "fused": counts})
@@ -92,6 +96,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     add_address(parser)
+    add_placement(parser)
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="pairs of one size to fuse at once (default: 1 on a CPU, 8 on a GPU)",
+    )
     parser.add_argument(
         "--tile",
         type=int,
@@ -113,7 +124,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the fusion network: minutes at the first size, for accelerators",
+        help="compile the fusion network: minutes at the first size, for GPUs",
     )
     parser.add_argument(
         "--stretch",
