@@ -63,13 +63,15 @@ def workers(placement: Placement, settings: Settings, *, local: bool) -> Iterato
         yield on_ray
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`."""
+def add_device(
+    parser: argparse.ArgumentParser, *, auto: str = "auto takes a GPU where there is one"
+) -> None:
+    """Add `--device`; `auto` says what that means."""
     parser.add_argument(
         "--device",
         choices=DEVICES,
         default="auto",
-        help="where to compute; auto takes a GPU where there is one (default: %(default)s)",
+        help=f"where to compute; {auto} (default: %(default)s)",
     )
 
 

@@ -20,7 +20,7 @@ from ray.train import (
     ScalingConfig,
     UserCallback,
 )
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.cluster.connect import worker_environment
 from infra.cluster.nodes import PlacementTimeout, log_lost_nodes, wait_for_resources
@@ -31,6 +31,9 @@ from infra.settings import Settings, log_environment
 
 # How often workers may die in a run; a node that was drained first does not count.
 MAX_FAILURES = 3
+# How long ranks wait for one that does not come, before the run is restarted from its last checkpoint: a
+# GPU's ranks (NCCL) would wait for half an hour. Ranks differ by a compilation, or a slow first shard.
+_COLLECTIVE_TIMEOUT_S = 600
 # What every rank reports last.
 _ENDED = {"ended": 1.0}
 
@@ -53,6 +56,7 @@ def run_ddp(
     num_workers: int,
     use_gpu: bool,
     on_report: OnReport,
+    cpus_per_worker: int = 1,
 ) -> Checkpoint:
     """Run `loop(rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
@@ -74,7 +78,12 @@ def run_ddp(
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"loop": loop},
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        ),
         run_config=RunConfig(
             name=name,
             storage_path=path,

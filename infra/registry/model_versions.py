@@ -53,6 +53,7 @@ def register_bundle(
             name="fuser",
             python_model=str(Path(__file__).parent / "fuser_model.py"),
             artifacts={"bundle": str(bundle)},
+            model_config={"device": "auto"},
             signature=_signature(bundle),
             pip_requirements=requirements,
         )

@@ -17,6 +17,7 @@ from jobs.command_line import (
     add_work,
     run_command,
 )
+from jobs.placement import add_device
 from jobs.recipes import TRAINING
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     if arguments.compile:
         config = config.model_copy(update={"compiled": True})
+    if arguments.device != "auto":
+        config = config.model_copy(update={"use_gpu": arguments.device == "cuda"})
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     # It becomes part of a folder's name.
     name = arguments.recipe.replace(":", ".")
@@ -43,7 +46,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
         if arguments.workers:
             raise ValueError("--local is one process; leave --workers out")
-        checkpoint = train_local(config, settings, name=name)
+        checkpoint = train_local(config, settings, name=name, device=arguments.device)
         print_line(f"checkpoint: {checkpoint}")
         return
     from jobs.train.run import train
@@ -87,6 +90,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share the recipe's steps among N workers, also when resuming (default: the recipe's)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks first")
+    add_device(parser, auto="auto is what the recipe says, and with --local a GPU if there is one")
     add_address(parser)
     add_work(parser)
 
