@@ -91,7 +91,11 @@ def _add_roofline(parser: argparse.ArgumentParser) -> None:
         help="training recipes (default: DSPFusion's in the published size)",
     )
     parser.add_argument(
-        "--batch", type=int, nargs="+", default=[1, 4, 16, 32], help="samples of a step"
+        "--batch",
+        type=int,
+        nargs="+",
+        default=[1, 4, 16, 32],
+        help="samples of a step (default: %(default)s)",
     )
 
 
