@@ -204,7 +204,6 @@ def shrink_training(config: TrainingConfig) -> TrainingConfig:
         "optim": optim.model_copy(update=steps | sizes),
         "num_workers": min(config.num_workers, 2),
         "use_gpu": False,
-        "cpus_per_worker": 1,
         "preview_every": config.preview_every and 2,
         # A trial run is not registered: it would take the challenger's place.
         "register_as": None,

@@ -56,7 +56,6 @@ def run_ddp(
     num_workers: int,
     use_gpu: bool,
     on_report: OnReport,
-    cpus_per_worker: int = 1,
 ) -> Checkpoint:
     """Run `loop(rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
@@ -79,11 +78,7 @@ def run_ddp(
         _run_worker,
         train_loop_config={"loop": loop},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-        ),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name=name,
             storage_path=path,

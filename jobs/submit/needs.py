@@ -56,9 +56,9 @@ def _of_training(recipe: TrainingConfig, arguments: argparse.Namespace) -> dict[
     if arguments.local:
         return {}
     num_workers = float(arguments.workers or recipe.num_workers)
-    on_gpus = recipe.use_gpu if arguments.device == "auto" else arguments.device == "cuda"
-    cpus = {"CPU": num_workers * recipe.cpus_per_worker}
-    return cpus | ({"GPU": num_workers} if on_gpus else {})
+    if arguments.device != "auto":
+        recipe = recipe.model_copy(update={"use_gpu": arguments.device == "cuda"})
+    return {"CPU": num_workers} | ({"GPU": num_workers} if recipe.use_gpu else {})
 
 
 def _name(recipe: str, config: BaseModel) -> str:

@@ -72,7 +72,6 @@ def train(
                     settings=settings,
                     num_workers=num_workers,
                     use_gpu=config.use_gpu,
-                    cpus_per_worker=config.cpus_per_worker,
                     on_report=ReportLogger(settings.tracking_uri, run_id, kept),
                 )
             with fetched_checkpoint(checkpoint) as folder:

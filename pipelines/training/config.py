@@ -149,7 +149,6 @@ _DECIDES_NOTHING: Any = {
     "dataset": True,  # the version's digest counts, not its name
     "init_from": True,  # the weights' digest counts, not their place
     "use_gpu": True,
-    "cpus_per_worker": True,
     "preview_every": True,
     "compiled": True,
     "optim": {"log_every", "checkpoint_every", "recompute_blocks"},
@@ -174,8 +173,6 @@ class TrainingConfig(BaseModel):
     """Workers that share a step; --workers shares the same steps among another number."""
     use_gpu: bool = False
     """Ask Ray for a GPU a worker."""
-    cpus_per_worker: int = Field(default=1, ge=1)
-    """CPUs that Ray sets aside for a worker: beside a GPU, those that decode its batches."""
     register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Register the model under this name when the run has finished."""
     preview_every: int | None = Field(default=None, gt=0)

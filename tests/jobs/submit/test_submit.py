@@ -54,7 +54,6 @@ def test_entrypoint_quotes_and_knows_the_commands() -> None:
         ("train dspfusion_stage1_full_1gpu", {"CPU": 1, "GPU": 1}),
         ("train dspfusion_stage1_full_1gpu --device cpu", {"CPU": 1}),
         ("train dspfusion_stage1_small --workers 3", {"CPU": 3}),
-        ("train dspfusion_stage1_small --set cpus_per_worker=4 --workers 2", {"CPU": 8}),
         ("train dspfusion_stage1_full_1gpu --smoke", {"CPU": 1}),
         ("train dspfusion_stage1_small --device cuda", {"CPU": 1, "GPU": 1}),
         ("train jobs.recipes.dspfusion:stage1_full_1gpu", {"CPU": 1, "GPU": 1}),
