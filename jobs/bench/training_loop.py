@@ -11,7 +11,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import distributed
 from torch.multiprocessing import spawn
 
-from infra.registry import tracking
-from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
 from jobs.bench.model_speed import Setup, peak_mib
 from jobs.bench.roofline import count_step, describe_step
 from jobs.bench.shard_factory import Line, rendered_scenes, report_lines
 from jobs.config import find_recipe, shrink_training
-from jobs.console import print_facts, section
+from jobs.console import print_facts, print_line, section
 from jobs.recipes import DATASETS, TRAINING
 from models.devices import all_sent
 from pipelines.batches.stream import ShardBatches
@@ -171,8 +169,17 @@ def _loop_against_bare(
     )
 
 
-def _logger(folder: Path) -> ReportLogger:
-    """As the controller logs; there it is another process, so this is an upper bound."""
+def _logger(folder: Path) -> Callable[[list[dict[str, Any]]], None]:
+    """As the controller logs; there it is another process, so this is an upper bound.
+
+    A borrowed GPU machine has no MLflow; there nothing is logged, and a line says so.
+    """
+    try:
+        from infra.registry import tracking
+        from infra.registry.report_log import ReportLogger
+    except ModuleNotFoundError as absent:
+        print_line(f"  without logging: {absent.name} is not installed")
+        return lambda reports: None
     settings = Settings(
         work=folder,
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
