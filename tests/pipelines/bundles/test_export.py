@@ -18,6 +18,7 @@ def test_program_equals_the_module_at_any_batch_and_size(tiny_bundle: Path) -> N
         torch.testing.assert_close(program(vi, ir), fuser(vi, ir).fused, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_program_moves_to_another_device_whole(tiny_bundle: Path) -> None:
     """On the device that has no numbers, which mixes with no other, what were left behind would raise."""
     program = load_program(tiny_bundle / "program.pt2", "meta")
