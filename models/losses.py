@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.color import to_chroma, to_gray
+from models.devices import unrounded
 
 _SSIM_C1 = 0.01**2
 _SSIM_C2 = 0.03**2
@@ -71,7 +72,7 @@ class FusionLoss(nn.Module):
 
     def forward(self, fused: Tensor, vi: Tensor, ir: Tensor) -> dict[str, Tensor]:
         """Return each term times its weight; images are B×3×H×W."""
-        with torch.autocast(fused.device.type, enabled=False):
+        with unrounded(fused):
             fused, vi, ir = fused.float(), vi.float(), ir.float()
             terms = {
                 "intensity_max": self.content(fused, vi, ir),
@@ -151,10 +152,15 @@ class Ssim(nn.Module):
         return self._band(height) @ images @ self._band(width).t()
 
     def _band(self, length: int) -> Tensor:
-        """Return the matrix (length-window+1)×length that filters a line."""
+        """Return the matrix (length-window+1)×length that filters a line.
+
+        Rows of one more than `length` numbers, cut again at `length`, begin a place later each: four
+        kernels, where a row by itself is one (424 a step at 224 px).
+        """
         size = len(self.window)
-        rows = [F.pad(self.window, (i, length - size - i)) for i in range(length - size + 1)]
-        return torch.stack(rows)
+        num_rows = length - size + 1
+        row = F.pad(self.window, (0, num_rows))  # length+1
+        return row.repeat(num_rows)[: num_rows * length].view(num_rows, length)
 
 
 def info_nce(
@@ -172,7 +178,7 @@ def info_nce(
     paper; not bounded below). Always in float32: a small temperature would magnify the rounding of
     bfloat16.
     """
-    with torch.autocast(anchor.device.type, enabled=False):
+    with unrounded(anchor):
         anchor, positives, negatives = (
             F.normalize(x.float(), dim=-1) for x in (anchor, positives, negatives)
         )

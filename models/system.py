@@ -68,8 +68,9 @@ class Objective(Protocol):
     `FIELDS` are the batch's fields that it needs. Where it has a method `after_step(step)`, the loop
     calls it after each step of the optimiser (EMA teachers, running statistics; what it keeps must be
     in `state_dict`). Where it has `RECOMPUTED`, `optim.recompute_blocks` recomputes blocks of these
-    types instead of `TransformerBlock`. Random numbers inside come from torch's generator, which the
-    loop seeds by (seed, step, rank), so that a resumed run continues exactly.
+    types instead of `TransformerBlock`. Fields that it names in `ON_CPU` stay there, whatever its device.
+    Random numbers inside come from torch's generator, which the loop seeds by (seed, step, rank), so that
+    a resumed run continues exactly.
     """
 
     FIELDS: tuple[str, ...]

@@ -21,7 +21,7 @@ from ray.train import (
     ScalingConfig,
     UserCallback,
 )
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.cluster.connect import worker_environment
 from infra.cluster.nodes import PlacementTimeout, log_lost_nodes, wait_for_resources
@@ -43,6 +43,9 @@ _NO_MESH = re.compile(
     r"connectFullMesh failed|Unable to find address for: \S+|[Cc]onnect timeout[^\n]{0,80}"
     r"|Bootstrap : no socket interface found"
 )
+# How long ranks wait for one that does not come, before the run is restarted from its last checkpoint: a
+# GPU's ranks (NCCL) would wait for half an hour. Ranks differ by a compilation, or a slow first shard.
+_COLLECTIVE_TIMEOUT_S = 600
 # What every rank reports last.
 _ENDED = {"ended": 1.0}
 
@@ -87,6 +90,7 @@ def run_ddp(
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"loop": loop},
+        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name=name,

@@ -26,12 +26,31 @@ def count_resource(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 
-class Capacity:
-    """The CPUs of the connected cluster, counted again every `POLL_S`."""
+def gpus_of_worker(device: str, share: float) -> float:
+    """The share of a GPU that a worker asks Ray for to compute on a device: "auto", "cpu", "cuda".
 
-    def __init__(self) -> None:
+    0 is none: on a CPU. Raises ValueError for "cuda" on a cluster that has none and can add none.
+    """
+    if device == "cpu":
+        return 0
+    has = count_resource("GPU") or max_resource("GPU")
+    if device == "cuda" and not has:
+        raise ValueError(
+            "--device cuda: no node of the cluster has a GPU; add one, or take --device cpu"
+        )
+    return share if has else 0
+
+
+class Capacity:
+    """How many workers of one CPU, and a share of a GPU, the connected cluster has place for.
+
+    Counted again every `POLL_S`.
+    """
+
+    def __init__(self, gpu_share: float = 0) -> None:
+        self._gpu_share = gpu_share
         self._has_autoscaler = has_autoscaler()
-        self._counted_s, self._cpus = 0.0, 0
+        self._counted_s, self._places = 0.0, 0
         self._warn_s = time.monotonic() + _WARN_AFTER_S
 
     @property
@@ -40,17 +59,17 @@ class Capacity:
 
         With an autoscaler twice as many, and a minimum: it adds nodes for pending tasks.
         """
-        cpus = self._count()
-        return max(4 * cpus, _MIN_SUBMITTED) if self._has_autoscaler else max(2 * cpus, 2)
+        places = self._count()
+        return max(4 * places, _MIN_SUBMITTED) if self._has_autoscaler else max(2 * places, 2)
 
     @property
     def num_actors(self) -> int:
-        """How many actors of one CPU to have running or pending."""
-        cpus = self._count()
-        return max(2 * cpus, _MIN_SUBMITTED) if self._has_autoscaler else max(cpus, 1)
+        """How many actors to have running or pending."""
+        places = self._count()
+        return max(2 * places, _MIN_SUBMITTED) if self._has_autoscaler else max(places, 1)
 
     def warn_if_none(self) -> None:
-        """Warn, once a minute, that tasks wait because no node has a CPU."""
+        """Warn, once a minute, that tasks wait because no node has a CPU, or the GPU that they need."""
         now = time.monotonic()
         if self._count() or now < self._warn_s:
             return
@@ -60,13 +79,17 @@ class Capacity:
             if self._has_autoscaler
             else "nothing adds nodes: start one (ray start --address=…), or stop this command"
         )
-        log_warning(f"waiting for CPUs: no node of the cluster has one; {remedy}")
+        what = "GPUs" if self._gpu_share else "CPUs"
+        log_warning(f"waiting for {what}: no node of the cluster has one; {remedy}")
 
     def _count(self) -> int:
         now = time.monotonic()
         if now - self._counted_s >= POLL_S:
-            self._counted_s, self._cpus = now, count_resource("CPU")
-        return self._cpus
+            self._counted_s, self._places = now, count_resource("CPU")
+            if self._gpu_share:
+                on_gpus = count_resource("GPU") * int(1 / self._gpu_share)
+                self._places = min(self._places, on_gpus)
+        return self._places
 
 
 def has_autoscaler() -> bool:

@@ -29,21 +29,22 @@ def map_tasks(
     items: Iterable[_In],
     *arguments: Any,
     max_in_flight: int | None = None,
+    num_gpus: float = 0,
 ) -> Iterator[_Out]:
     """Run `function(item, *arguments)` as a Ray task for each item; yield results as they complete.
 
-    At most `max_in_flight` tasks are submitted at a time (default: twice the CPUs that the cluster has
-    now; more where an autoscaler adds nodes). A task whose worker dies, or that raises a ConnectionError
-    (its store was away for longer than its own retries), is retried three times. Another error that a
-    task raises is raised here as itself, after the tasks in flight have yielded their results;
-    ChildProcessError where its worker died at every attempt. Waits, with a warning, while no node has
-    a CPU.
+    A task takes a CPU and `num_gpus`, which may be a fraction. At most `max_in_flight` tasks are submitted
+    at a time (default: twice those that the cluster has place for now; more where an autoscaler adds
+    nodes). A task whose worker dies, or that raises a ConnectionError (its store was away for longer than
+    its own retries), is retried three times. Another error that a task raises is raised here as itself,
+    after the tasks in flight have yielded their results; ChildProcessError where its worker died at every
+    attempt. Waits, with a warning, while no node has a CPU, or the GPU.
     """
     name = getattr(function, "__name__", type(function).__name__)
     shared = _put(arguments)
     retried: Any = {"max_retries": 3, "retry_exceptions": [ConnectionError]}
-    remote = ray.remote(_run_task).options(name=name, **retried)
-    capacity = Capacity()
+    remote = ray.remote(_run_task).options(name=name, num_gpus=num_gpus, **retried)
+    capacity = Capacity(num_gpus)
     pending: list[Any] = []
     waiting = iter(items)
     exhausted = False
@@ -77,17 +78,19 @@ def map_actors(
     items: Iterable[_In],
     *arguments: Any,
     num_actors: int | None = None,
+    num_gpus: float = 0,
 ) -> Iterator[tuple[_In, _Out | RayActorError]]:
     """Call `make(*arguments)` in actors and let them map the items; yield (item, result) pairs.
 
-    Actors have one CPU each; `num_actors` defaults to one a CPU, as nodes join. An actor gets one item
-    at a time, and none before `make` has returned. The item of an actor that dies, or whose node does,
-    is retried once by another; if that dies too, the item comes with its error. An error that `make` or
-    the call raises is raised here as itself; ChildProcessError where two actors in a row died in `make`.
-    Waits, with a warning, while no node has a CPU.
+    Actors have one CPU and `num_gpus` each, which may be a fraction; `num_actors` defaults to as many as
+    the nodes have place for, as they join. An actor gets one item at a time, and none before `make` has
+    returned. The item of an actor that dies, or whose node does, is retried once by another; if that
+    dies too, the item comes with its error. An error that `make` or the call raises is raised here as
+    itself; ChildProcessError where two actors in a row died in `make`. Waits, with a warning, while no
+    node has a CPU.
     """
-    remote = ray.remote(_Actor).options(num_cpus=1)
-    shared, capacity = _put(arguments), Capacity()
+    remote = ray.remote(_Actor).options(num_cpus=1, num_gpus=num_gpus)
+    shared, capacity = _put(arguments), Capacity(num_gpus)
     left = deque((item, 1) for item in items)
     starting: dict[Any, Any] = {}
     free: list[Any] = []

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
+from torch.export.passes import move_to_device_pass
 
 # What rounding may add to a value of 1, or take from one of 0.
 SLACK = 1e-3
@@ -21,15 +22,21 @@ SLACK = 1e-3
 class ServedFuser(PythonModel):
     """`predict({"vi": B×3×H×W, "ir": B×1×H×W, …})`, float32 [0, 1], gives the fused B×3×H×W.
 
-    Further inputs are the model's hints, one row a pair. A model that restores its sources gives a
+    `load_model(uri, model_config={"device": "cpu"})` keeps it off a GPU, which "auto" takes where there is
+    one. Further inputs are the model's hints, one row a pair. A model that restores its sources gives a
     dictionary of "fused", "vi" and "ir".
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the exported program and its contract."""
+        """Load the exported program and its contract, onto the device of the model's configuration."""
         bundle = Path(context.artifacts["bundle"])
         self._contract = json.loads((bundle / "config.json").read_text())["contract"]
-        self._program = torch.export.load(bundle / "program.pt2").module()
+        self._device = _device(context.model_config["device"])
+        program = torch.export.load(bundle / "program.pt2")
+        if self._device != "cpu":
+            # The CPU that it was traced on stands in it wherever a tensor is made.
+            program = move_to_device_pass(program, self._device)
+        self._program = program.module()
 
     # Without annotations: MLflow would take them for a signature, which cannot say "any size".
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -41,10 +48,11 @@ class ServedFuser(PythonModel):
         _check(arrays, self._contract["least_px"])
         height, width = arrays["vi"].shape[2:]
         with torch.inference_mode():
-            found = self._program(*(torch.from_numpy(array) for array in self._padded(arrays)))
+            inputs = (torch.from_numpy(array).to(self._device) for array in self._padded(arrays))
+            found = self._program(*inputs)
         found = found if isinstance(found, tuple) else (found,)
         outputs = {
-            name: picture[:, :, :height, :width].numpy()
+            name: picture[:, :, :height, :width].cpu().numpy()
             for name, picture in zip(self._contract["outputs"], found, strict=True)
         }
         return outputs if len(outputs) > 1 else outputs["fused"]
@@ -58,6 +66,15 @@ class ServedFuser(PythonModel):
             np.pad(array, pad, mode=self._contract["padding"]) if name in ("vi", "ir") else array
             for name, array in arrays.items()
         ]
+
+
+def _device(name: str) -> str:
+    """The device that "auto", "cpu" or "cuda" means here; float32 stays float32 on a GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return name
 
 
 def _check(arrays: dict[str, np.ndarray], least_px: int) -> None:

@@ -75,6 +75,7 @@ def _save(path: Path, bundle: Path, requirements: list[str]) -> None:
             path=str(path),
             python_model=str(Path(__file__).parent / "fuser_model.py"),
             artifacts={"bundle": str(bundle)},
+            model_config={"device": "auto"},
             signature=_signature(bundle),
             pip_requirements=requirements,
         )

@@ -6,6 +6,7 @@ python -m jobs.bench model     networks against a plain build of the same maths
 python -m jobs.bench metrics   metrics against a plain build of the same maths
 python -m jobs.bench train     the loop against bare steps, 2 workers against 1
 python -m jobs.bench gate      how often the promotion gate errs, on simulated evaluations
+python -m jobs.bench roofline  the least that a training step can cost on an H100: counted, without one
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import argparse
 from pathlib import Path
 
 from jobs.command_line import Command, Verb, add_work, number, run_command, whole_number
+from jobs.placement import add_device
 
 # Compiling takes minutes, so that part runs only where it is asked for.
 _PARTS = ("inference", "bf16", "stage1", "stage2")
+_ASKED_FOR = ("compiled", "compiled_bf16", "channels_first", "stage1_bf16", "stage2_bf16")
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -40,18 +43,21 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _model(arguments: argparse.Namespace) -> None:
-    from jobs.bench.model_speed import REAL_PAIRS, bench_model, print_own_peak
+    from jobs.bench.model_speed import REAL_PAIRS, Setup, bench_model, print_own_peak
+    from models.devices import use_device
 
+    setup = Setup(arguments.crop, use_device(arguments.device).type, arguments.batch)
     if arguments.peak:
         part, side = arguments.peak
-        print_own_peak(arguments.system, part, side, crop_px=arguments.crop)
+        print_own_peak(arguments.system, part, side, setup)
         return
     bench_model(
         arguments.system,
         arguments.parts,
         repeats=arguments.repeats,
-        crop_px=arguments.crop,
+        setup=setup,
         pairs=arguments.pairs or REAL_PAIRS,
+        profiled=arguments.profile,
     )
 
 
@@ -64,8 +70,33 @@ def _metrics(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.bench.training_loop import bench_train
+    from models.devices import use_device
 
-    bench_train(read_settings(work=arguments.work), smoke=arguments.smoke)
+    device = use_device(arguments.device).type
+    bench_train(read_settings(work=arguments.work), smoke=arguments.smoke, device=device)
+
+
+def _roofline(arguments: argparse.Namespace) -> None:
+    from jobs.bench.roofline import bench_roofline
+
+    bench_roofline(arguments.recipes, batch_sizes=arguments.batch)
+
+
+def _add_roofline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipes",
+        nargs="*",
+        metavar="RECIPE",
+        default=["dspfusion_stage1_full_1gpu", "dspfusion_stage2_full_1gpu"],
+        help="training recipes (default: DSPFusion's in the published size)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=[1, 4, 16, 32],
+        help="samples of a step (default: %(default)s)",
+    )
 
 
 def _gate(arguments: argparse.Namespace) -> None:
@@ -89,6 +120,11 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
 def _add_smoke(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smoke", action="store_true", help="the same code on little data")
     add_work(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_smoke(parser)
+    add_device(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +155,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=[*_PARTS, "compiled"],
+        choices=[*_PARTS, *_ASKED_FOR],
         default=_PARTS,
         help=f"what to measure (default: {' '.join(_PARTS)})",
     )
@@ -136,6 +172,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with vi/ and ir/ for the error of bf16 (default: MSRS val of ../shared/data)",
     )
+    parser.add_argument(
+        "--batch", type=int, help="pairs or samples at once (default: 1 pair, 2 samples)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="the slowest kernels of the last part"
+    )
+    add_device(parser)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
 
 
@@ -158,8 +201,9 @@ COMMAND = Command(
         "plan": Verb(_add_plan, _plan),
         "model": Verb(_add_model, _model),
         "metrics": Verb(_add_metrics, _metrics),
-        "train": Verb(_add_smoke, _train),
+        "train": Verb(_add_train, _train),
         "gate": Verb(_add_gate, _gate),
+        "roofline": Verb(_add_roofline, _roofline),
     },
 )
 

@@ -26,8 +26,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from infra.cluster.connect import connected
-from infra.cluster.tasks import map_tasks
 from infra.settings import Settings
 from jobs.config import find_recipe
 from jobs.console import CONSOLE, print_facts, print_line, section
@@ -106,6 +104,8 @@ class Line:
 
 def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     """Measure every line, print them, and write `<work>/bench/data.json`."""
+    from infra.cluster.connect import connected
+
     sizes = SMOKE if smoke else ShardSizes()
     # As on a worker: idle OpenMP threads spin, and their CPU seconds would be counted.
     torch.set_num_threads(1)
@@ -166,6 +166,8 @@ def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
 
     The cluster and the pool are both running and warm; the better of several rounds, taken in turn.
     """
+    from infra.cluster.tasks import map_tasks
+
     ours: list[float] = []
     bare: list[float] = []
     scenes = [(scene, spec) for spec in specs for scene in spec.scenes]
@@ -184,6 +186,8 @@ def _generation(specs: Sequence[ShardSpec], folder: Path, rounds: int) -> Line:
 
 
 def _generate_shards(specs: Sequence[ShardSpec], folder: Path) -> None:
+    from infra.cluster.tasks import map_tasks
+
     for _ in map_tasks(write_shard, specs, LocalFolder(folder)):
         pass
 
@@ -377,6 +381,9 @@ def drive(num_scenes: int, scenes_per_shard: int, work: Path) -> tuple[int, floa
 
     The tasks make no shard, only its marker: the driver sees nothing else of a real one.
     """
+    from infra.cluster.connect import connected
+    from infra.cluster.tasks import map_tasks
+
     config = DatasetConfig(name="planned", scenes_per_shard=scenes_per_shard)
     plan = plan_shards(config, SceneTable.of(map(made_up_scene, range(num_scenes))))
     work.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import distributed
 from torch.multiprocessing import spawn
 
-from infra.registry import tracking
-from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
-from jobs.bench.model_speed import peak_mib
+from jobs.bench.model_speed import Setup, peak_mib
+from jobs.bench.roofline import count_step, describe_step
 from jobs.bench.shard_factory import Line, rendered_scenes, report_lines
 from jobs.config import find_recipe, shrink_training
-from jobs.console import print_facts, section
+from jobs.console import print_facts, print_line, section
 from jobs.recipes import DATASETS, TRAINING
+from models.devices import all_sent
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.plan import plan_shards
 from pipelines.datasets.shards import write_shard
@@ -66,8 +66,12 @@ SMOKE = LoopSizes(
 )  # fmt: skip
 
 
-def bench_train(settings: Settings, *, smoke: bool = False) -> list[Line]:
-    """Measure every line, print them, and write `<work>/bench/train.json`."""
+def bench_train(settings: Settings, *, smoke: bool = False, device: str = "cpu") -> list[Line]:
+    """Measure every line, print them, and write `<work>/bench/train.json`.
+
+    On a GPU there are neither two workers nor the memory of a process. Beside the pace stands the least
+    that a step of the recipe can take on an H100, counted (`jobs.bench.roofline`).
+    """
     sizes = SMOKE if smoke else LoopSizes()
     torch.set_num_threads(1)
     work = settings.work / "bench" / ("train-smoke" if smoke else "train")
@@ -76,14 +80,22 @@ def bench_train(settings: Settings, *, smoke: bool = False) -> list[Line]:
     config = _config(version, smoke=smoke)
     section("Measure")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=work) as scratch:
-        loop, step_s = _loop_against_bare(config, version, root, sizes, Path(scratch))
-        lines = [loop, _stall(config, step_s, Path(scratch), sizes.rounds)]
-        lines.append(_two_workers(config, root, sizes, Path(scratch)))
+        loop, step_s = _loop_against_bare(config, version, root, sizes, Path(scratch), device)
+        lines = [loop, _stall(config, step_s, Path(scratch), sizes.rounds, device)]
+        if device == "cpu":
+            lines.append(_two_workers(config, root, sizes, Path(scratch)))
         print_facts({"published network": _published_checkpoint(Path(scratch))})
-    if sizes.memory_crop_px:
+        print_facts({f"a step here, on {device}": f"{1e3 * step_s:.1f} ms"} | _counted(config))
+    if sizes.memory_crop_px and device == "cpu":
         lines += [_memory(part, sizes.memory_crop_px) for part in ("stage1", "stage2")]
     report_lines(lines, sizes, work.parent / ("train-smoke.json" if smoke else "train.json"))
     return lines
+
+
+def _counted(config: TrainingConfig) -> dict[str, str]:
+    size = config.optim.batch_size
+    title, *bounds = describe_step("counted", count_step(config, batch_size=size), size)
+    return {"a step, counted": title} | {f"bound {n}": line for n, line in enumerate(bounds, 1)}
 
 
 def _dataset(work: Path, sizes: LoopSizes) -> tuple[LocalFolder, DatasetVersion]:
@@ -112,6 +124,7 @@ def _loop_against_bare(
     root: LocalFolder,
     sizes: LoopSizes,
     scratch: Path,
+    device: str,
 ) -> tuple[Line, float]:
     """Run the loop as it is; after each report take the bare steps of the batches it has just had.
 
@@ -120,7 +133,7 @@ def _loop_against_bare(
     count = sizes.segment_steps
     config = _with_steps(config, num_steps=(sizes.rounds + 1) * count, log_every=count)
     optim = config.optim
-    objective = make_objective(config)
+    objective = make_objective(config).to(device)
     bare = start_state(objective, optim)
     batches = ShardBatches(
         version, root, fields=objective.FIELDS, batch_size=optim.batch_size, crop_px=optim.crop_px,
@@ -146,7 +159,7 @@ def _loop_against_bare(
         bare_s.append(bare_seconds(bare, batches, optim, last_step=last_step))
         begun_s = time.perf_counter()
 
-    _alone_in_a_group(config, root, report, scratch)
+    _alone_in_a_group(config, root, report, scratch, device)
     # The first segment opens the shards.
     ratios = [bare / loop for bare, loop in zip(bare_s[1:], loop_s[1:], strict=True)]
     detail = f"{_span(ratios)}; waiting for data {statistics.median(waited[1:]):.1%} of the time"
@@ -156,8 +169,17 @@ def _loop_against_bare(
     )
 
 
-def _logger(folder: Path) -> ReportLogger:
-    """As the controller logs; there it is another process, so this is an upper bound."""
+def _logger(folder: Path) -> Callable[[list[dict[str, Any]]], None]:
+    """As the controller logs; there it is another process, so this is an upper bound.
+
+    A borrowed GPU machine has no MLflow; there nothing is logged, and a line says so.
+    """
+    try:
+        from infra.registry import tracking
+        from infra.registry.report_log import ReportLogger
+    except ModuleNotFoundError as absent:
+        print_line(f"  without logging: {absent.name} is not installed")
+        return lambda reports: None
     settings = Settings(
         work=folder,
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
@@ -170,16 +192,17 @@ def _logger(folder: Path) -> ReportLogger:
 
 
 def _alone_in_a_group(
-    config: TrainingConfig, root: LocalFolder, report: Any, scratch: Path
+    config: TrainingConfig, root: LocalFolder, report: Any, scratch: Path, device: str
 ) -> None:
     """Run the loop in this process, with DDP, as the only member of its group."""
-    distributed.init_process_group("gloo", f"file://{scratch}/alone", rank=0, world_size=1)
+    backend = "nccl" if device == "cuda" else "gloo"
+    distributed.init_process_group(backend, f"file://{scratch}/alone", rank=0, world_size=1)
     try:
         run_training(
             TrainingTask(config, root),
             rank=0,
             world_size=1,
-            device="cpu",
+            device=device,
             resume=[],
             report=report,
         )
@@ -196,10 +219,12 @@ def bare_seconds(
 ) -> float:
     """Seconds of the steps that end with `last_step`, at the loop's rates, their batches in memory."""
     steps = range(last_step - optim.log_every, last_step)
-    held = [batches.batch(step) for step in steps]
+    device = next(bare.model.parameters()).device
+    held = [all_sent(batches.batch(step), device) for step in steps]
     begun_s = time.perf_counter()
     for step, batch in zip(steps, held, strict=True):
-        train_step(bare.model, bare, [batch], optim, step=step)
+        loss = train_step(bare.model, bare, [batch], optim, step=step)["loss"]
+    float(loss)  # waits for a GPU
     return time.perf_counter() - begun_s
 
 
@@ -209,9 +234,9 @@ def _keep(folder: Path, kept: Path) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
-def _stall(config: TrainingConfig, step_s: float, scratch: Path, rounds: int) -> Line:
+def _stall(config: TrainingConfig, step_s: float, scratch: Path, rounds: int, device: str) -> Line:
     """The share of the recipe's time in which steps wait for a checkpoint."""
-    state = _state_with_moments(make_objective(config), config.optim)
+    state = _state_with_moments(make_objective(config).to(device), config.optim)
     seconds = [_checkpoint_seconds(state, scratch) for _ in range(rounds)]
     every = config.optim.checkpoint_every
     stall_s = statistics.median(seconds)
@@ -300,7 +325,7 @@ def _train_rank(rank: int, world_size: int, task: TrainingTask, folder: Path) ->
 
 def _memory(part: Any, crop_px: int) -> Line:
     """Peak memory of a step over that of the plain build, as `jobs.bench model` measures it."""
-    ours, plain = (peak_mib("dspfusion", part, side, crop_px=crop_px) for side in ("ours", "plain"))
+    ours, plain = (peak_mib("dspfusion", part, side, Setup(crop_px)) for side in ("ours", "plain"))
     detail = f"{ours:.0f} MiB, plain {plain:.0f} MiB; crop {crop_px}"
     return Line(f"memory of a {part} step / plain", ours / plain, 0.6, False, detail)
 

@@ -22,6 +22,7 @@ from jobs.command_line import (
     options_again,
     run_command,
 )
+from jobs.placement import add_placement, placement_of
 from jobs.recipes import EVALUATION
 
 
@@ -47,8 +48,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         # A trial run must not become what the gate judges a version by.
         tag=not arguments.smoke,
         folders=read_folders(arguments.method),
+        placement=placement_of(arguments),
+        local=arguments.local,
     )
-    print_facts({"run": evaluated.run_id, "report": str(evaluated.folder / REPORT)})
+    run = {"run": evaluated.run_id} if evaluated.run_id else {}
+    print_facts(run | {"report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:
         name, _, number = evaluated.model.removeprefix("models:/").partition("/")
         where = options_again(arguments, "work")
@@ -81,7 +85,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of another method's fused pictures of the clean pairs (repeatable)",
     )
     add_recipe_arguments(parser, EVALUATION, default="singles")
+    parser.add_argument(
+        "--local", action="store_true", help="a bundle's folder, in this process: no Ray, no MLflow"
+    )
     add_address(parser)
+    add_placement(parser)
     add_work(parser)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.settings import Settings
 from jobs.console import print_line
-from jobs.evaluate.subject import ROWS, Subject
+from jobs.evaluate.subject import ROWS, Evaluation, Subject
 from jobs.locations import source_reader
+from models.system import Fuser
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
 from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.measuring import (
@@ -46,36 +46,42 @@ _SHOWN_METHODS = 4
 _MAPPED_SCENES = 16
 
 
-def make_report(
-    client: Any, subject: Subject, folder: Path, run_id: str, settings: Settings
-) -> None:
-    """Write the page and log everything to the run."""
-    from infra.registry import tracking
-
-    rows = read_rows(folder / ROWS)
-    with fetched_scenes(subject.scenes, source_reader(settings)) as scenes:
+def write_page(
+    task: Evaluation, run_id: str | None, curves: Mapping[str, list[tuple[int, float]]]
+) -> dict[str, float]:
+    """Write the page; return how well the probe tells the degradations apart."""
+    subject, rows = task.subject, read_rows(task.folder / ROWS)
+    with fetched_scenes(subject.scenes, source_reader(task.settings)) as scenes:
         here = replace(subject, scenes=tuple(scenes))
+        methods = methods_of(subject.measurement, task.own_device)
         embedded = _embed(here)
         apart = _told_apart(embedded)
         page = EvaluationPage(
             title=f"{subject.model} on {subject.where}",
             facts=_report_facts(subject, run_id) | in_words(apart),
             rows=rows,
-            examples=_examples(here),
-            curves=_curves(client, subject.bundle),
-            worst=_worst(here, rows),
+            examples=_examples(here, methods),
+            curves=dict(curves),
+            worst=_worst(here, rows, methods),
             points=map_points(embedded, seed=subject.recipe.seed) if embedded else [],
-            efficiencies=_efficiencies(here),
-            steps=_steps(subject, settings),
+            efficiencies=_efficiencies(here, methods),
+            steps=_steps(task),
         )
-        write_report(folder / REPORT, page)
-    tracking.log_folder(client, run_id, folder, "evaluation")
-    for method, means in overall_means(rows).items():
+        write_report(task.folder / REPORT, page)
+    return apart
+
+
+def log_report(client: Any, task: Evaluation, run_id: str, apart: Mapping[str, float]) -> None:
+    """Log rows, page and means to the run, and finish it."""
+    from infra.registry import tracking
+
+    tracking.log_folder(client, run_id, task.folder, "evaluation")
+    for method, means in overall_means(read_rows(task.folder / ROWS)).items():
         finite = {
             f"{method}.{name}": value for name, value in means.items() if math.isfinite(value)
         }
         tracking.log_metrics(client, run_id, finite)
-    tracking.log_metrics(client, run_id, apart)
+    tracking.log_metrics(client, run_id, dict(apart))
     tracking.finish_run(client, run_id)
 
 
@@ -89,16 +95,16 @@ def overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
 
 
-def _examples(subject: Subject) -> list[Example]:
+def _examples(subject: Subject, methods: Mapping[str, Fuser]) -> list[Example]:
     """Pictures for the report: every scenario once, over the first few scenes in turn."""
     recipe = subject.recipe
-    methods = dict(list(methods_of(subject.measurement).items())[:_SHOWN_METHODS])
+    few = dict(list(methods.items())[:_SHOWN_METHODS])
     shown = choose_scenes(subject.scenes, recipe.num_examples)
     return [
         make_example(
             shown[index % len(shown)],
             scenario,
-            methods,
+            few,
             seed=recipe.seed,
             hint_names=subject.hint_names,
         )
@@ -107,9 +113,8 @@ def _examples(subject: Subject) -> list[Example]:
     ]
 
 
-def _worst(subject: Subject, rows: Sequence[Row]) -> list[Example]:
+def _worst(subject: Subject, rows: Sequence[Row], methods: Mapping[str, Fuser]) -> list[Example]:
     """Pictures of the scenes where the model loses most to the average, by each of the gate's metrics."""
-    methods = methods_of(subject.measurement)
     shown = {name: methods[name] for name in (MODEL, BASELINE)}
     scenes = {scene.id: scene for scene in subject.scenes}
     scenarios = {scenario.name: scenario for scenario in subject.measurement.scenarios}
@@ -146,21 +151,16 @@ def _told_apart(embedded: Embedded | None) -> dict[str, float]:
     return tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
 
 
-def _efficiencies(subject: Subject) -> list[Efficiency]:
+def _efficiencies(subject: Subject, methods: Mapping[str, Fuser]) -> list[Efficiency]:
     """What every method costs on the first scene."""
     vi, ir = (to_tensor(image) for image in load_pair(subject.scenes[0]))
     hints = hints_of(subject.hint_names, vi=(), ir=())
-    return [
-        measure_efficiency(name, fuse, vi, ir, hints)
-        for name, fuse in methods_of(subject.measurement).items()
-    ]
+    return [measure_efficiency(name, fuse, vi, ir, hints) for name, fuse in methods.items()]
 
 
-def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
+def _steps(task: Evaluation) -> dict[int, dict[str, float]]:
     """Means by number of sampling steps, on the example scenes; none for a model without steps."""
-    from infra.cluster.connect import connected
-    from infra.cluster.tasks import map_tasks
-
+    subject = task.subject
     counts = subject.recipe.steps
     scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
     if not counts or not scenes:
@@ -169,22 +169,22 @@ def _steps(subject: Subject, settings: Settings) -> dict[int, dict[str, float]]:
     if measurement.bundle.system.num_steps(measurement.bundle.model) is None:
         print_line("  no sampling-steps curve: this model does not sample in steps")
         return {}
-    arguments = (scenes, measurement, source_reader(settings))
-    with connected(settings):
-        found = list(map_tasks(steps_means, counts, *arguments))
+    arguments = (scenes, measurement, source_reader(task.settings))
+    with task.workers() as run:
+        found = list(run(steps_means, counts, *arguments))
     return {int(means.pop("num_steps")): means for means in found}
 
 
-def _report_facts(subject: Subject, run_id: str) -> dict[str, str]:
+def _report_facts(subject: Subject, run_id: str | None) -> dict[str, str]:
     origin: Any = read_config(subject.bundle).get("origin", {})
     names = ("recipe", "dataset_version", "init_from", "run_id", "git_commit")
     return {name: origin[name] for name in names if name in origin} | {
-        "evaluation run": run_id,
+        "evaluation run": run_id or "none: it was local",
         "scenes": str(len(subject.scenes)),
     }
 
 
-def _curves(client: Any, bundle: Path) -> dict[str, list[tuple[int, float]]]:
+def loss_curves(client: Any, bundle: Path) -> dict[str, list[tuple[int, float]]]:
     """Loss curves of the runs that made the bundle, where this MLflow store has them."""
     from infra.registry import tracking
 

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from infra.settings import Settings, code_commit
 from jobs.config import EvaluateRecipe
 from jobs.console import print_line, progress
-from jobs.evaluate.report import make_report, overall_means
-from jobs.evaluate.subject import PARTS, ROWS, Parts, Subject, check_subject
+from jobs.evaluate.report import log_report, loss_curves, overall_means, write_page
+from jobs.evaluate.subject import PARTS, ROWS, Evaluation, Parts, Subject, check_subject
 from jobs.fuse.run import bundle_of, resolve_model
 from jobs.locations import source_reader
+from jobs.placement import ANYWHERE, Placement
 from jobs.scan.run import load_index
 from pipelines.evaluation.measuring import choose_scenes, evaluate_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
@@ -34,13 +35,13 @@ OPTIONS = "scenes_options"
 class Evaluated(BaseModel):
     """A finished evaluation: of which version or bundle, its run, its folder, means by method.
 
-    An alias is pinned when the evaluation starts, so `model` is what was measured.
+    An alias is pinned when the evaluation starts, so `model` is what was measured. A local one has no run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    run_id: str
+    run_id: str | None
     folder: Path
     means: dict[str, dict[str, float]]
 
@@ -55,21 +56,19 @@ def evaluate(
     dataset: str | None = None,
     tag: bool = True,
     folders: Mapping[str, Path] | None = None,
+    placement: Placement = ANYWHERE,
+    local: bool = False,
 ) -> Evaluated:
     """Evaluate `model` on a split of the index called `scenes`, or reuse the finished evaluation.
 
     With `dataset` only on that data set of the index.
     With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
-    `folders` holds other methods' fused pictures of the clean pairs, by name.
+    `folders` holds other methods' fused pictures of the clean pairs, by name. `local` evaluates a
+    bundle's folder in this process, without Ray, MLflow and a run.
     Raises ValueError when model, index, split, data set or a scenario does not exist, or a picture
     is missing.
     """
-    from infra.cluster.connect import connected
-    from infra.cluster.tasks import map_tasks
-    from infra.registry import tracking
-
-    client = tracking.connect(settings)
-    model = resolve_model(model, settings)
+    model = _local_model(model) if local else resolve_model(model, settings)
     of_split = load_index(settings, scenes).scenes.of_split(split, dataset=dataset)
     chosen = choose_scenes(of_split, recipe.num_scenes)
     where = "-".join(filter(None, (Path(scenes).stem, dataset, split)))
@@ -77,35 +76,68 @@ def evaluate(
         recipe, model, bundle_of(model, settings), where, split, chosen, folders or {}
     )
     check_subject(subject)
-    digest = subject.tags["config_digest"]
-    folder = settings.work / "reports" / f"{where}-{digest[:12]}"
-    done, is_measured = tracking.find_run(client, digest), (folder / ROWS).is_file()
-    if done and done.info.status == "FINISHED" and is_measured:
-        run_id = done.info.run_id
-        print_line(f"  evaluated already: run {run_id}")
-    else:
-        asked = f"--scenes {shlex.quote(scenes)} --split {split}"
-        asked += f" --dataset {dataset}" if dataset else ""
-        with _run_of(client, subject, asked) as run_id:
-            if not is_measured:
-                parts = Parts(subject, folder / PARTS)
-                left = parts.left()
-                shared = subject.measurement, source_reader(settings)
-                num_done = len(chosen) - sum(map(len, left))
-                with connected(settings), progress("scenes", len(chosen)) as advance:
-                    for rows in map_tasks(evaluate_scenes, left, *shared):
-                        num_done += parts.keep(rows)
-                        advance(num_done)
-                write_rows(parts.rows(), folder / ROWS)
-            shutil.rmtree(folder / PARTS, ignore_errors=True)
-            # The gate asks whether the version was trained on them.
-            write_index(ScanResult(scenes=SceneTable.of(chosen), refused=()), folder / SCENES)
-            print_line("  writing the report")
-            make_report(client, subject, folder, run_id, settings)
-    if tag:
+    folder = settings.work / "reports" / f"{where}-{subject.tags['config_digest'][:12]}"
+    task = Evaluation(subject, folder, settings, placement, local)
+    asked = f"--scenes {shlex.quote(scenes)} --split {split}"
+    asked += f" --dataset {dataset}" if dataset else ""
+    run_id = None if local else _with_run(task, asked)
+    if local:
+        _measure(task)
+        _write_local_page(task)
+    elif tag:
         # Also when the rows are reused: a second version may hold the same weights.
-        _tag_version(client, model, run_id)
+        _tag_version(model, str(run_id), settings)
     return _evaluated(model, run_id, folder)
+
+
+def _local_model(model: str) -> str:
+    if model.startswith("models:/"):
+        raise ValueError(f"{model}: --local knows no registry; give a bundle's folder")
+    return model
+
+
+def _with_run(task: Evaluation, asked: str) -> str:
+    """Measure and report under an MLflow run, unless a finished one has the same subject."""
+    from infra.registry import tracking
+
+    client = tracking.connect(task.settings)
+    done = tracking.find_run(client, task.subject.tags["config_digest"])
+    if done and done.info.status == "FINISHED" and task.is_measured:
+        print_line(f"  evaluated already: run {done.info.run_id}")
+        return str(done.info.run_id)
+    with _run_of(client, task.subject, asked) as run_id:
+        _measure(task)
+        print_line("  writing the report")
+        apart = write_page(task, run_id, loss_curves(client, task.subject.bundle))
+        log_report(client, task, run_id, apart)
+    return run_id
+
+
+def _measure(task: Evaluation) -> None:
+    """Measure the parts that are left, and join the rows of all, unless they are."""
+    parts = Parts(task.subject, task.folder / PARTS)
+    if not task.is_measured:
+        left = parts.left()
+        shared = task.subject.measurement, source_reader(task.settings)
+        total = len(task.subject.scenes)
+        num_done = total - sum(map(len, left))
+        with task.workers() as run, progress("scenes", total) as advance:
+            for rows in run(evaluate_scenes, left, *shared):
+                num_done += parts.keep(rows)
+                advance(num_done)
+        write_rows(parts.rows(), task.folder / ROWS)
+    shutil.rmtree(task.folder / PARTS, ignore_errors=True)
+    # The gate asks whether the version was trained on them.
+    measured = ScanResult(scenes=SceneTable.of(task.subject.scenes), refused=())
+    write_index(measured, task.folder / SCENES)
+
+
+def _write_local_page(task: Evaluation) -> None:
+    try:
+        write_page(task, None, {})
+    except ModuleNotFoundError as absent:
+        package = (absent.name or "").partition(".")[0]
+        print_line(f"  no report: {package} is not installed; the rows are in {task.folder / ROWS}")
 
 
 @contextmanager
@@ -126,7 +158,7 @@ def _run_of(client: Any, subject: Subject, asked: str) -> Iterator[str]:
         raise
 
 
-def _evaluated(model: str, run_id: str, folder: Path) -> Evaluated:
+def _evaluated(model: str, run_id: str | None, folder: Path) -> Evaluated:
     rows = read_rows(folder / ROWS)
     for line in format_table(summarise(rows), model=MODEL, baseline=BASELINE):
         print_line(f"  {line}")
@@ -137,10 +169,12 @@ def _evaluated(model: str, run_id: str, folder: Path) -> Evaluated:
     return Evaluated(model=model, run_id=run_id, folder=folder, means=overall_means(rows))
 
 
-def _tag_version(client: Any, model: str, run_id: str) -> None:
+def _tag_version(model: str, run_id: str, settings: Settings) -> None:
     if not model.startswith("models:/"):
         return
     from infra.registry import model_versions as registry
+    from infra.registry import tracking
 
+    client = tracking.connect(settings)
     version = registry.find_model(client, model)
     client.set_model_version_tag(version.name, version.version, "evaluation_run_id", run_id)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from infra.settings import REPOSITORY
+from infra.settings import REPOSITORY, Settings
 from jobs.config import EvaluateRecipe
 from jobs.console import print_line
+from jobs.placement import Placement, Workers, workers
 from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
@@ -78,6 +80,31 @@ class Subject:
             "scenes_digest": scenes,
             "config_digest": digest_of(whole),
         }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A subject that is measured into a folder, and where that is computed."""
+
+    subject: Subject
+    folder: Path
+    settings: Settings
+    placement: Placement
+    local: bool = False
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the rows of all parts have been joined."""
+        return (self.folder / ROWS).is_file()
+
+    @property
+    def own_device(self) -> str:
+        """The device of this process, for what no worker does: GPUs may be those of other nodes."""
+        return "cpu" if self.placement.device == "cpu" else "auto"
+
+    def workers(self) -> AbstractContextManager[Workers]:
+        """Ray's workers, or this process."""
+        return workers(self.placement, self.settings, local=self.local)
 
 
 def check_subject(subject: Subject) -> None:

@@ -21,6 +21,7 @@ from jobs.command_line import (
     whole_number,
     window_rules,
 )
+from jobs.placement import add_placement, placement_of
 
 # Those of models.system, which imports torch; a test holds them equal.
 PRECISIONS = ("float32", "bf16")
@@ -69,8 +70,8 @@ def _fuse(arguments: argparse.Namespace) -> None:
     if kinds[0] != kinds[1]:
         raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
     if kinds[0]:
-        places = (arguments.vi, arguments.ir, arguments.out)
-        uri = fuse_one(fusing, settings, *places, windows=windows)
+        pair = arguments.vi, arguments.ir, arguments.out
+        uri = fuse_one(fusing, settings, *pair, windows=windows, device=arguments.device)
         print_facts({"model": model, "fused": uri})
         return
     fused = fuse_folders(
@@ -82,6 +83,8 @@ def _fuse(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         local=arguments.local,
         windows=windows,
+        placement=placement_of(arguments),
+        batch_size=arguments.batch,
     )
     counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} existed already"
     print_facts({"model": model, "fused": counts})
@@ -104,6 +107,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     add_address(parser)
+    add_placement(parser)
+    parser.add_argument(
+        "--batch",
+        type=whole_number(1, 4096),
+        metavar="N",
+        help="pairs of one size to fuse at once (default: 1 on a CPU, 8 on a GPU)",
+    )
     parser.add_argument(
         "--partial", action="store_true", help="exit status 0 also when some cannot be fused"
     )
@@ -129,7 +139,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the fusion network: minutes at the first size, for accelerators",
+        help="compile the fusion network: minutes at the first size, for GPUs",
     )
     parser.add_argument(
         "--stretch",

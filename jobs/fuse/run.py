@@ -15,6 +15,8 @@ from degradations.chain import Applied
 from infra.settings import Settings
 from jobs.console import print_line, progress
 from jobs.locations import cached_folder, open_folder, open_sources, source_reader
+from jobs.placement import ANYWHERE, Placement
+from models.devices import use_device
 from pipelines.bundles.fusing import (
     Failure,
     FusablePair,
@@ -33,6 +35,8 @@ from pipelines.store.folders import Folder
 
 # Of the observation model's degradations, as its papers call them.
 _SHORT_NAMES = {"noise": "gaussian_noise", "blur": "gaussian_blur"}
+# Pairs that a GPU fuses at once; its memory for 640×480 is some GiB, and one that has less takes fewer.
+GPU_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,13 @@ def fuse_folders(
     overwrite: bool = False,
     local: bool = False,
     windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
+    placement: Placement = ANYWHERE,
+    batch_size: int | None = None,
 ) -> FolderOutcome:
     """Fuse two folders or S3 prefixes, paired by stem, into `out`; on Ray, or `local` in this process.
 
+    `batch_size` pairs that lie side by side are fused at once where they are of one size (None: one on a
+    CPU, `GPU_BATCH` on a GPU).
     Pictures that `out` holds already are skipped, unless `overwrite`. What cannot be fused is listed
     in its `failures.json`. `windows` are rules for pictures of more than 8 bits, by camera. Raises
     ValueError where no pair can be fused.
@@ -71,13 +79,14 @@ def fuse_folders(
     skipped = len(pairs) - len(left)
     if skipped:
         print_line(f"  skipping {skipped} of {len(pairs)} pictures, which exist already")
-    arguments = (fusing, source_reader(settings), folder)
-    failures = list(alone)
+    task = _Task(tuple(left), batch_size, placement, (fusing, source_reader(settings), folder))
+    done, failures = skipped, list(alone)
     with progress("pairs", len(pairs)) as advance:
-        outcomes = _in_process(left, *arguments) if local else _on_ray(left, settings, *arguments)
-        for done, (pair, failure) in enumerate(outcomes, start=1):
-            failures += [failure] if failure else []
-            advance(skipped + done, pair.name)
+        outcomes = _in_process(task) if local else _on_ray(task, settings)
+        for batch, failed in outcomes:
+            failures += failed
+            done += len(batch)
+            advance(done, batch[-1].name)
     write_failures(failures, folder)
     made = len(left) - (len(failures) - len(alone))
     return FolderOutcome(made, skipped, tuple(failures))
@@ -110,34 +119,52 @@ def _whole_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
-_Outcome = tuple[FusablePair, Failure | None]
+_Batch = tuple[FusablePair, ...]
+_Outcome = tuple[_Batch, list[Failure]]
 
 
-def _in_process(
-    pairs: Sequence[FusablePair], fusing: Fusing, read: Read, folder: Folder
-) -> Iterator[_Outcome]:
-    fuse = PairFuser(fusing, read, folder)
-    for pair in pairs:
-        yield pair, fuse(pair)
+@dataclass(frozen=True)
+class _Task:
+    """Pairs to fuse where, and what a `PairFuser` is made of."""
+
+    pairs: tuple[FusablePair, ...]
+    batch_size: int | None
+    placement: Placement
+    of_fuser: tuple[Fusing, Read, Folder]
+
+    def batches(self, device: str) -> list[_Batch]:
+        """The pairs in order, as many at once as the device takes."""
+        size = self.batch_size or (1 if device == "cpu" else GPU_BATCH)
+        return [self.pairs[start : start + size] for start in range(0, len(self.pairs), size)]
 
 
-def _on_ray(
-    pairs: Sequence[FusablePair], settings: Settings, fusing: Fusing, read: Read, folder: Folder
-) -> Iterator[_Outcome]:
-    if not pairs:
+def _in_process(task: _Task) -> Iterator[_Outcome]:
+    device = use_device(task.placement.device)
+    fuse = PairFuser(*task.of_fuser, str(device))
+    for batch in task.batches(device.type):
+        yield batch, fuse(batch)
+
+
+def _on_ray(task: _Task, settings: Settings) -> Iterator[_Outcome]:
+    if not task.pairs:
         return
     # Start Ray only when there is work.
     from infra.cluster.connect import connected
+    from infra.cluster.nodes import gpus_of_worker
     from infra.cluster.tasks import map_actors
 
     with connected(settings):
-        for pair, outcome in map_actors(PairFuser, pairs, fusing, read, folder):
-            if isinstance(outcome, Exception):
+        num_gpus = gpus_of_worker(task.placement.device, task.placement.gpu_share)
+        device = "cuda" if num_gpus else "cpu"
+        batches = task.batches(device)
+        for batch, failed in map_actors(
+            PairFuser, batches, *task.of_fuser, device, num_gpus=num_gpus
+        ):
+            if isinstance(failed, Exception):
                 # Most likely out of memory, which a smaller tile mends.
                 reason = "its worker died twice, perhaps out of memory; try --tile"
-                yield pair, Failure(name=pair.name, reason=reason)
-            else:
-                yield pair, outcome
+                failed = [Failure(name=pair.name, reason=reason) for pair in batch]
+            yield batch, failed
 
 
 def resolve_model(model: str, settings: Settings) -> str:
@@ -232,6 +259,7 @@ def fuse_one(
     out: str,
     *,
     windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
+    device: str = "auto",
 ) -> str:
     """Fuse a single pair, in this process; `out` is a PNG's URI or a folder's."""
     if out.lower().endswith(".png"):
@@ -242,7 +270,7 @@ def fuse_one(
     pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
     _check_targets([pair], root)
     fusing = _windowed(fusing, [pair], settings, windows)
-    failure = PairFuser(fusing, source_reader(settings), root)(pair)
-    if failure:
-        raise ValueError(failure.reason)
+    failures = PairFuser(fusing, source_reader(settings), root, device)([pair])
+    if failures:
+        raise ValueError(failures[0].reason)
     return f"{root.uri}/{name}"

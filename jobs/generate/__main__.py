@@ -84,6 +84,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         scenes=arguments.scenes,
         smoke=arguments.smoke,
         rebuild=arguments.rebuild,
+        local=arguments.local,
     )
     recipe = _first_recipe(version.config.shard)
     options = "--smoke " * arguments.smoke + f"--set dataset={version.config.name}"
@@ -198,6 +199,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --dry-run: measure a few scenes here, also where an earlier run left its figures",
     )
+    parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     add_address(parser)
     add_work(parser)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from degradations.catalogue import CLEAN
@@ -61,13 +62,14 @@ def generate(
     scenes: str,
     smoke: bool = False,
     rebuild: Sequence[str] | None = None,
+    local: bool = False,
 ) -> DatasetVersion:
     """Make the version that `config` describes over the index called `scenes`.
 
     Shards that exist are reused, pictures that the recipe's last version has are copied, and the
     manifest is published last. `rebuild` names degradations that are made again all the same; none
-    means all, with the clean pictures. A trial run (`smoke`) has a name of its own. Raises ValueError
-    on bad sources.
+    means all, with the clean pictures. A trial run (`smoke`) has a name of its own; `local` needs no Ray.
+    Raises ValueError on bad sources.
     """
     if smoke:
         config = config.model_copy(update={"name": f"{config.name}-smoke"})
@@ -86,7 +88,8 @@ def generate(
             plan = plan_shards(config, left, earlier)
             announcement.need(plan.names())
             announcement.wait_for_collections(print_line)
-            shards = _make_shards(plan, root, settings, quarantine, keep_figures=not smoke)
+            made = _make_here if local else partial(_make_on_ray, keep_figures=not smoke)
+            shards = _make_shards(plan, root, settings, quarantine, made)
         announcement.renew()
         announcement.wait_for_collections(print_line)
         version = publish_version(
@@ -114,10 +117,9 @@ def _make_shards(
     root: Folder,
     settings: Settings,
     quarantine: Quarantine,
-    *,
-    keep_figures: bool,
+    made: Callable[..., Iterator[WrittenShard | BadSourcesError]],
 ) -> list[ShardInfo] | None:
-    """Find the shards of a plan that exist, and make the others on Ray.
+    """Find the shards of a plan that exist, and have the others `made`.
 
     None when sources are bad that were not in quarantine before: without their scenes, the plan is another.
     """
@@ -125,18 +127,34 @@ def _make_shards(
     counts = f"reuse {len(shards)} shards, build {len(to_build)}"
     print_facts({"plan": counts, "scenes": str(plan.num_scenes)})
     num_bad = len(quarantine.scene_ids)
-    if to_build:
-        # Ray is only needed where there is something to do.
-        from infra.cluster.tasks import map_tasks
-
-        with _counting(to_build, root, settings, keep_figures=keep_figures) as count:
-            for written in map_tasks(try_shard, to_build, root, source_reader(settings)):
-                if isinstance(written, BadSourcesError):
-                    quarantine.add(written)
-                    continue
-                count(written)
-                shards.append(written.info)
+    for written in made(to_build, root, settings) if to_build else ():
+        if isinstance(written, BadSourcesError):
+            quarantine.add(written)
+        else:
+            shards.append(written.info)
     return shards if len(quarantine.scene_ids) == num_bad else None
+
+
+def _make_on_ray(
+    specs: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
+) -> Iterator[WrittenShard | BadSourcesError]:
+    # Ray is only needed where there is something to do.
+    from infra.cluster.tasks import map_tasks
+
+    with _counting(specs, root, settings, keep_figures=keep_figures) as count:
+        for written in map_tasks(try_shard, specs, root, source_reader(settings)):
+            if not isinstance(written, BadSourcesError):
+                count(written)
+            yield written
+
+
+def _make_here(
+    specs: ShardPlan, root: Folder, settings: Settings
+) -> Iterator[WrittenShard | BadSourcesError]:
+    with progress("shards", len(specs)) as advance:
+        for done, spec in enumerate(specs, start=1):
+            yield try_shard(spec, root, source_reader(settings))
+            advance(done)
 
 
 def after_newest(

@@ -258,7 +258,8 @@ def on_gpus(
 ) -> TrainingConfig:
     """A recipe for GPUs, which share the batch; previews go with the checkpoints."""
     batch_size = max(1, optim.batch_size // num_gpus)
-    share: dict[str, int | None] = {"batch_size": batch_size}
+    # bf16 is ours: the authors train in float32, at twice the memory and a fraction of the speed.
+    share: dict[str, Any] = {"batch_size": batch_size, "precision": "bf16"}
     if batch_size == 1:
         share["late_batch_size"] = None  # a GPU cannot take three quarters of a sample
     return TrainingConfig(

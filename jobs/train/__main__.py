@@ -21,6 +21,7 @@ from jobs.command_line import (
     run_command,
     whole_number,
 )
+from jobs.placement import add_device
 from jobs.recipes import TRAINING
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def read_training(arguments: argparse.Namespace) -> TrainingConfig:
         raise ValueError("--local is one process; leave --workers out")
     if arguments.workers:
         share_of_step(config.optim, config.num_workers, arguments.workers)
-    return config.model_copy(update={"compiled": True}) if arguments.compile else config
+    changes: dict[str, bool] = {"compiled": True} if arguments.compile else {}
+    if arguments.device != "auto":
+        changes["use_gpu"] = arguments.device == "cuda"
+    return config.model_copy(update=changes)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -57,7 +61,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.local:
         from jobs.train.local import train_local
 
-        checkpoint = train_local(config, settings, name=name)
+        checkpoint = train_local(config, settings, name=name, device=arguments.device)
         print_line(f"checkpoint: {checkpoint}")
         return
     from jobs.train.run import train
@@ -128,6 +132,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share the recipe's steps among N workers, also when resuming (default: the recipe's)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks first")
+    add_device(parser, auto="auto is what the recipe says, and with --local a GPU if there is one")
     add_address(parser)
     add_work(parser)
 

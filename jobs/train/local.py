@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
 from infra.settings import Settings
 from jobs.console import print_facts, print_line, progress
 from jobs.train.inputs import check_gpus, find_sources, plan_training
@@ -19,8 +17,10 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.loop import PREVIEW, Metrics, TrainingTask, run_training
 
 
-def train_local(config: TrainingConfig, settings: Settings, *, name: str) -> Path:
-    """Train in this process; return the last checkpoint's folder.
+def train_local(
+    config: TrainingConfig, settings: Settings, *, name: str, device: str = "auto"
+) -> Path:
+    """Train in this process on a device, by name; return the last checkpoint's folder.
 
     Beside the checkpoints lie the previews and, after a stage that is probed, the map of the probe.
     """
@@ -46,7 +46,7 @@ def train_local(config: TrainingConfig, settings: Settings, *, name: str) -> Pat
             TrainingTask(planned.config, planned.datasets, planned.initial, pairs),
             rank=0,
             world_size=1,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=device,
             resume=before[::-1],
             report=report,
         )

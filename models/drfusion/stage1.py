@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.color import to_gray
+from models.devices import rounding, unrounded
 from models.drfusion.config import Stage1Config
 from models.drfusion.fuser import observe_pair
 from models.drfusion.loss import ChainLoss
@@ -36,15 +37,14 @@ class Stage1(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return "loss" with its graph, every weighted term and ᾱ_T detached; all steps are alike."""
-        device = batch["vi_lq"].device.type
-        rounded = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        rounded = rounding(batch["vi_lq"])
 
         def predict(x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-            with torch.autocast(device, rounded[1], enabled=rounded[0]):
+            with rounded:
                 noise, weight = self._run_network(x, timestep)
             return noise.float(), weight.float()
 
-        with torch.autocast(device, enabled=False):
+        with unrounded(batch["vi_lq"]):
             observation = observe_pair(
                 batch["vi_lq"],
                 batch["ir_lq"],

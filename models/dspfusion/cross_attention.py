@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W pixels.
 import torch
 from torch import Tensor, nn
 
+from models.devices import at_least_float32
 from models.layers import cpu_strips
 from models.layers.attention import attend, channel_weights
 from models.layers.blocks import ChannelNorm, depthwise3x3, pointwise
@@ -42,4 +43,4 @@ class CrossAttention(nn.Module):
         kv = self.key_value_context(pointwise(self.norm(other), self.key_value.weight))
         k, v = kv.chunk(2, dim=1)
         weights = channel_weights(q, k, self.temperature, self.sums)
-        return x + attend(v, weights, self.project_out.weight)
+        return at_least_float32(x) + attend(v, weights, self.project_out.weight)

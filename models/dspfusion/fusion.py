@@ -55,6 +55,8 @@ class FusionNetwork(nn.Module):
         self.ups = nn.ModuleList(Upsample(width) for width in widths[1:])
         self.reductions = nn.ModuleList(_reduction(config, i) for i in range(_NUM_LEVELS - 1))
         self.decoders = nn.ModuleList(_decoder(config, i) for i in range(_NUM_LEVELS - 1))
+        # How the maps lie in memory, which changes no weight; `jobs.bench model` measures the other one.
+        self.memory_format = torch.channels_last
         self.three_heads = config.three_heads
         if config.three_heads:
             self.fused_head = RestorationHead(config, num_blocks=2, gated=False)
@@ -88,7 +90,7 @@ class FusionNetwork(nn.Module):
     ) -> Tensor:
         semantic = self.semantic_pyramid(semantic_prior)  # 4 x B N D
         degradation = self.degradation_pyramid(degradation_prior)  # 4 x 2B N D
-        pair = torch.cat([ir, vi]).contiguous(memory_format=torch.channels_last)  # 2B 3 H W
+        pair = torch.cat([ir, vi]).contiguous(memory_format=self.memory_format)  # 2B 3 H W
         fused = self._encode(pair, semantic, degradation)
         x = fused[-1]  # B 8C H/8 W/8
         for level in reversed(range(_NUM_LEVELS - 1)):

@@ -7,6 +7,7 @@ D prior width, h heads, c = C / h. A batch of 2B holds the infrared images first
 import torch
 from torch import Tensor, nn
 
+from models.devices import at_least_float32, unrounded
 from models.dspfusion.config import DSPFusionConfig
 from models.layers import cpu_strips
 from models.layers.attention import softmax_by_head
@@ -38,9 +39,11 @@ class SemanticIntegration(nn.Module):
             return cpu_strips.token_attention(
                 x, affine, keys, contents, bias, num_heads=self.num_heads
             )
-        weights = softmax_by_head(keys @ norm(x).flatten(2), self.num_heads)  # B hN HW
-        content = weights.transpose(1, 2) @ contents + bias  # B HW C
-        return x + content.transpose(1, 2).unflatten(2, x.shape[-2:])  # B C H W
+        with unrounded(x):
+            x, keys, contents = map(at_least_float32, (x, keys, contents))
+            weights = softmax_by_head(keys @ norm(x).flatten(2), self.num_heads)  # B hN HW
+            content = weights.transpose(1, 2) @ contents + bias  # B HW C
+            return x + content.transpose(1, 2).unflatten(2, x.shape[-2:])  # B C H W
 
     def _fold(self, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Carry the tokens' keys and values to the pixels' side of both projections.

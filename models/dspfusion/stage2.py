@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.color import to_rgb
+from models.devices import sent
 from models.diffusion import q_sample
 from models.dspfusion.config import Stage2Config
 from models.dspfusion.denoiser import (
@@ -37,6 +38,8 @@ class Stage2(nn.Module):
     """
 
     FIELDS: tuple[str, ...] = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "seed")
+    # Generators of the CPU read it: from a GPU, every step would wait for it.
+    ON_CPU: tuple[str, ...] = ("seed",)
 
     def __init__(self, config: Stage2Config) -> None:
         super().__init__()
@@ -80,7 +83,7 @@ class Stage2(nn.Module):
         """Return "loss" with its graph, and every weighted term detached; all steps are alike."""
         infrared = {name: to_rgb(batch[name]) for name in ("ir_lq", "ir_gt")}
         noises = seeded_noise(batch["seed"], self.noise_shape).transpose(0, 1)
-        noise, step_noise = split_noises(noises.to(batch["vi_lq"].device))
+        noise, step_noise = split_noises(sent(noises, batch["vi_lq"].device))
         return self.losses({**batch, **infrared}, noise, step_noise)
 
     def losses(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from models.devices import at_least_float32, unrounded
 from models.layers.pixel_sums import PixelSums
 
 # Below this length a query or key counts as zero (the guard of F.normalize).
@@ -16,12 +17,15 @@ _MIN_NORM = 1e-12
 def channel_weights(q: Tensor, k: Tensor, temperature: Tensor, sums: PixelSums) -> Tensor:
     """Return the attention matrices B×h×c×c of q and k B×C×H×W; `temperature` is h×1×1.
 
-    Queries and keys have unit length over the pixels, the whole picture's where `sums` says so.
+    Queries and keys have unit length over the pixels, the whole picture's where `sums` says so. They may
+    be bfloat16; sums over pixels are float32 (README of dspfusion, Precision).
     """
     heads = temperature.shape[0], -1
-    q, k = (x.flatten(2).unflatten(1, heads) for x in (q, k))  # B h c HW
-    own = (q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1))  # B h c c, B h c twice
-    return gram_weights(sums.add(*own), temperature)
+    with unrounded(q):
+        q, k = (at_least_float32(x).flatten(2).unflatten(1, heads) for x in (q, k))  # B h c HW
+        # B h c c, B h c twice
+        own = (q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1))
+        return gram_weights(sums.add(*own), temperature)
 
 
 def gram_weights(sums: Sequence[Tensor], temperature: Tensor) -> Tensor:

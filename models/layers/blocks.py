@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.devices import at_least_float32
 from models.layers import cpu_strips
 from models.layers.attention import attend, channel_weights
 from models.layers.pixel_sums import PixelSums
@@ -84,7 +85,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv_context(projected).chunk(3, dim=1)  # B C H W each
         weights = channel_weights(q, k, self.temperature, self.sums)
         # Its memory layout is that of the first operand: channels last.
-        return attend(v, weights, project_out) + x
+        return attend(v, weights, project_out) + at_least_float32(x)
 
 
 class GatedFeedForward(nn.Module):

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W pixels, h heads, c = C / h, D numbers of a prom
 import torch
 from torch import Tensor, nn
 
+from models.devices import at_least_float32
 from models.layers.attention import attend, channel_weights
 from models.layers.blocks import ChannelNorm, GatedFeedForward, depthwise3x3, pointwise
 from models.layers.pixel_sums import PixelSums
@@ -35,7 +36,7 @@ class InnerResidualAttention(nn.Module):
         weights = channel_weights(q, k, self.temperature, self.sums)  # B h c c
         # A v + g ⊙ v = (A + diag g) v: no further map of the picture's size.
         gates = torch.diag_embed(self.inner_gate.unflatten(0, weights.shape[1:3]))  # h c c
-        return x + attend(v, weights + gates, self.project_out.weight)
+        return at_least_float32(x) + attend(v, weights + gates, self.project_out.weight)
 
 
 class TextGuidedAttention(nn.Module):

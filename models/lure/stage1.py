@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.devices import sent, unrounded
 from models.losses import Ssim
 from models.lure.blocks import PlainBlock, TextBlock
 from models.lure.config import Stage1Config
@@ -28,6 +29,8 @@ class Stage1(nn.Module):
     """
 
     FIELDS: tuple[str, ...] = ("lq", "gt", "camera", "task")
+    # It sorts the batch into two: from a GPU, every step would wait for it.
+    ON_CPU: tuple[str, ...] = ("camera",)
     RECOMPUTED = (PlainBlock, TextBlock)
     num_seen: Tensor
 
@@ -58,11 +61,12 @@ class Stage1(nn.Module):
         """
         sums: dict[str, Tensor] = {}
         for number, camera in enumerate(CAMERAS):
-            chosen = batch["camera"] == number
-            if not chosen.any():
+            places = (batch["camera"] == number).nonzero().squeeze(1)  # b, on the CPU
+            if not len(places):
                 continue
-            lq, gt, task = (batch[name][chosen] for name in ("lq", "gt", "task"))
-            share = len(task) / len(chosen)
+            places = sent(places, batch["gt"].device)
+            lq, gt, task = (batch[name][places] for name in ("lq", "gt", "task"))
+            share = len(task) / len(batch["camera"])
             for name, term in self._camera_terms(camera, lq, gt, task).items():
                 sums[name] = sums.get(name, torch.zeros_like(term)) + share * term
         restoration = sums["restored"] + sums["pseudo"] + sums["ssim"]
@@ -86,7 +90,7 @@ class Stage1(nn.Module):
         restored, kept = decoder(both).chunk(2)  # b 3 H W each
         with torch.no_grad():
             target = teacher(gt, pseudo_text)
-        with torch.autocast(gt.device.type, enabled=False):
+        with unrounded(gt):
             # Always in float32: under autocast the variances would drown in bfloat16.
             latents, clean = zip(*(z.float().chunk(2) for z in both), strict=True)
             terms = self._unified_terms(camera, latents, [t.float() for t in target], task)
@@ -134,8 +138,8 @@ class Stage1(nn.Module):
             slow.lerp_(fast, rate)
         for row, camera in enumerate(CAMERAS):
             for fresh in self._fresh[camera]:
-                first = not self.num_seen[row]
-                weight = 1.0 if first else 1 - self.config.statistics_decay
+                # On the device, which a number for Python would have to wait for.
+                weight = torch.where(self.num_seen[row] == 0, 1.0, 1 - self.config.statistics_decay)
                 for running, new in zip(self._running(), fresh, strict=True):
                     running.mean[row].lerp_(new.mean, weight)
                     running.std[row].lerp_(new.std, weight)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from degradations.chain import Applied
 from degradations.noise import estimate_noise_level
+from models.devices import all_sent, sent, use_device
 from models.system import FuseOptions, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.checks.depth import Window, WindowRule, find_window
@@ -92,27 +96,66 @@ class Failure(BaseModel):
     reason: str
 
 
-class PairFuser:
-    """A loaded model that writes what it fuses: what an actor holds."""
+# A pair and its pictures, H×W×C.
+_Read = tuple[FusablePair, tuple[np.ndarray, np.ndarray]]
 
-    def __init__(self, fusing: Fusing, read: Read, folder: Folder) -> None:
-        self._fuse = fusing.bundle.system.prepare(fusing.bundle.fuser(), fusing.options)
+
+class PairFuser:
+    """A loaded model that writes what it fuses, on a device: what an actor holds."""
+
+    def __init__(self, fusing: Fusing, read: Read, folder: Folder, device: str = "cpu") -> None:
+        self._device = use_device(device)
+        fuser = fusing.bundle.fuser().to(self._device)
+        self._fuse = fusing.bundle.system.prepare(fuser, fusing.options)
         self._hints = fusing.hints
         self._read, self._folder = read, folder
         self._windows = {"vi_window": fusing.vi_window, "ir_window": fusing.ir_window}
 
-    def __call__(self, pair: FusablePair) -> Failure | None:
-        """Write a PNG, of 16 bits a channel if a source has them; return why a pair cannot be fused."""
+    def __call__(self, pairs: Sequence[FusablePair]) -> list[Failure]:
+        """Write a PNG a pair, of 16 bits a channel if a source has them; return what cannot be fused.
+
+        Pairs of one size are fused at once. They are read, and their PNG made, by a thread each.
+        """
+        with ThreadPoolExecutor(len(pairs)) as threads:
+            failures, of_size = [], defaultdict(list)
+            for pair, found in zip(pairs, threads.map(self._pictures, pairs), strict=True):
+                if isinstance(found, ValueError):
+                    failures.append(_failure(pair, found))
+                else:
+                    of_size[found[0].shape[:2]].append((pair, found))
+            for batch in of_size.values():
+                failures += self._fuse_batch(batch, threads)
+        return failures
+
+    def _pictures(self, pair: FusablePair) -> tuple[np.ndarray, np.ndarray] | ValueError:
         try:
-            pictures = read_pair(pair.vi_uri, pair.ir_uri, self._read, **self._windows)
+            return read_pair(pair.vi_uri, pair.ir_uri, self._read, **self._windows)
         except ValueError as error:
-            return _failure(pair, error)
-        vi, ir = map(to_tensor, pictures)
+            return error
+
+    def _fuse_batch(self, batch: Sequence[_Read], threads: ThreadPoolExecutor) -> list[Failure]:
+        """Fuse pairs of one size; of what is too much for the device at once, each by itself."""
+        vi, ir = (
+            torch.cat([to_tensor(pictures[camera]) for _, pictures in batch]) for camera in (0, 1)
+        )  # B 3 H W, B 1 H W
+        each = [self._hints(*pictures) for _, pictures in batch]
+        hints = {name: torch.cat([one[name] for one in each]) for name in each[0]}
+        there = self._device
         try:
             with torch.inference_mode():
-                fused = self._fuse(vi, ir, self._hints(*pictures)).fused  # 1 3 H W
+                found = self._fuse(sent(vi, there), sent(ir, there), all_sent(hints, there))
+                fused = found.fused.to("cpu", torch.float32)  # B 3 H W
+        except torch.OutOfMemoryError:
+            if len(batch) > 1:
+                return [failure for one in batch for failure in self._fuse_batch([one], threads)]
+            return [_failure(batch[0][0], "the GPU's memory is too small for it; try --tile")]
         except ValueError as error:
-            return _failure(pair, f"{pair.vi_uri}: {error}")
+            return [_failure(pair, f"{pair.vi_uri}: {error}") for pair, _ in batch]
+        found_failures = threads.map(self._write, batch, fused.split(1))
+        return [failure for failure in found_failures if failure]
+
+    def _write(self, read: _Read, fused: Tensor) -> Failure | None:
+        pair, pictures = read
         if not fused.isfinite().all():
             return _failure(pair, f"{pair.vi_uri}: fused, it holds NaN or infinite values")
         png = encode_png(to_levels(fused, np.result_type(*pictures)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.passes import move_to_device_pass
 from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
 
 _GRAPH, _EXAMPLE = "models/model.json", "data/sample_inputs/model.pt"
@@ -45,15 +46,20 @@ _OF_TREES = frozenset(
 )
 
 
-def load_program(path: Path) -> torch.nn.Module:
-    """Load an exported program `(vi, ir, *hints)`. Raises ValueError for what no export holds."""
+def load_program(path: Path, device: str = "cpu") -> torch.nn.Module:
+    """Load an exported program `(vi, ir, *hints)` onto a device.
+
+    It was traced on a CPU, whose name stands in it wherever a tensor is made: that is replaced, too.
+    Raises ValueError for what no export holds.
+    """
     clean = io.BytesIO()
     try:
         with PT2ArchiveReader(str(path)) as found, PT2ArchiveWriter(clean) as kept:
             for name in sorted(set(found.get_file_names()) - _ABOUT_IT):
                 kept.write_bytes(name, _checked(name, found))
         clean.seek(0)
-        return torch.export.load(clean).module()
+        program = torch.export.load(clean)
+        return (program if device == "cpu" else move_to_device_pass(program, device)).module()
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(f"{path}: not a program of ours ({error})") from error
 

@@ -21,7 +21,7 @@ _REPEATS = 3
 
 
 class Efficiency(BaseModel):
-    """Costs of fusing one pair of a size on one thread; None for what a method has none of."""
+    """Costs of fusing one pair of a size, on one thread or a GPU; None for what a method has none of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,8 +39,9 @@ def measure_efficiency(
 ) -> Efficiency:
     """Fuse vi 1×3×H×W and ir 1×1×H×W a few times; seconds are the median.
 
-    Memory is what the peak adds to the process before (Linux only, else None). MACs are those of
-    matrix products and convolutions, half of torch's FLOP count.
+    Memory is what the peak adds to the process before (Linux only, else None); of a network on a GPU
+    what it has there, weights included. MACs are those of matrix products and convolutions, half of
+    torch's FLOP count.
     """
 
     def fuse() -> Tensor:
@@ -48,9 +49,7 @@ def measure_efficiency(
 
     with torch.inference_mode():
         fuse()
-        before = restart_peak()
-        fuse()
-        peak = own_peak_mib()
+        peak_mib = _peak_mib(fuser, fuse)
         seconds = statistics.median(_seconds(fuse) for _ in range(_REPEATS))
         network = fuser if isinstance(fuser, nn.Module) else None
         return Efficiency(
@@ -60,8 +59,18 @@ def measure_efficiency(
             parameters=_count_parameters(network) if network else None,
             macs=_count_macs(fuse) if network else None,
             seconds=seconds,
-            peak_mib=None if before is None else max(0.0, peak - before),
+            peak_mib=peak_mib,
         )
+
+
+def _peak_mib(fuser: Fuser, fuse: Callable[[], Tensor]) -> float | None:
+    if isinstance(fuser, nn.Module) and next(fuser.parameters()).is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        fuse()
+        return torch.cuda.max_memory_allocated() / 2**20
+    before = restart_peak()
+    fuse()
+    return None if before is None else max(0.0, own_peak_mib() - before)
 
 
 def _seconds(fuse: Callable[[], Tensor]) -> float:

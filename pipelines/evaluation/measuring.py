@@ -19,10 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.devices import all_sent, sent, use_device
 from models.metrics import EVALUATED, measurable, measure
-from models.system import Fuser
+from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline
 from pipelines.evaluation.hints import hints_of
@@ -69,12 +70,26 @@ class Example:
     note: str = ""
 
 
-def methods_of(measurement: Measurement) -> dict[str, Fuser]:
-    """The fuser of a bundle and the baselines it is compared with, by name."""
+def methods_of(measurement: Measurement, device: str = "cpu") -> dict[str, Fuser]:
+    """The fuser of a bundle, on a device, and the baselines it is compared with, by name."""
     return {
-        MODEL: measurement.bundle.fuser(),
+        MODEL: OnDevice(measurement.bundle.fuser(), use_device(device)),
         **{name: BASELINES[name] for name in measurement.baselines},
     }
+
+
+class OnDevice(nn.Module):
+    """A fuser on a device: what it is given is sent there, and the picture comes back to the CPU."""
+
+    def __init__(self, fuser: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.fuser, self.device = fuser.to(device), device
+
+    def forward(self, vi: Tensor, ir: Tensor, hints: Hints | None = None) -> Fused:
+        """Fuse a batch of pairs of one size; returns when the device is done."""
+        there = (sent(vi, self.device), sent(ir, self.device), all_sent(hints or {}, self.device))
+        found: Fused = self.fuser(*there)
+        return Fused(found.fused.cpu())
 
 
 class FusedPicture(NamedTuple):
@@ -95,16 +110,17 @@ def evaluate_scenes(
     scenes: Sequence[Scene],
     measurement: Measurement,
     read: Read = read_file,
+    device: str = "cpu",
     *,
     methods: Mapping[str, Fuser] | None = None,
 ) -> list[Row]:
     """Rows of some scenes under every scenario, one a method: the unit of work that goes to a worker.
 
-    The bundle is loaded once for all of them; `read` fetches sources by URI; `methods` replaces the
-    bundle and the baselines. Raises ValueError, naming scene and method, for a fused picture that
-    cannot be measured.
+    The bundle is loaded once for all of them, onto `device`; metrics are a CPU's work. `read` fetches
+    sources by URI; `methods` replaces the bundle and the baselines. Raises ValueError, naming scene and
+    method, for a fused picture that cannot be measured.
     """
-    methods = methods_of(measurement) if methods is None else methods
+    methods = methods_of(measurement, device) if methods is None else methods
     rows = []
     protocols = {
         scenario.name: protocol_of(scenario, measurement.protocol)
@@ -157,7 +173,7 @@ def fuse_scene(
         vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
         with torch.inference_mode():
             start = time.perf_counter()
-            # The copy to the CPU waits for the device and so belongs to the time.
+            # On the CPU: the copy waits for the device and so belongs to the time.
             fused = fuse(vi_lq, ir_lq, hints).fused.to("cpu", torch.float32)  # B 3 H W
             seconds = time.perf_counter() - start
         head = row_head(scene, scenario, name, seconds)
@@ -166,7 +182,11 @@ def fuse_scene(
 
 
 def steps_means(
-    num_steps: int, scenes: Sequence[Scene], measurement: Measurement, read: Read = read_file
+    num_steps: int,
+    scenes: Sequence[Scene],
+    measurement: Measurement,
+    read: Read = read_file,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Mean of every metric with another number of sampling steps than the model was trained with.
 
@@ -179,7 +199,8 @@ def steps_means(
     fuser = bundle.fuser()
     set_num_steps(fuser, num_steps)
     alone = measurement.model_copy(update={"folders": {}})
-    rows = evaluate_scenes(scenes, alone, read, methods={MODEL: fuser})
+    methods = {MODEL: OnDevice(fuser, use_device(device))}
+    rows = evaluate_scenes(scenes, alone, read, methods=methods)
     # Without seconds: tasks run beside each other. They come back in any order.
     means = {name: float(np.mean([row[name] for row in rows])) for name in measurement.metrics}
     return {"num_steps": float(num_steps)} | means

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import system_of
+from models.devices import sent, use_device
 from models.layers.blocks import TransformerBlock
 from models.layers.recompute import recompute_blocks
 from models.system import Batch, Initial
@@ -68,29 +69,29 @@ def run_training(
     due; the folder of a checkpoint that is due comes with a second report of its step. Raises ValueError
     on a loss that is not finite or explodes, OSError when a checkpoint cannot be written.
     """
-    config = task.config
+    place, config = use_device(device), task.config
     optim = share_of_step(config.optim, config.num_workers, world_size)
     objective = make_objective(config, task.initial)
     batches = _open_batches(task, optim, objective.FIELDS, rank, world_size)
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)  # NCCL and the generators of kernels follow it
     if optim.recompute_blocks:
         recompute_blocks(objective, getattr(objective, "RECOMPUTED", (TransformerBlock,)))
-    state = start_state(objective.to(device), optim)
+    state = start_state(objective.to(place), optim)
     start = resume_newest(resume, state)
     replica = _replicate(objective, compiled=config.compiled)
-    reports = _Reports(config, state, report, torch.device(device), rank == 0, task.pairs)
+    reports = _Reports(config, state, report, place, rank == 0, task.pairs)
     micro_steps = range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
     stream = prefetch(batches.batch, micro_steps)
-    window = Window()
+    window, stays = Window(), getattr(objective, "ON_CPU", ())
     for step in range(start, optim.num_steps):
-        parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
+        parts = [_sent(batch, place, stays) for batch in islice(stream, optim.num_accumulated)]
         window.batch_ready()
         terms = train_step(replica, state, parts, optim, step=step, rank=rank)
-        # Check every step: a NaN would spoil the running average and the next checkpoint.
-        _check_loss(float(terms["loss"]), optim, step, batches)
         _after_step(objective, state, step)
         window.add(terms, num_samples=sum(len(part["position"]) for part in parts))
+        # A GPU is asked for its losses when a report is due, before anything of them is kept: to ask
+        # every step would let it wait. A CPU has them.
+        if place.type == "cpu" or reports.is_due(step + 1):
+            _check_losses(window.new_losses(), optim, step, batches)
         if reports.is_due(step + 1):
             # Opened before the report: the time that it takes counts for the pace.
             seen, window = window, Window()
@@ -188,8 +189,13 @@ class _Reports:
         return base64.b64encode(draw_preview(fuser, self.pairs, names)).decode()
 
 
-def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatches) -> None:
-    if not loss <= optim.max_loss:  # nor is NaN
+def _check_losses(
+    losses: Sequence[float], optim: OptimConfig, last_step: int, batches: ShardBatches
+) -> None:
+    """Raise ValueError, naming step and scenes, at the first of the steps' losses that is none."""
+    for step, loss in enumerate(losses, start=last_step - len(losses) + 1):
+        if loss <= optim.max_loss:  # which NaN is not
+            continue
         parts = range(step * optim.num_accumulated, (step + 1) * optim.num_accumulated)
         scenes = [scene for part in parts for scene in batches.scenes_at(part)]
         raise ValueError(
@@ -198,5 +204,7 @@ def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatche
         )
 
 
-def _to(batch: dict[str, Tensor], device: str) -> Batch:
-    return {field: value.to(device, non_blocking=True) for field, value in batch.items()}
+def _sent(batch: dict[str, Tensor], device: torch.device, stays: Sequence[str]) -> Batch:
+    return {
+        field: value if field in stays else sent(value, device) for field, value in batch.items()
+    }

@@ -16,6 +16,7 @@ class Window:
     def __init__(self) -> None:
         self._num_steps, self._num_samples, self._wait_s = 0, 0, 0.0
         self._sums: dict[str, Tensor] = {}
+        self._new_losses: list[Tensor] = []
         self._opened = time.perf_counter()
         self.await_batch()
 
@@ -31,9 +32,16 @@ class Window:
         """Add one step's terms; they stay on the device, so that nothing waits for it."""
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._new_losses.append(terms["loss"])
         self._num_steps += 1
         self._num_samples += num_samples
         self.await_batch()
+
+    def new_losses(self) -> list[float]:
+        """The losses of the steps since this was asked last; waits for the device, once for all."""
+        losses: list[float] = torch.stack(self._new_losses).tolist()
+        self._new_losses = []
+        return losses
 
     def means(self) -> dict[str, float]:
         """Return the mean of every term, samples per second and the share of time without a batch.
@@ -41,7 +49,10 @@ class Window:
         The time that the report at the window's start took counts, but not as waiting for a batch.
         """
         seconds = time.perf_counter() - self._opened
-        return {name: float(total) / self._num_steps for name, total in self._sums.items()} | {
+        totals = torch.stack(list(self._sums.values())).tolist()  # waits for the device once
+        return {
+            name: total / self._num_steps for name, total in zip(self._sums, totals, strict=True)
+        } | {
             "samples_per_s": self._num_samples / seconds,
             "data_wait_share": self._wait_s / seconds,
         }

@@ -110,6 +110,14 @@ def test_ssim_known_values():
     assert constant == pytest.approx(expected, abs=1e-4)
 
 
+def test_ssim_filters_a_line_with_its_window():
+    similarity = Ssim()
+    line = torch.rand(1, 1, 1, 20, dtype=torch.float64)
+    expected = F.conv1d(line[0], similarity.window.double().view(1, 1, -1))
+    band = similarity._band(20).double()
+    torch.testing.assert_close(band @ line[0, 0, 0], expected[0, 0])
+
+
 def test_ssim_refuses_images_below_its_window():
     with pytest.raises(ValueError, match="larger crop"):
         Ssim()(torch.rand(1, 3, 12, 16), torch.rand(1, 3, 12, 16))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs.bench import model_speed as bench_model
-from jobs.bench.model_speed import describe_bf16, peak_mib
+from jobs.bench.model_speed import Setup, describe_bf16, peak_mib
 from models import find_system
 from tests.conftest import tiny_fuser
 from tests.models.dspfusion.bench_sides import make_work
@@ -18,7 +18,7 @@ SYSTEM = find_system("dspfusion")
 
 @pytest.mark.parametrize("part", ["stage1", "stage2"])
 def test_both_sides_take_the_same_steps(part: str) -> None:
-    ours, plain = (make_work(part, side, crop_px=16) for side in ("ours", "plain"))
+    ours, plain = (make_work(part, side, Setup(crop_px=16)) for side in ("ours", "plain"))
     for _ in range(2):  # The second starts from the weights that the first left behind.
         torch.testing.assert_close(ours(), plain(), rtol=1e-4, atol=0)
 
@@ -26,9 +26,9 @@ def test_both_sides_take_the_same_steps(part: str) -> None:
 @pytest.mark.slow
 def test_peak_is_the_measured_process_own() -> None:
     """A quarter of a gigabyte in this process does not show in the other's peak."""
-    before = peak_mib("dspfusion", "stage2", "ours", crop_px=16)
+    before = peak_mib("dspfusion", "stage2", "ours", Setup(crop_px=16))
     here = torch.ones(64, 1024, 1024)
-    assert peak_mib("dspfusion", "stage2", "ours", crop_px=16) < before + 128
+    assert peak_mib("dspfusion", "stage2", "ours", Setup(crop_px=16)) < before + 128
     assert here.sum() > 0
     assert before > 50
 

@@ -16,6 +16,7 @@ from infra.settings import Settings
 from jobs.fuse import __main__ as command
 from jobs.fuse.run import FolderOutcome, fuse_folders, fuse_one
 from jobs.locations import open_folder
+from jobs.placement import Placement
 from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import FAILURES, Fusing
@@ -172,6 +173,49 @@ def test_what_a_folder_lacks_or_mixes_does_not_end_the_rest(
     settings_used = json.loads((tmp_path / "out" / "fusion.json").read_text())
     assert settings_used["ir_window"]["low"] == pytest.approx(28000, abs=10)
     assert settings_used["ir_window"]["high"] == pytest.approx(31000, abs=10)
+
+
+def test_a_batch_fuses_pairs_of_one_size_at_once_and_names_the_others(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
+    places = write_frames(tmp_path, num_frames=6)
+    for camera in ("vi", "ir"):
+        # Of another size, between the others; and one below what the model takes.
+        for index, side in ((3, 24), (4, 8)):
+            shape = (side, side, 3) if camera == "vi" else (side, side)
+            write_noise(tmp_path / camera / f"frame_{index}.png", shape, np.uint16)
+    fusing = Fusing(bundle=read_bundle(tiny_bundle))
+    pictures = []
+    for batch_size in (1, 4):
+        out = tmp_path / f"out-{batch_size}"
+        fused = fuse_folders(
+            fusing, settings, **places, out=str(out), local=True, batch_size=batch_size
+        )
+        assert sorted(failure.name for failure in fused.failures) == ["frame_1.png", "frame_4.png"]
+        assert fused.made == 4
+        pictures.append({path.name: cv2.imread(str(path), -1) for path in out.glob("*.png")})
+    assert pictures[0].keys() == pictures[1].keys()
+    for name, alone in pictures[0].items():
+        # A level of 65535, by which sums of a batch may round otherwise.
+        assert np.abs(alone.astype(int) - pictures[1][name].astype(int)).max() <= 1
+
+
+def test_a_gpu_that_is_not_there_is_named(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
+    fusing, places = Fusing(bundle=read_bundle(tiny_bundle)), write_frames(tmp_path, num_frames=2)
+    with pytest.raises(ValueError, match=r"finds no CUDA device here.*--device cpu"):
+        fuse_folders(
+            fusing,
+            settings,
+            **places,
+            out=str(tmp_path / "out"),
+            local=True,
+            placement=Placement("cuda"),
+        )
 
 
 def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Path) -> None:

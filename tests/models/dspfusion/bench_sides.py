@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from jobs.bench.model_speed import HEIGHT_PX, WIDTH_PX, Side, Work
+from jobs.bench.model_speed import HEIGHT_PX, WIDTH_PX, Setup, Side, Work
 from models.dspfusion.config import DSPFusionConfig, Stage1Config, Stage2Config
 from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.parity.fill import Constants
@@ -20,7 +20,7 @@ from pipelines.training.config import OptimConfig
 from pipelines.training.optimiser import start_state, train_step
 from tests.models.dspfusion.reference import Reference, stage1_losses, stage2_losses
 
-PARTS = ("inference", "bf16", "compiled", "stage1", "stage2")
+# Samples of a step where nothing else is asked for; of inference it is one.
 BATCH_SIZE = 2
 
 # The fill rule's public constants (spec 5.2): fresh weights leave the visible picture nearly as it
@@ -39,28 +39,31 @@ PUBLIC = Constants(
 )
 
 
-def make_work(part: str, side: Side, *, crop_px: int) -> Work:
+def make_work(part: str, side: Side, setup: Setup) -> Work:
     """Build one side of a comparison, with the same weights and inputs as the other."""
     torch.manual_seed(0)
-    fuser = DSPFusionFuser(DSPFusionConfig()).eval()
+    fuser = DSPFusionFuser(DSPFusionConfig()).eval().to(setup.device)
     match part, side:
-        case "inference" | "bf16" | "compiled", "plain":
-            return _fuse_plain(fuser)
-        case "inference", _:
-            return _fuse_ours(fuser)
+        case (("stage1" | "stage2" | "stage1_bf16" | "stage2_bf16"), "ours"):
+            return _step_ours(fuser, part, setup)
+        case (("stage1" | "stage2" | "stage1_bf16" | "stage2_bf16"), _):
+            return _step_plain(fuser, part, setup)
+        case _, "plain":
+            return _fuse_plain(fuser, setup)
         case "bf16", _:
-            return _fuse_ours(fuser.speed_up(precision="bf16"))
+            return _fuse_ours(fuser.speed_up(precision="bf16"), setup)
         case "compiled", _:
-            return _fuse_ours(fuser.speed_up(compiled=True))
-        case _, "ours":
-            return _step_ours(fuser, part, crop_px)
-        case _:
-            return _step_plain(fuser, part, crop_px)
+            return _fuse_ours(fuser.speed_up(compiled=True), setup)
+        case "compiled_bf16", _:
+            return _fuse_ours(fuser.speed_up(precision="bf16", compiled=True), setup)
+        case "channels_first", _:
+            fuser.fusion.memory_format = torch.contiguous_format
+    return _fuse_ours(fuser, setup)
 
 
 def plain_of(fuser: DSPFusionFuser) -> Reference:
     """The plain build with a fuser's weights."""
-    plain = Reference().eval()
+    plain = Reference().eval().to(fuser.noise.device)
     for network, file in OFFICIAL_FILES.items():
         state = getattr(fuser, network).state_dict()
         weights = {official_name(network, key): tensor for key, tensor in state.items()}
@@ -68,14 +71,20 @@ def plain_of(fuser: DSPFusionFuser) -> Reference:
     return plain
 
 
-def _fuse_ours(fuser: DSPFusionFuser) -> Work:
-    ir, vi = _images(1, HEIGHT_PX, WIDTH_PX)
-    return _without_gradients(lambda: fuser.fuse_padded(vi, ir, fuser.noise))
+def _fuse_ours(fuser: DSPFusionFuser, setup: Setup) -> Work:
+    ir, vi, noise = _pictures(fuser, setup)
+    return _without_gradients(lambda: fuser.fuse_padded(vi, ir, noise))
 
 
-def _fuse_plain(fuser: DSPFusionFuser) -> Work:
-    plain, (ir, vi) = plain_of(fuser), _images(1, HEIGHT_PX, WIDTH_PX)
-    return _without_gradients(lambda: plain(ir, vi, fuser.noise))
+def _fuse_plain(fuser: DSPFusionFuser, setup: Setup) -> Work:
+    plain, (ir, vi, noise) = plain_of(fuser), _pictures(fuser, setup)
+    return _without_gradients(lambda: plain(ir, vi, noise))
+
+
+def _pictures(fuser: DSPFusionFuser, setup: Setup) -> tuple[Tensor, Tensor, Tensor]:
+    size = setup.batch_size or 1
+    ir, vi = (x.to(setup.device) for x in _images(size, HEIGHT_PX, WIDTH_PX))
+    return ir, vi, fuser.noise.expand(size, -1, -1)
 
 
 def _without_gradients(fuse: Work) -> Work:
@@ -92,30 +101,33 @@ def _images(size: int, height: int, width: int, *, channels: int = 3) -> tuple[T
     return first, second
 
 
-def _batch(crop_px: int) -> dict[str, Tensor]:
+def _batch(setup: Setup) -> dict[str, Tensor]:
     """A training batch under the plain build's names: groups are packed as channels."""
-    ir, vi = _images(BATCH_SIZE, crop_px, crop_px)
-    gt_ir, gt_vi = _images(BATCH_SIZE, crop_px, crop_px)
-    pos_ir, pos_vi = _images(BATCH_SIZE, crop_px, crop_px, channels=9)
-    neg, _ = _images(BATCH_SIZE, crop_px, crop_px, channels=18)
+    size = setup.batch_size or BATCH_SIZE, setup.crop_px, setup.crop_px
+    ir, vi = _images(*size)
+    gt_ir, gt_vi = _images(*size)
+    pos_ir, pos_vi = _images(*size, channels=9)
+    neg, _ = _images(*size, channels=18)
     images = {"ir": ir, "vi": vi, "gt_ir": gt_ir, "gt_vi": gt_vi}
-    return {**images, "pos_ir": pos_ir, "pos_vi": pos_vi, "neg": neg}
+    images |= {"pos_ir": pos_ir, "pos_vi": pos_vi, "neg": neg}
+    return {name: image.to(setup.device) for name, image in images.items()}
 
 
-def _step_ours(fuser: DSPFusionFuser, part: str, crop_px: int) -> Work:
-    plain = _batch(crop_px)
+def _step_ours(fuser: DSPFusionFuser, part: str, setup: Setup) -> Work:
+    plain = _batch(setup)
     names = {"ir_lq": "ir", "vi_lq": "vi", "ir_gt": "gt_ir", "vi_gt": "gt_vi"}
     groups = {"ir_pos": "pos_ir", "vi_pos": "pos_vi", "neg": "neg"}
     batch = {ours: plain[theirs] for ours, theirs in names.items()}
     batch |= {ours: plain[theirs].unflatten(1, (-1, 3)) for ours, theirs in groups.items()}
-    noise = fuser.noise.expand(BATCH_SIZE, -1, -1)
-    if part == "stage1":
-        stage1 = Stage1(Stage1Config())
+    noise = fuser.noise.expand(len(plain["vi"]), -1, -1)
+    precision = "bf16" if part.endswith("_bf16") else "fp32"
+    if part.startswith("stage1"):
+        stage1 = Stage1(Stage1Config()).to(setup.device)
         _load_known(stage1, fuser)
-        return _step(stage1, lambda: stage1.losses(batch))
-    stage2 = Stage2(Stage2Config())
+        return _step(stage1, lambda: stage1.losses(batch), precision)
+    stage2 = Stage2(Stage2Config()).to(setup.device)
     _load_known(stage2, fuser)
-    return _step(stage2, lambda: stage2.losses(batch, noise))
+    return _step(stage2, lambda: stage2.losses(batch, noise), precision)
 
 
 def _load_known(objective: nn.Module, fuser: DSPFusionFuser) -> None:
@@ -124,10 +136,10 @@ def _load_known(objective: nn.Module, fuser: DSPFusionFuser) -> None:
     objective.load_state_dict({k: v for k, v in fuser.state_dict().items() if k in known})
 
 
-def _step_plain(fuser: DSPFusionFuser, part: str, crop_px: int) -> Work:
-    plain, batch = plain_of(fuser), _batch(crop_px)
-    noise = fuser.noise.expand(BATCH_SIZE, -1, -1)
-    if part == "stage1":
+def _step_plain(fuser: DSPFusionFuser, part: str, setup: Setup) -> Work:
+    plain, batch = plain_of(fuser), _batch(setup)
+    noise = fuser.noise.expand(len(batch["vi"]), -1, -1)
+    if part.startswith("stage1"):
         plain.net_dm.requires_grad_(False)
         return _step(plain, lambda: stage1_losses(plain, batch))
     plain.requires_grad_(False)
@@ -135,9 +147,11 @@ def _step_plain(fuser: DSPFusionFuser, part: str, crop_px: int) -> Work:
     return _step(plain, lambda: stage2_losses(plain, batch, noise))
 
 
-def _step(module: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Work:
+def _step(
+    module: nn.Module, losses: Callable[[], dict[str, Tensor]], precision: str = "fp32"
+) -> Work:
     """A whole training step: forward, backward, clip, AdamW."""
-    optim = OptimConfig(num_steps=1)
+    optim = OptimConfig.model_validate({"num_steps": 1, "precision": precision})
     objective = _Losses(module, losses)
     state = start_state(objective, optim)
     return lambda: train_step(objective, state, [{}], optim, step=0)["loss"]

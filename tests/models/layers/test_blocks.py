@@ -66,6 +66,19 @@ def test_blocks_are_residual():
     torch.testing.assert_close(block(x), x)
 
 
+def test_residuals_and_sums_are_float32_under_autocast():
+    """On whole maps, as on an accelerator: while gradients are recorded there are no strips of bf16."""
+    block = TransformerBlock(8, num_heads=2, ffn_expansion=2.0)
+    x = torch.rand(1, 8, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = x.bfloat16()  # as a convolution leaves it
+        assert block(rounded).dtype == torch.float32
+        q, k = (torch.rand(1, 8, 64, 64).bfloat16() for _ in range(2))
+        weights = channel_weights(q, k, torch.ones(2, 1, 1), PixelSums())
+    exact = channel_weights(q.float(), k.float(), torch.ones(2, 1, 1), PixelSums())
+    assert torch.equal(weights, exact)
+
+
 def test_split_pair():
     first, second = split_pair(torch.arange(6).view(6, 1))
     assert first.flatten().tolist() == [0, 1, 2]

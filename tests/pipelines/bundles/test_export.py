@@ -19,6 +19,15 @@ def test_program_equals_the_module_at_any_batch_and_size(tiny_bundle: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_program_moves_to_another_device_whole(tiny_bundle: Path) -> None:
+    """On the device that has no numbers, which mixes with no other, what were left behind would raise."""
+    program = load_program(tiny_bundle / "program.pt2", "meta")
+    vi, ir = (torch.rand(2, channels, 24, 40, device="meta") for channels in (3, 1))
+    fused = program(vi, ir)
+    assert (fused.device.type, fused.shape) == ("meta", vi.shape)
+
+
+@pytest.mark.slow
 def test_onnx_equals_the_module_at_any_batch_and_size(tiny_bundle: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")

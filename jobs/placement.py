@@ -1,0 +1,99 @@
+"""Where a command computes: its device, and what share of a GPU a Ray worker takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+# Those of models.devices, which imports torch; a test holds them equal.
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A device by name, and the share of a GPU that each Ray worker takes where there are GPUs."""
+
+    device: str = "auto"
+    gpu_share: float = 1.0
+
+
+ANYWHERE = Placement()
+
+
+class Workers(Protocol):
+    """Calls `function(item, *arguments, device)` for each item; yields results as they come."""
+
+    def __call__(self, function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+        """Map the items."""
+
+
+@contextmanager
+def workers(placement: Placement, settings: Settings, *, local: bool) -> Iterator[Workers]:
+    """Connect to Ray's workers or, `local`, to none: then this process works.
+
+    Raises ValueError where the device that is asked for does not exist.
+    """
+    if local:
+        from models.devices import use_device
+
+        device = str(use_device(placement.device))
+
+        def here(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+            return (function(item, *arguments, device) for item in items)
+
+        yield here
+        return
+    from infra.cluster.connect import connected
+    from infra.cluster.nodes import gpus_of_worker
+    from infra.cluster.tasks import map_tasks
+
+    with connected(settings):
+        num_gpus = gpus_of_worker(placement.device, placement.gpu_share)
+        there = "cuda" if num_gpus else "cpu"
+
+        def on_ray(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+            return map_tasks(function, items, *arguments, there, num_gpus=num_gpus)
+
+        yield on_ray
+
+
+def add_device(
+    parser: argparse.ArgumentParser, *, auto: str = "auto takes a GPU where there is one"
+) -> None:
+    """Add `--device`; `auto` says what that means."""
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help=f"where to compute; {auto} (default: %(default)s)",
+    )
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` and `--gpu-share`."""
+    add_device(parser)
+    parser.add_argument(
+        "--gpu-share",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="of a GPU that each Ray worker takes: 0.25 lets four share one (default: %(default)s)",
+    )
+
+
+def placement_of(arguments: argparse.Namespace) -> Placement:
+    """What `add_placement` has parsed."""
+    return Placement(arguments.device, arguments.gpu_share)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share of a GPU; give one above 0, up to 1")
+    return share
