@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.datasets.index import publish_index
 from pipelines.datasets.plan import (
     CodeVersions,
     DatasetConfig,
@@ -126,6 +127,7 @@ def publish_version(
             f"delete {root.uri}/{_retiring(version.name)} if it was interrupted"
         )
     if root.size_of(path) is None:
+        publish_index(root, version.name, [shard.name for shard in ordered])
         try:
             root.write_once(path, version.model_dump_json(indent=1).encode())
         except ValueError:

@@ -100,6 +100,7 @@ def test_garbage_is_what_no_version_needs(
     garbage = find_garbage(root, now_s=now_s + 3601, min_age_s=3600)
     assert [entry.name for entry in garbage.shards] == [
         f"shards/{orphan.name}.json",
+        f"shards/{orphan.name}.parquet",
         f"shards/{orphan.name}.tar",
     ]
     assert [entry.name for entry in garbage.unfinished] == [
