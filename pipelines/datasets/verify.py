@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from degradations.catalogue import CLEAN
-from pipelines.datasets.groups import Group, members_of
+from pipelines.datasets.groups import Group, members_of, pictures_of_group
 from pipelines.datasets.index import read_rows, rows_by_shard, rows_of
 from pipelines.datasets.plan import ShardConfig, ShardSpec
 from pipelines.datasets.shards import ShardInfo, ShardReader, find_shard, make_sample, open_shard
@@ -153,7 +153,7 @@ def _group_problems(reader: ShardReader, scene: str, config: ShardConfig) -> Ite
     for group in meta.groups:
         where = f"its group {group.vi}/{group.ir}"
         yield from (f"{where} {problem}" for problem in _member_problems(scene, group, config))
-        for other, member in _references(scene, group):
+        for other, member in pictures_of_group(scene, group):
             if other not in reader.metas or not reader.has_image(other, member):
                 yield f"{where} refers to {other}.{member}, which is absent"
 
@@ -171,10 +171,3 @@ def _member_problems(scene: str, group: Group, config: ShardConfig) -> Iterator[
         yield "has its own scene among the positives"
     for anchor in {f"vi_{group.vi}", f"ir_{group.ir}"} & {*group.negatives}:
         yield f"has its anchor {anchor} among the negatives"
-
-
-def _references(scene: str, group: Group) -> Iterator[tuple[str, str]]:
-    yield from ((scene, f"vi_{group.vi}"), (scene, f"ir_{group.ir}"))
-    yield from ((scene, member) for member in group.negatives)
-    yield from ((other, f"vi_{group.vi}") for other in group.vi_positives)
-    yield from ((other, f"ir_{group.ir}") for other in group.ir_positives)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from models import system_of
 from models.layers.blocks import TransformerBlock
 from models.layers.recompute import recompute_blocks
 from models.system import Batch, Initial
+from pipelines.batches.decoding import to_floats
 from pipelines.batches.prefetch import prefetch
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.versions import read_version
@@ -81,7 +83,7 @@ def run_training(
     replica = _replicate(objective, compiled=config.compiled)
     reports = _Reports(config, state, report, torch.device(device), rank == 0, task.pairs)
     micro_steps = range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
-    stream = prefetch(batches.batch, micro_steps)
+    stream = _made_ahead(batches, micro_steps, device, threads=config.cpus_per_worker)
     window = Window()
     for step in range(start, optim.num_steps):
         parts = [_to(batch, device) for batch in islice(stream, optim.num_accumulated)]
@@ -113,7 +115,23 @@ def _open_batches(
         rank=rank,
         world_size=world_size,
         late=optim.late,
+        window_shards=optim.window_shards,
     )
+
+
+def _made_ahead(
+    batches: ShardBatches, steps: Iterable[int], device: str, *, threads: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches made by threads: floats for a CPU, for a GPU uint8 in memory that it copies from."""
+
+    def make(step: int) -> dict[str, Tensor]:
+        batch = batches.batch(step)
+        if device.startswith("cuda"):
+            return {field: value.pin_memory() for field, value in batch.items()}
+        return to_floats(batch)
+
+    with closing(batches):
+        yield from prefetch(make, steps, threads=threads)
 
 
 def _replicate(objective: nn.Module, *, compiled: bool) -> nn.Module:
@@ -199,4 +217,4 @@ def _check_loss(loss: float, optim: OptimConfig, step: int, batches: ShardBatche
 
 
 def _to(batch: dict[str, Tensor], device: str) -> Batch:
-    return {field: value.to(device, non_blocking=True) for field, value in batch.items()}
+    return to_floats({field: x.to(device, non_blocking=True) for field, x in batch.items()})
