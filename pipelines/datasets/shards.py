@@ -541,6 +541,7 @@ class ShardReader:
             offset, size = self._index[scene][field]
             part = decode_rows(
                 lambda at, count: os.pread(self._file, max(0, min(count, size - at)), offset + at),
+                size,
                 rows,
                 shape=shape,
             )
