@@ -23,11 +23,13 @@ from torch.multiprocessing import spawn
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
+from jobs.bench.lines import Line, report_lines
 from jobs.bench.model_speed import peak_mib
-from jobs.bench.shard_factory import Line, rendered_scenes, report_lines
+from jobs.bench.shard_factory import rendered_scenes
 from jobs.config import find_recipe, shrink_training
 from jobs.console import print_facts, section
 from jobs.recipes import DATASETS, TRAINING
+from pipelines.batches.decoding import to_floats
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.plan import plan_shards
 from pipelines.datasets.shards import write_shard
@@ -196,7 +198,7 @@ def bare_seconds(
 ) -> float:
     """Seconds of the steps that end with `last_step`, at the loop's rates, their batches in memory."""
     steps = range(last_step - optim.log_every, last_step)
-    held = [batches.batch(step) for step in steps]
+    held = [to_floats(batches.batch(step)) for step in steps]
     begun_s = time.perf_counter()
     for step, batch in zip(steps, held, strict=True):
         train_step(bare.model, bare, [batch], optim, step=step)

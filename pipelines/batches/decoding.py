@@ -90,7 +90,7 @@ def load_single(
 def to_floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch with its pictures as float32 [0, 1]; on its device, where a quarter of the bytes arrived."""
     return {
-        field: value.to(torch.float32) / 255 if value.dtype == torch.uint8 else value
+        field: value.to(torch.float32).div_(255) if value.dtype == torch.uint8 else value
         for field, value in batch.items()
     }
 

@@ -31,7 +31,7 @@ _FRAME = struct.Struct("<IBI")
 _FRAME_MAGIC, _DESCRIPTOR = 0xFD2FB528, 0xA0
 # What libzstd writes where it was not told the size: magic, descriptor, window.
 _OWN_HEAD_BYTES = 6
-_BLOCK_HEAD_BYTES = 3
+_LAST_BLOCK = bytes([1, 0, 0])  # an empty one
 # A thread flushes at the end of a strip, and begins the next without history, tables and last offsets;
 # one that compresses in place would keep all three.
 _PARAMETERS = zstandard.ZstdCompressionParameters.from_level(
@@ -95,29 +95,11 @@ def decode_rows(
     first, end = rows[0], min(rows[1], height)
     strips = range(first // _STRIP_ROWS, -(-end // _STRIP_ROWS))
     begin = ends[strips.start]
-    data = read_at(begin, ends[strips.stop] - begin)
-    pixels = b"".join(
-        _decode_strip(
-            data[ends[strip] - begin : ends[strip + 1] - begin],
-            (min((strip + 1) * _STRIP_ROWS, height) - strip * _STRIP_ROWS) * width * channels,
-        )
-        for strip in strips
-    )
+    top, bottom = strips.start * _STRIP_ROWS, min(strips.stop * _STRIP_ROWS, height)
+    num_pixels = (bottom - top) * width * channels
+    # The strips' blocks are a frame of their own, with another head and end.
+    head = _FRAME.pack(_FRAME_MAGIC, _DESCRIPTOR, num_pixels)
+    frame = b"".join([head, read_at(begin, ends[strips.stop] - begin), _LAST_BLOCK])
+    pixels = pa.Codec("zstd").decompress(frame, decompressed_size=num_pixels)
     decoded = np.frombuffer(pixels, np.uint8).reshape(-1, width, channels)
-    skipped = first - strips.start * _STRIP_ROWS
-    return decoded[skipped : skipped + end - first]
-
-
-def _decode_strip(blocks: bytes, num_bytes: int) -> bytes:
-    """Decode a strip's blocks as a frame of their own."""
-    frame = bytearray(_FRAME.pack(_FRAME_MAGIC, _DESCRIPTOR, num_bytes) + blocks)
-    at = last = _FRAME.size
-    while at + _BLOCK_HEAD_BYTES <= len(frame):
-        last, head = at, int.from_bytes(frame[at : at + _BLOCK_HEAD_BYTES], "little")
-        is_repeated_byte = (head >> 1) & 3 == 1
-        at += _BLOCK_HEAD_BYTES + (1 if is_repeated_byte else head >> 3)
-    frame[last] |= 1  # the last block of a frame says so
-    decoded: bytes = pa.Codec("zstd").decompress(
-        bytes(frame), decompressed_size=num_bytes, asbytes=True
-    )
-    return decoded
+    return decoded[first - top : end - top]

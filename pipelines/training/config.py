@@ -217,6 +217,12 @@ class TrainingConfig(BaseModel):
                 )
         return self
 
+    @property
+    def resources_per_worker(self) -> dict[str, float]:
+        """What Ray reserves for a worker."""
+        gpu = {"GPU": 1.0} if self.use_gpu else {}
+        return {"CPU": float(self.cpus_per_worker), **gpu}
+
     def identity(self) -> dict[str, Any]:
         """The settings that decide the weights, together with the data and the initial weights."""
         return self.model_dump(mode="json", exclude=_DECIDES_NOTHING)
