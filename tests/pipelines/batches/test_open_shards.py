@@ -18,7 +18,10 @@ from infra.storage import S3Folder
 from pipelines.batches import open_shards
 from pipelines.batches.open_shards import OpenShards
 from pipelines.batches.stream import ShardBatches
-from pipelines.datasets.versions import DatasetVersion
+from pipelines.datasets.plan import DatasetConfig, plan_shards
+from pipelines.datasets.shards import write_shard
+from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 from pipelines.store.folders import LocalFolder
 from tests.s3_servers import make_bucket
@@ -124,6 +127,45 @@ def test_from_s3_through_a_cache_of_two_shards(
         assert 0 < taken <= limit
     ours.close()
     local.close()
+
+
+@pytest.fixture(scope="module")
+def many_shards(
+    scenes: list[Scene], config: DatasetConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Published:
+    """A version of 48 shards, of a seed each."""
+    root = LocalFolder(tmp_path_factory.mktemp("many"))
+    shards = []
+    for seed in range(48):
+        shard = config.shard.model_copy(update={"seed": seed})
+        few = scenes[seed % 9 : seed % 9 + 4 + seed % 3]
+        [spec] = plan_shards(config.model_copy(update={"shard": shard}), few)
+        shards.append(write_shard(spec, root).info)
+    when = {"commit": "0" * 40, "created": "2026-01-01"}
+    return publish_version(root, config, scenes, shards, refused=[], **when), root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "most_open"), [(1, 40), (2, 20), (8, 8)])
+def test_a_node_fetches_its_share_of_the_bytes_in_a_pass(
+    many_shards: Published, world_size: int, most_open: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank on a node of its own, six passes; fewer may be open than there are."""
+    version, root = many_shards
+    monkeypatch.setattr(open_shards, "MOST_OPEN", most_open)
+    sizes = {f"shards/{shard.name}.tar": shard.num_bytes for shard in version.shards}
+    fetched = 0
+    for rank in range(world_size):
+        watched, ranks = Watched(root.path), {"rank": rank, "world_size": world_size}
+        batches = open_batches(
+            version, watched, fields=("vi_task",), batch_size=4, window_shards=1, **ranks
+        )
+        for step in range(6 * len(batches) // (4 * world_size)):
+            batches.batch(step)
+        batches.close()
+        fetched += sum(sizes[name] for _, name in watched.asked)
+    # What is still open from the pass before is not fetched again.
+    assert 0.3 * version.num_bytes <= fetched / 6 <= 1.25 * version.num_bytes
 
 
 def edited(published: Published, change: Callable[[dict[str, Any]], None]) -> DatasetVersion:
