@@ -175,19 +175,23 @@ class S3Folder:
             yield path
 
     def _hold(self, lock: TextIO, name: str, path: Path, sha256: str) -> bool:
-        """Fetch the object to `path` if need be and lock it against deletion; False without room."""
-        while True:
-            # Workers of one node share the cache; one of them fetches, the others wait.
+        """Fetch the object to `path` if need be and lock it against deletion; False without room.
+
+        Several processes hold a file at once. Only who fetches it is alone with it, the others wait.
+        """
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        is_whole = _is_whole(path, sha256)
+        while not is_whole:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            is_whole = path.is_file() and _sha256_of(path) == sha256
-            if not (is_whole or self._fetch(name, path, sha256)):
+            # Another may have fetched it between the two locks.
+            if not (_is_whole(path, sha256) or self._fetch(name, path, sha256)):
                 fcntl.flock(lock, fcntl.LOCK_UN)
                 return False
-            os.utime(path)  # used now
             fcntl.flock(lock, fcntl.LOCK_SH)
-            # Between the two locks another process may have deleted the file.
-            if path.is_file():
-                return True
+            # Or deleted it.
+            is_whole = path.is_file()
+        os.utime(path)  # used now
+        return True
 
     def _fetch(self, name: str, path: Path, sha256: str) -> bool:
         """Fetch the object to `path`; False when the cache has no room for it."""
@@ -398,9 +402,11 @@ def _pause(attempt: int) -> None:
     time.sleep(random.uniform(0, min(0.1 * 2**attempt, 5)))
 
 
-def _sha256_of(path: Path) -> str:
+def _is_whole(path: Path, sha256: str) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 @contextmanager

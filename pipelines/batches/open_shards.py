@@ -94,7 +94,8 @@ class OpenShards:
             left = [*self._opened.values()]
             self._opened.clear()
         for opened in left:
-            opened.ready.result()[0].close()
+            if opened.ready.exception() is None:
+                opened.ready.result()[0].close()
 
     def _touch(self, shard: int) -> None:
         with self._lock:
@@ -113,7 +114,7 @@ class OpenShards:
             opened.ready.set_result(self._read(shard))
         except BaseException as error:
             with self._lock:
-                del self._opened[shard]
+                self._opened.pop(shard, None)
             opened.ready.set_exception(error)
 
     def _read(self, shard: int) -> tuple[ShardReader, list[Sample]]:
