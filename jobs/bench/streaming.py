@@ -21,7 +21,12 @@ from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.index import index_of
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.datasets.shards import ShardInfo
-from pipelines.datasets.versions import DatasetVersion, manifest_of, read_version
+from pipelines.datasets.versions import (
+    DatasetVersion,
+    digest_of_contents,
+    manifest_of,
+    read_version,
+)
 from pipelines.store.folders import Folder, LocalFolder
 from pipelines.store.seeding import digest_of
 from pipelines.training.process_memory import own_peak_mib
@@ -93,16 +98,20 @@ def made_up_version(root: LocalFolder, num_groups: int) -> str:
     names = [digest_of(place) for place in range(num_shards)]
     counts = {"num_bytes": 2**28, "num_scenes": _SCENES_A_SHARD, "num_groups": groups_a_shard}
     version = DatasetVersion(
-        digest=digest_of([num_groups]),
+        digest="",
         config=config,
+        code=config.shard.code_versions(),
         scene_index_digest="",
         shards=tuple(
-            ShardInfo(name=name[:24], sha256=name, num_images=0, **counts) for name in names
+            ShardInfo(name=name[:24], sha256=name, num_images=0, libraries=(), **counts)
+            for name in names
         ),
         refused=(),
+        quarantined=(),
         commit="",
         created="",
     )
+    version = version.model_copy(update={"digest": digest_of_contents(version)})
     root.replace(manifest_of(version.name), version.model_dump_json().encode())
     num_scenes = num_shards * _SCENES_A_SHARD
     drawn = pa.array([["clean", *config.shard.vi]] * _SCENES_A_SHARD * num_shards)

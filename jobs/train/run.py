@@ -88,7 +88,7 @@ def _train_on_ray(
             name=folder_name,
             settings=settings,
             num_workers=num_workers,
-            use_gpu=planned.config.use_gpu,
+            resources=planned.config.resources_per_worker,
             on_report=ReportLogger(settings.tracking_uri, run_id, kept),
         )
     with fetched_checkpoint(checkpoint) as folder:

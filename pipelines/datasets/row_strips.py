@@ -19,8 +19,6 @@ import zstandard
 # Part of a shard's address: raise it when the same picture comes to other bytes.
 CODEC_VERSION = 2
 
-# Part of a shard's address: raise it when the same picture comes to other bytes.
-CODEC_VERSION = 1
 # Fewer rows compress worse, more are decoded for nothing at both ends of a crop.
 _STRIP_ROWS = 32
 _INDEX_MAGIC = 0x184D2A50  # zstd's first kind of skippable frame

@@ -54,7 +54,7 @@ from pipelines.store.seeding import rng_at
 
 SHARDS = "shards/"
 # Packages whose upgrade may change pixels, or the bytes that they are stored in.
-LIBRARIES = ("albumentations", "numpy", "opencv-python-headless", "pyarrow")
+LIBRARIES = ("albumentations", "numpy", "opencv-python-headless", "pyarrow", "zstandard")
 # Markers are small files: on a remote store their time is the round trip.
 _PARALLEL_READS = 16
 _MEMBER = re.compile(r"[a-z0-9_-]+\.[A-Za-z0-9._+-]+")

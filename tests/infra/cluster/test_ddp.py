@@ -67,7 +67,7 @@ def test_an_interface_that_leads_nowhere_is_named(ray_settings: Settings, tmp_pa
             name="mesh",
             settings=ray_settings.model_copy(update=changes),
             num_workers=2,
-            use_gpu=False,
+            resources={"CPU": 1},
             on_report=ray_workloads.Silent(),
         )
 

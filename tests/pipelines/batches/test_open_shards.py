@@ -210,7 +210,7 @@ def without_a_group(meta: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (of_another_schema, "is of schema 99, this code reads"),
+        (of_another_schema, "has schema 99, this code reads"),
         (of_absent_scenes, r"refers to nobody\.vi_\w+, which is absent"),
         (of_too_few_positives, r"\(3, 2, 6\) positives and negatives, the recipe says \(3, 3, 6\)"),
         (of_too_few_negatives, r"\(3, 3, 5\) positives and negatives, the recipe says \(3, 3, 6\)"),
