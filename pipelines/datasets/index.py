@@ -83,7 +83,8 @@ def read_rows(root: Folder, version: str, columns: Sequence[str] = ()) -> pa.Tab
         return pq.read_table(source, columns=[*columns] or None)
     except (FileNotFoundError, pa.ArrowException) as error:
         raise ValueError(
-            f"{root.uri}/{name}: no index of groups ({error}); run jobs.generate again"
+            f"{root.uri}/{name}: no index of groups ({error}); delete it if it is there, and "
+            "run jobs.generate again"
         ) from error
 
 

@@ -47,6 +47,9 @@ def test_a_version_whose_index_is_lost_or_of_other_shards_is_named(
     with pytest.raises(ValueError, match=r"no index of groups .*run jobs\.generate again"):
         read_rows(root, version.name, ["shard"])
     assert any("no index of groups" in problem for problem in verify_version(version, root))
+    when = {"commit": "0" * 40, "created": "2026-01-01"}
+    publish_version(root, version.config, scenes, version.shards, refused=[], **when)
+    assert path.read_bytes() == whole
     path.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=r"no index of groups"):
         read_rows(root, version.name, ["shard"])
@@ -65,6 +68,6 @@ def test_a_version_whose_index_is_lost_or_of_other_shards_is_named(
     lost = root.path / "shards" / f"{version.shards[0].name}.parquet"
     lost.unlink()
     (root.path / "versions" / f"{version.name}.json").unlink()
-    when = {"commit": "0" * 40, "created": "2026-01-01"}
+    path.unlink()
     with pytest.raises(ValueError, match=rf"{lost.name}: missing or damaged"):
         publish_version(root, version.config, scenes, version.shards, refused=[], **when)
