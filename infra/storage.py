@@ -16,8 +16,9 @@ import os
 import random
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
@@ -58,13 +59,19 @@ class S3Entry:
 class S3Folder:
     """`s3://bucket/prefix`. Fetched files are cached by digest in the folder `cache`, if there is one.
 
-    Above `cache_bytes` the least recently used files are deleted.
+    It never takes more than `cache_bytes`: the least recently used files make room, and what finds none
+    beside those that are held is kept in memory.
     """
 
     uri: str
     endpoint_url: str | None
     cache: Path | None
     cache_bytes: int = 50 * 2**30
+
+    @property
+    def most_open_bytes(self) -> int | None:
+        """How many bytes of its files should be held at once: what the cache may take."""
+        return self.cache_bytes if self.cache else None
 
     def read(self, name: str) -> bytes:
         """Return an object's bytes. Raises FileNotFoundError when it is absent."""
@@ -154,54 +161,84 @@ class S3Folder:
     def checked(self, name: str, sha256: str) -> Iterator[Path]:
         """Fetch an object unless it is cached, check its digest, yield its local path.
 
-        Without a cache the file is deleted after the block; an open file stays readable. Raises
-        ValueError when the object is absent or damaged.
+        Without a cache the file is deleted after the block. Raises ValueError when the object is absent
+        or damaged.
         """
-        with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
+        with ExitStack() as stack:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="fetched-"))
             folder = self.cache or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{sha256}{Path(name).suffix}"
-            with _lock_of(path).open("w") as lock:
-                if self._hold(lock, name, path, sha256) and self.cache:
-                    _shrink(folder, self.cache_bytes)
-                yield path
+            lock = stack.enter_context(_lock_of(path).open("w"))
+            if not self._hold(lock, name, path, sha256):
+                path = stack.enter_context(self._in_memory(name, sha256))
+            yield path
 
     def _hold(self, lock: TextIO, name: str, path: Path, sha256: str) -> bool:
-        """Fetch the object to `path` if need be and lock it against deletion; whether it was fetched."""
-        fetched = False
-        while True:
-            # Workers of one node share the cache; one of them fetches, the others wait.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (path.is_file() and _sha256_of(path) == sha256):
-                self._fetch(name, path, sha256)
-                fetched = True
-            os.utime(path)  # used now
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            # Between the two locks another process may have deleted the file.
-            if path.is_file():
-                return fetched
+        """Fetch the object to `path` if need be and lock it against deletion; False without room.
 
-    def _fetch(self, name: str, path: Path, sha256: str) -> None:
+        Several processes hold a file at once. Only who fetches it is alone with it, the others wait.
+        """
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        is_whole = _is_whole(path, sha256)
+        while not is_whole:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another may have fetched it between the two locks.
+            if not (_is_whole(path, sha256) or self._fetch(name, path, sha256)):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                return False
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            # Or deleted it.
+            is_whole = path.is_file()
+        os.utime(path)  # used now
+        return True
+
+    def _fetch(self, name: str, path: Path, sha256: str) -> bool:
+        """Fetch the object to `path`; False when the cache has no room for it."""
         temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-        digest = hashlib.sha256()
+        path.unlink(missing_ok=True)  # a damaged one
         try:
-            with temporary.open("wb") as target, self._open(name) as source:
-                while piece := source.read(_PIECE_BYTES):
-                    digest.update(piece)
-                    target.write(piece)
-            if digest.hexdigest() != sha256:
-                raise ValueError(
-                    f"{self.uri}/{name}: damaged; delete it and its marker and run jobs.generate again"
-                )
+            with self._open(name) as source:
+                if self.cache and not _reserve(temporary, source.raw.length, self.cache_bytes):
+                    return False
+                with temporary.open("r+b" if self.cache else "wb") as target:
+                    self._copy(name, source, target, sha256)
             temporary.replace(path)
-        except FileNotFoundError as error:
-            raise ValueError(f"{self.uri}/{name}: missing; run jobs.generate again") from error
         finally:
             temporary.unlink(missing_ok=True)
+        return True
 
-    def _open(self, name: str) -> BinaryIO:
+    @contextmanager
+    def _in_memory(self, name: str, sha256: str) -> Iterator[Path]:
+        """Fetch the object to a file in memory, checked."""
+        warnings.warn(
+            f"{self.cache} has no room beside the files in use: some are kept in memory; raise "
+            f"FUSION_CACHE_GIB above {self.cache_bytes / 2**30:.3g}",
+            stacklevel=2,
+        )
+        with open(os.memfd_create(name), "w+b") as target:  # noqa: PTH123
+            with self._open(name) as source:
+                self._copy(name, source, target, sha256)
+            target.flush()
+            yield Path(f"/proc/self/fd/{target.fileno()}")
+
+    def _copy(self, name: str, source: BinaryIO, target: BinaryIO, sha256: str) -> None:
+        digest = hashlib.sha256()
+        while piece := source.read(_PIECE_BYTES):
+            digest.update(piece)
+            target.write(piece)
+        if digest.hexdigest() != sha256:
+            raise ValueError(
+                f"{self.uri}/{name}: damaged; delete it and its marker and run jobs.generate again"
+            )
+
+    def _open(self, name: str) -> io.BufferedReader[_Download]:
         at = self._at(name)
-        return io.BufferedReader(_Download(self._client, at["Bucket"], at["Key"]), _PIECE_BYTES)
+        try:
+            download = _Download(self._client, at["Bucket"], at["Key"])
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.uri}/{name}: missing; run jobs.generate again") from error
+        return io.BufferedReader(download, _PIECE_BYTES)
 
     def _listed(self, operation: str, field: str, prefix: str) -> Iterator[dict[str, Any]]:
         at = self._at(prefix)
@@ -228,21 +265,33 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".lock-{path.name.removeprefix(_TEMPORARY)}")
 
 
-def _shrink(folder: Path, most_bytes: int) -> None:
-    """Delete files without a lock, the least recently used first, until the rest fits."""
-    found = []
-    for path in folder.iterdir():
-        if not path.name.startswith(".lock-"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # another process shrinks it, too
-                continue
-            found.append((status.st_mtime_ns, status.st_size, path))
-    left_bytes = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if left_bytes <= most_bytes:
-            return
-        left_bytes -= size * _delete_unheld(path)
+def _reserve(temporary: Path, num_bytes: int, most_bytes: int) -> bool:
+    """Create a file of so many bytes in the cache, if it then takes `most_bytes` at most.
+
+    Files without a lock make room, the least recently used first.
+    """
+    folder = temporary.parent
+    with (folder / ".lock-room").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = []
+        for path in folder.iterdir():
+            if not path.name.startswith(".lock-"):
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # a download that ended
+                    continue
+                found.append((status.st_mtime_ns, status.st_size, path))
+        used_bytes = num_bytes + sum(size for _, size, _ in found)
+        if num_bytes > most_bytes:
+            return False
+        for _, size, path in sorted(found):
+            if used_bytes > most_bytes:
+                used_bytes -= size * _delete_unheld(path)
+        if used_bytes > most_bytes:
+            return False
+        with temporary.open("wb") as stream:
+            stream.truncate(num_bytes)
+        return True
 
 
 def _delete_unheld(path: Path) -> bool:
@@ -318,16 +367,16 @@ class _Download(io.RawIOBase):
         with _explained(self._uri):
             first = client.get_object(**self._at)
         self._body, self._position = first["Body"], 0
-        self._length, self._etag = first["ContentLength"], first["ETag"]
+        self.length, self._etag = first["ContentLength"], first["ETag"]
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         retries = 0
-        while self._position < self._length:
+        while self._position < self.length:
             try:
-                piece = self._body.read(min(len(buffer), self._length - self._position))
+                piece = self._body.read(min(len(buffer), self.length - self._position))
             except (BotoCoreError, OSError):
                 piece = b""
             if piece:
@@ -336,7 +385,7 @@ class _Download(io.RawIOBase):
                 return len(piece)
             if retries == _MAX_RESUMES:
                 raise ConnectionError(
-                    f"{self._uri}: cut {retries} times at byte {self._position} of {self._length}"
+                    f"{self._uri}: cut {retries} times at byte {self._position} of {self.length}"
                 )
             _pause(retries)
             retries += 1
@@ -344,7 +393,7 @@ class _Download(io.RawIOBase):
         return 0
 
     def _resume(self) -> None:
-        span = f"bytes={self._position}-{self._length - 1}"
+        span = f"bytes={self._position}-{self.length - 1}"
         with _explained(self._uri):
             self._body = self._client.get_object(**self._at, Range=span, IfMatch=self._etag)["Body"]
 
@@ -353,9 +402,11 @@ def _pause(attempt: int) -> None:
     time.sleep(random.uniform(0, min(0.1 * 2**attempt, 5)))
 
 
-def _sha256_of(path: Path) -> str:
+def _is_whole(path: Path, sha256: str) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 @contextmanager

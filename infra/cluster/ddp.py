@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,11 +66,12 @@ def run_ddp(
     name: str,
     settings: Settings,
     num_workers: int,
-    use_gpu: bool,
+    resources: Mapping[str, float],
     on_report: OnReport,
 ) -> Checkpoint:
     """Run `loop(rank=, world_size=, device=, resume=, report=)` on `num_workers` DDP workers.
 
+    `resources` are those of each, `{"CPU": 4}` or `{"CPU": 4, "GPU": 1}`; with a GPU it computes there.
     `resume` iterates over checkpoint folders, the newest first, none at the start. Returns the last
     checkpoint; `fetched_checkpoint` gives its folder. The same `name` under the same `settings.runs`
     resumes, and trains nothing when it had finished; so a name must hold a digest of its configuration.
@@ -79,19 +80,24 @@ def run_ddp(
     Raises ValueError then, or at once when the cluster can never hold the workers, and OSError when
     the storage is full or out of reach; the last complete checkpoint is kept.
     """
-    resource, timeout_s = "GPU" if use_gpu else "CPU", settings.node_wait_s
-    wait_for_resources(num_workers, resource, timeout_s=timeout_s)
+    resource, timeout_s = "GPU" if "GPU" in resources else "CPU", settings.node_wait_s
+    num_needed = int(num_workers * resources[resource])
+    wait_for_resources(num_needed, resource, timeout_s=timeout_s)
     run = RunFolder(settings.runs, name, settings.s3_endpoint_url)
     run.check_reachable()
     _repair(run)
     check_seen_by_all(settings.runs, resource)
     filesystem, path = run.open()
-    timer = PlacementTimeout(num_workers, resource, timeout_s)
+    timer = PlacementTimeout(num_needed, resource, timeout_s)
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"loop": loop},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu="GPU" in resources,
+            resources_per_worker=dict(resources),
+        ),
         run_config=RunConfig(
             name=name,
             storage_path=path,
@@ -104,7 +110,7 @@ def run_ddp(
         ),
     )
     try:
-        with handlers_kept(), log_lost_nodes(num_workers, resource, timeout_s=timeout_s):
+        with handlers_kept(), log_lost_nodes(num_needed, resource, timeout_s=timeout_s):
             result = trainer.fit()
     except SystemExit as stop:  # Ray Train's own handler of an interrupt, with status 0
         raise KeyboardInterrupt from stop

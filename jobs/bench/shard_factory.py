@@ -7,13 +7,11 @@ Where one core is meant, CPU seconds are counted and not the clock: neighbours d
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -27,11 +25,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from infra.settings import Settings
+from jobs.bench.lines import Line, report_lines
+from jobs.bench.streaming import FIELDS, stream_lines
 from jobs.config import find_recipe
-from jobs.console import CONSOLE, print_facts, print_line, section
+from jobs.console import CONSOLE, section
 from jobs.generate.run import generate
 from jobs.recipes import DATASETS
 from jobs.scan.run import index_path
+from pipelines.batches.decoding import to_floats
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.groups import Group
 from pipelines.datasets.plan import DatasetConfig, OlderShard, ShardSpec, plan_shards
@@ -50,12 +51,10 @@ from pipelines.sources.index import write_index
 from pipelines.sources.pictures import encode_png
 from pipelines.sources.scan import ScanResult, scan
 from pipelines.sources.scenes import Scene, SceneTable
-from pipelines.store.files import write_whole
 from pipelines.store.folders import Folder, LocalFolder
 from pipelines.synthetic.pairs import write_scenes
 from pipelines.training.process_memory import own_peak_mib
 
-FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg")
 _NUM_PROCESSES = 2
 
 
@@ -86,22 +85,6 @@ SMOKE = ShardSizes(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Line:
-    """One promise: what was measured and what was promised, at least or at most."""
-
-    name: str
-    value: float
-    target: float
-    at_least: bool
-    detail: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the promise was kept."""
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-
 def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     """Measure every line, print them, and write `<work>/bench/data.json`."""
     from infra.cluster.connect import connected
@@ -110,6 +93,7 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     # As on a worker: idle OpenMP threads spin, and their CPU seconds would be counted.
     torch.set_num_threads(1)
     work = settings.work / "bench" / ("smoke" if smoke else "data")
+    asked = settings
     settings = settings.model_copy(update={"work": work, "datasets_uri": None})
     section("Render scenes (once)")
     scenes = rendered_scenes(work / "sources", "bench", sizes.num_scenes, sizes.height, sizes.width)
@@ -132,26 +116,12 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
     nine = config.model_copy(update={"shard": find_recipe(DATASETS, "paper").shard})
     [spec, *_] = plan_shards(nine, scenes)
     lines.append(_one_kernel_changed(spec, work / "copied" / run, sizes.rounds))
+    lines += stream_lines(version, root, asked, work, smoke=smoke)
     lines.append(_growth(config, many, work / "growth" / run, sizes))
     if sizes.num_planned:
         lines.append(_driver_memory(sizes.num_planned, work / "planned"))
     report_lines(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
     return lines
-
-
-def report_lines(lines: Sequence[Line], sizes: BaseModel, path: Path) -> None:
-    """Print the lines, and write them to `path` with the sizes that they were measured at."""
-    for line in lines:
-        word = "holds" if line.holds else "MISSED"
-        sign = ">=" if line.at_least else "<="
-        print_line(
-            f"  {word:<6}  {line.name:<38} {line.value:8.3g}  ({sign} {line.target:g})  {line.detail}"
-        )
-    results = [asdict(line) | {"holds": line.holds} for line in lines]
-    write_whole(
-        path, json.dumps({"sizes": sizes.model_dump(), "lines": results}, indent=1).encode()
-    )
-    print_facts({"results": str(path)})
 
 
 def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
@@ -299,12 +269,13 @@ def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: ShardSi
 
     def read_ours() -> None:
         for step in range(sizes.num_batches):
-            ours.batch(step)
+            to_floats(ours.batch(step))
 
     read_ours()
     read_plain()
     ours_s = min(_cpu(read_ours) for _ in range(sizes.rounds))
     plain_s = min(_cpu(read_plain) for _ in range(sizes.rounds))
+    ours.close()
     detail = (
         f"{sizes.num_batches / ours_s:.2f} a CPU second, baseline {sizes.num_batches / plain_s:.2f}"
     )

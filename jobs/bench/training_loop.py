@@ -21,13 +21,15 @@ from torch import distributed
 from torch.multiprocessing import spawn
 
 from infra.settings import Settings
+from jobs.bench.lines import Line, report_lines
 from jobs.bench.model_speed import Setup, peak_mib
 from jobs.bench.roofline import count_step, describe_step
-from jobs.bench.shard_factory import Line, rendered_scenes, report_lines
+from jobs.bench.shard_factory import rendered_scenes
 from jobs.config import find_recipe, shrink_training
 from jobs.console import print_facts, print_line, section
 from jobs.recipes import DATASETS, TRAINING
 from models.devices import all_sent
+from pipelines.batches.decoding import to_floats
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.plan import plan_shards
 from pipelines.datasets.shards import write_shard
@@ -220,7 +222,7 @@ def bare_seconds(
     """Seconds of the steps that end with `last_step`, at the loop's rates, their batches in memory."""
     steps = range(last_step - optim.log_every, last_step)
     device = next(bare.model.parameters()).device
-    held = [all_sent(batches.batch(step), device) for step in steps]
+    held = [to_floats(all_sent(batches.batch(step), device)) for step in steps]
     begun_s = time.perf_counter()
     for step, batch in zip(steps, held, strict=True):
         loss = train_step(bare.model, bare, [batch], optim, step=step)["loss"]

@@ -66,7 +66,7 @@ def _of_training(recipe: TrainingConfig, arguments: argparse.Namespace) -> dict[
     if arguments.local or arguments.show:
         return {}
     num_workers = float(arguments.workers or recipe.num_workers)
-    return {"CPU": num_workers} | ({"GPU": num_workers} if recipe.use_gpu else {})
+    return {name: num_workers * n for name, n in recipe.resources_per_worker.items()}
 
 
 def _name(recipe: str, config: BaseModel) -> str:

@@ -54,7 +54,8 @@ def train(
             return _trained(before.info.run_id, before.data.tags, planned)
         with connected(settings):
             # Before a run is opened: what the cluster can never hold leaves no failed one.
-            check_resources(num_workers, "GPU" if config.use_gpu else "CPU")
+            for resource, count in config.resources_per_worker.items():
+                check_resources(int(num_workers * count), resource)
             with _run_of(client, planned, is_lost, resumed=before is not None) as run_id:
                 tags = _train_on_ray(client, run_id, planned, settings, num_workers)
         tracking.finish_run(client, run_id, tags=tags)
@@ -87,7 +88,7 @@ def _train_on_ray(
             name=folder_name,
             settings=settings,
             num_workers=num_workers,
-            use_gpu=planned.config.use_gpu,
+            resources=planned.config.resources_per_worker,
             on_report=ReportLogger(settings.tracking_uri, run_id, kept),
         )
     with fetched_checkpoint(checkpoint) as folder:

@@ -6,7 +6,7 @@ K positives, M negatives, C channels, H W pixels (the crop's side).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ Corner = tuple[int, int]
 def load_group(
     sample: GroupSample, fields: Sequence[str], *, crop_px: int, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Read and cut one sample of "groups" or "pairs": float32 [0, 1], without the batch axis.
+    """Read and cut one sample of "groups" or "pairs": uint8, without the batch axis.
 
     One window for all pictures of the anchors' scene, one of its own for each positive, one of eight
     flips and rotations for everything (spec 2.3). The draws do not depend on `fields`.
@@ -68,7 +68,7 @@ def load_group(
 def load_single(
     sample: SingleSample, fields: Sequence[str], *, crop_px: int, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Read and cut one picture: `lq` and `gt` 3 H W float32 [0, 1], infrared replicated to 3 channels.
+    """Read and cut one picture: `lq` and `gt` 3 H W uint8, infrared replicated to 3 channels.
 
     One window and one of eight turns for both; `camera` is 0 for infrared and 1 for visible.
     """
@@ -85,6 +85,14 @@ def load_single(
         "seed": lambda: torch.tensor(int(rng.integers(2**62))),
     }
     return {field: sources[field]() for field in fields}
+
+
+def to_floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with its pictures as float32 [0, 1]; on its device, where a quarter of the bytes arrived."""
+    return {
+        field: value.to(torch.float32).div_(255) if value.dtype == torch.uint8 else value
+        for field, value in batch.items()
+    }
 
 
 def _operator(reader: ShardReader, scene: str, member: str) -> Tensor:
@@ -129,7 +137,7 @@ def _draw_corner(
 def _cut(
     reader: ShardReader, scene: str, member: str, at: Corner, *, crop_px: int, turn: int
 ) -> Tensor:
-    """C×H×W float32 [0, 1] of a window, turned by `turn` % 4 quarters and flipped if > 3."""
+    """C×H×W uint8 of a window, turned by `turn` % 4 quarters and flipped if > 3."""
     top, left = at
     rows = reader.image(scene, member, rows=(top, top + crop_px))
     window = rows[:, left : left + crop_px]  # H W C
@@ -140,5 +148,4 @@ def _cut(
     turned = np.rot90(window, turn % 4)
     if turn >= 4:
         turned = turned[::-1]
-    chw = np.ascontiguousarray(turned.transpose(2, 0, 1))
-    return torch.from_numpy(chw).to(torch.float32) / 255  # C H W
+    return torch.from_numpy(turned.transpose(2, 0, 1).copy())  # C H W

@@ -10,16 +10,18 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def prefetch(make: Callable[[int], _T], steps: Iterable[int], *, depth: int = 4) -> Iterator[_T]:
-    """Yield `make(step)` for each step in order, made up to `depth` ahead by one thread.
+def prefetch(
+    make: Callable[[int], _T], steps: Iterable[int], *, threads: int = 1, depth: int = 4
+) -> Iterator[_T]:
+    """Yield `make(step)` for each step in order, made `depth` steps ahead, or as many as there are threads.
 
-    One thread is enough: decoding releases the GIL, and a training step takes longer than its batch.
+    Threads, not processes: decoding releases the GIL, and they share the shards that are open.
     """
     pending: deque[Future[_T]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=threads) as pool:
         for step in steps:
             pending.append(pool.submit(make, step))
-            if len(pending) > depth:
+            if len(pending) > max(depth, threads):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

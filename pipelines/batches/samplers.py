@@ -11,9 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from degradations.catalogue import CLEAN, Modality
-from degradations.operators import operator_numbers
-from pipelines.datasets.groups import Group
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from degradations.catalogue import Modality
+from degradations.operators import is_linear
+from degradations.own import parts_of
+from pipelines.datasets.groups import Group, pictures_of_group
+from pipelines.datasets.index import pictures_of
+from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.shards import ShardReader
 
 SamplerName = Literal["groups", "pairs", "singles"]
@@ -68,12 +74,9 @@ def samples_of(reader: ShardReader, sampler: SamplerName) -> Iterator[Sample]:
         if sampler != "singles":
             yield from (GroupSample(reader, scene, group) for group in meta.groups)
             continue
-        members = [*meta.variants, *sorted(meta.natives)]
-        for camera in (camera for camera in CAMERAS if camera in meta.cameras):
-            names = [name for name in members if name.startswith(f"{camera}_")]
-            variants = [name.removeprefix(f"{camera}_") for name in names]
-            for variant in dict.fromkeys([CLEAN, *variants]):
-                yield SingleSample(reader, scene, camera, variant)
+        for member in pictures_of(meta):
+            camera, _, variant = member.partition("_")
+            yield SingleSample(reader, scene, "vi" if camera == "vi" else "ir", variant)
 
 
 def check_fields(sampler: SamplerName, fields: Sequence[str]) -> None:
@@ -86,19 +89,44 @@ def check_fields(sampler: SamplerName, fields: Sequence[str]) -> None:
         raise ValueError(f"sampler {sampler!r} has no batch fields {unknown}; it has: {known}")
 
 
-def check_operators(samples: Sequence[Sample]) -> None:
+def check_operators(rows: pa.Table, sampler: SamplerName) -> None:
     """Raise ValueError, naming the picture, when a degradation in use has no linear operator.
 
-    Before training: the first batch that meets such a picture may be hours away.
+    `rows` are those of the version's index. Before training: the first batch that meets such a picture
+    may be hours away.
     """
-    firsts: dict[tuple[str, bool], tuple[Sample, str]] = {}
-    for sample in samples:
-        meta = sample.reader.metas[sample.scene]
-        for camera, variant in sample.anchors.items():
-            member = f"{camera}_{variant}"
-            firsts.setdefault((member, member in meta.natives), (sample, member))
-    for sample, member in firsts.values():
-        try:
-            operator_numbers(sample.reader.metas[sample.scene].chain(member))
-        except ValueError as error:
-            raise ValueError(f"scene {sample.scene!r}, {member}: {error}") from error
+    columns = {"pictures": ""} if sampler == "singles" else {"vi": "vi_", "ir": "ir_"}
+    for column, prefix in columns.items():
+        lists = rows[column].combine_chunks()
+        names, parents = pc.list_flatten(lists), pc.list_parent_indices(lists)
+        for name in pc.unique(names).to_pylist():
+            camera, _, variant = f"{prefix}{name}".partition("_")
+            if not is_linear("vi" if camera == "vi" else "ir", parts_of(variant)):
+                row = parents[pc.index(names, name).as_py()].as_py()
+                raise ValueError(
+                    f"scene {rows['scene'][row].as_py()!r}, {camera}_{variant}: {variant!r} has no "
+                    "linear operator; train on a dataset of degradations that have one"
+                )
+    brought = rows.filter(pc.greater(pc.list_value_length(rows["natives"]), 0))
+    for row in brought.select(["scene", "natives", *columns]).to_pylist():
+        used = {f"{prefix}{name}" for column, prefix in columns.items() for name in row[column]}
+        for member in used.intersection(row["natives"]):
+            raise ValueError(
+                f"scene {row['scene']!r}: {member} is a native file; no record says what was done to it"
+            )
+
+
+def check_groups(reader: ShardReader, config: ShardConfig) -> None:
+    """Raise ValueError for a group of absent pictures, or of fewer or more than the recipe's."""
+    wanted = (config.num_positives, config.num_positives, config.num_negatives - 1)
+    for scene, meta in reader.metas.items():
+        for group in meta.groups:
+            shown = f"scene {scene!r}, group {group.vi}/{group.ir}"
+            counts = tuple(map(len, (group.vi_positives, group.ir_positives, group.negatives)))
+            if counts != wanted:
+                raise ValueError(
+                    f"{shown}: {counts} positives and negatives, the recipe says {wanted}"
+                )
+            for other, member in pictures_of_group(scene, group):
+                if not reader.has_image(other, member):
+                    raise ValueError(f"{shown} refers to {other}.{member}, which is absent")

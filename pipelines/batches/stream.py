@@ -1,8 +1,8 @@
 """Batches of a dataset version, by step: an order of its samples and an exact position in it.
 
-The stream is a function of (seed, world size, batch size, rank, step): it has no state, so a resumed
-run continues the same stream by starting at its step, every rank gets the same number of batches,
-and within a pass no sample is seen twice, on any rank.
+The stream is a function of (seed, version, step): the batches of all ranks together hold the same samples
+for any number of ranks. It has no state, so a resumed run continues the same stream by starting at its
+step, every rank gets the same number of batches, and within a pass no sample is seen twice, on any rank.
 """
 
 from __future__ import annotations
@@ -15,36 +15,43 @@ import torch
 from torch import Tensor
 
 from pipelines.batches.decoding import load_group, load_single
+from pipelines.batches.open_shards import MOST_OPEN, OpenShards
+from pipelines.batches.order import StreamOrder
 from pipelines.batches.samplers import (
     GroupSample,
     Sample,
     SamplerName,
     check_fields,
     check_operators,
-    samples_of,
 )
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.index import count_by_shard, read_rows
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import Folder
 from pipelines.store.seeding import rng_at
 
 Batch = dict[str, Tensor]
+_OPERATORS = {"op", "vi_op", "ir_op"}
 
 
 @dataclass(frozen=True)
 class LateBatches:
-    """What batches are like from `from_step` on; a smaller one leaves the rest of its samples out."""
+    """What batches are like from `from_step` on; a smaller one leaves the rest of its samples out.
+
+    `num_accumulated` batches share an optimiser's step, of which the last samples are left out.
+    """
 
     from_step: int
     batch_size: int
     crop_px: int
+    num_accumulated: int = 1
 
 
 class ShardBatches:
     """Batches of a dataset version, by step. `fields` are the ones that are decoded, no others.
 
-    Raises ValueError for a field that the sampler does not have, for an operator field where a
-    degradation has no operator, and when the version has no sample for the sampler.
+    `window_shards` is how many shards a lane is shuffled over at a time (`order.py`). Raises ValueError
+    for a field that the sampler does not have, for an operator field where a degradation has no operator,
+    when the version has no sample for the sampler, and for a window of more shards than may be open.
     """
 
     def __init__(
@@ -60,47 +67,55 @@ class ShardBatches:
         rank: int = 0,
         world_size: int = 1,
         late: LateBatches | None = None,
+        window_shards: int = 2,
     ) -> None:
         check_fields(sampler, fields)
         self._fields = tuple(fields)
         self._batch_size, self._crop_px, self._seed = batch_size, crop_px, seed
         self._rank, self._world_size, self._late = rank, world_size, late
-        self._samples = _open_samples(version, root, sampler)
-        self._cached_order = (-1, np.empty(0, np.int64))
-        if not {"op", "vi_op", "ir_op"}.isdisjoint(fields):
-            check_operators(self._samples)
+        counts = _count_samples(version, root, sampler, fields)
+        self._order = StreamOrder(counts, seed=seed, window_shards=window_shards)
+        self._shards = OpenShards(version, root, sampler, counts.tolist())
+        num_open = len(self._order.shards_near(0, rank=rank, world_size=world_size)[0])
+        if num_open > MOST_OPEN:
+            raise ValueError(
+                f"window_shards is {window_shards}: rank {rank} of {world_size} would have {num_open} "
+                f"shards open, {MOST_OPEN} are the most; lower it, or take more workers"
+            )
 
     def __len__(self) -> int:
         """Samples in one pass over the data, all ranks together."""
-        return len(self._samples)
+        return len(self._order)
 
     def positions(self, step: int) -> range:
-        """Positions in the endless stream of samples that this rank's batch of `step` takes."""
-        start = (step * self._world_size + self._rank) * self._batch_size
-        return range(start, start + self._shape(step)[0])
+        """Positions in the endless stream of samples that this rank's batch of `step` takes.
 
-    def _shape(self, step: int) -> tuple[int, int]:
-        """Samples and crop of the batch of `step`."""
-        if self._late and step >= self._late.from_step:
-            return self._late.batch_size, self._late.crop_px
-        return self._batch_size, self._crop_px
+        Ranks take turns, so that each reads the same lanes at every step.
+        """
+        late = self._late_at(step)
+        size = late.batch_size if late else self._batch_size
+        optimiser_step, part = divmod(step, late.num_accumulated if late else 1)
+        per_step = self._batch_size * (late.num_accumulated if late else 1)
+        first = (optimiser_step * per_step + part * size) * self._world_size + self._rank
+        return range(first, first + size * self._world_size, self._world_size)
+
+    def _late_at(self, step: int) -> LateBatches | None:
+        return self._late if self._late and step >= self._late.from_step else None
 
     def sample_at(self, position: int) -> Sample:
         """The sample at a position: pass after pass, each in an order of its own."""
-        pass_index, place = divmod(position, len(self._samples))
-        return self._samples[int(self._order(pass_index)[place])]
-
-    def _order(self, pass_index: int) -> np.ndarray:
-        if self._cached_order[0] != pass_index:
-            order = rng_at(self._seed, "order", str(pass_index)).permutation(len(self._samples))
-            self._cached_order = (pass_index, order)
-        return self._cached_order[1]
+        shard, place = self._order.at(position)
+        with self._shards.reading(shard) as samples:
+            return samples[place]
 
     def batch(self, step: int) -> Batch:
-        """Decode and cut this rank's batch of `step` (0-based)."""
-        crop_px = self._shape(step)[1]
-        positions = self.positions(step)
+        """Decode and cut this rank's batch of `step` (0-based), pictures as uint8; opens shards ahead."""
+        late, positions = self._late_at(step), self.positions(step)
+        crop_px = late.crop_px if late else self._crop_px
         rows = [self._row(position, crop_px) for position in positions]
+        ranks = {"rank": self._rank, "world_size": self._world_size}
+        now, after = self._order.shards_near(positions[-1], **ranks)
+        self._shards.open_ahead([*now, *after])
         batch = {field: torch.stack([row[field] for row in rows]) for field in self._fields}
         return batch | {"position": torch.tensor(positions)}
 
@@ -108,25 +123,42 @@ class ShardBatches:
         """Scene ids of this rank's batch of `step`, for error messages."""
         return [self.sample_at(position).scene for position in self.positions(step)]
 
+    def close(self) -> None:
+        """Close the shards that are open."""
+        self._shards.close()
+
     def _row(self, position: int, crop_px: int) -> dict[str, Tensor]:
-        sample, rng = self.sample_at(position), rng_at(self._seed, "crop", str(position))
-        if isinstance(sample, GroupSample):
-            return load_group(sample, self._fields, crop_px=crop_px, rng=rng)
-        return load_single(sample, self._fields, crop_px=crop_px, rng=rng)
+        shard, place = self._order.at(position)
+        rng = rng_at(self._seed, "crop", str(position))
+        with self._shards.reading(shard) as samples:
+            sample = samples[place]
+            try:
+                if isinstance(sample, GroupSample):
+                    return load_group(sample, self._fields, crop_px=crop_px, rng=rng)
+                return load_single(sample, self._fields, crop_px=crop_px, rng=rng)
+            except ValueError as error:
+                raise ValueError(f"{self._shards.place_of(shard)}: {error}") from error
 
 
-def _open_samples(version: DatasetVersion, root: Folder, sampler: SamplerName) -> list[Sample]:
-    readers = [open_shard(root, info) for info in version.shards]
-    num_groups = sum(len(meta.groups) for reader in readers for meta in reader.metas.values())
-    if num_groups != version.num_groups:
+def _count_samples(
+    version: DatasetVersion, root: Folder, sampler: SamplerName, fields: Sequence[str]
+) -> np.ndarray:
+    """Samples of each shard of the version, by its index; checks operators where `fields` hold some."""
+    column = "pictures" if sampler == "singles" else "vi"
+    linear = not _OPERATORS.isdisjoint(fields)
+    more = ["scene", "natives", "pictures", "ir"] if linear else []
+    rows = read_rows(root, version.name, list(dict.fromkeys(["shard", column, *more])))
+    counts = count_by_shard(rows, column, [shard.name for shard in version.shards])
+    if sampler != "singles" and counts.tolist() != [shard.num_groups for shard in version.shards]:
         raise ValueError(
-            f"{version.name}: {num_groups} groups in its shards but {version.num_groups} "
-            "in its manifest; run jobs.generate again"
+            f"{version.name}: {counts.sum()} groups in its index, {version.num_groups} in its manifest, "
+            "or in other shards; run jobs.generate again"
         )
-    samples = [sample for reader in readers for sample in samples_of(reader, sampler)]
-    if not samples:
+    if not counts.sum():
         raise ValueError(
             f"{version.name} has no sample for sampler {sampler!r}: none of its scenes has both "
             'cameras; use sampler "singles"'
         )
-    return samples
+    if linear:
+        check_operators(rows, sampler)
+    return counts

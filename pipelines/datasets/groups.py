@@ -76,5 +76,13 @@ def _anchors(config: ShardConfig, rng: np.random.Generator) -> Iterator[tuple[st
         yield vi, str(rng.choice((CLEAN, *config.ir)))
 
 
+def pictures_of_group(scene: str, group: Group) -> Iterator[tuple[str, str]]:
+    """Scene and member of every picture of a group that `scene` anchors, but the clean targets."""
+    yield from ((scene, f"vi_{group.vi}"), (scene, f"ir_{group.ir}"))
+    yield from ((scene, member) for member in group.negatives)
+    yield from ((other, f"vi_{group.vi}") for other in group.vi_positives)
+    yield from ((other, f"ir_{group.ir}") for other in group.ir_positives)
+
+
 def _draw(rng: np.random.Generator, pool: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(pool[index] for index in rng.choice(len(pool), count, replace=False))

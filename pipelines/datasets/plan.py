@@ -26,7 +26,7 @@ from pipelines.store.seeding import Seed, digest_of
 
 # Part of every content address: raise it when a sample's fields or a group's draw come to mean others.
 # Kernels and codecs have versions of their own.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _CAMERAS: tuple[Modality, ...] = ("vi", "ir")
 _CODEC_VERSIONS = {"png": pictures.CODEC_VERSION, "strips": row_strips.CODEC_VERSION}
 

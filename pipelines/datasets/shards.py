@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from importlib import metadata
 from io import BufferedRandom
@@ -43,6 +43,7 @@ from degradations.catalogue import CLEAN, Modality
 from degradations.chain import Applied, apply_and_record, draw_chain
 from degradations.own import parts_of
 from pipelines.datasets.groups import Group, draw_groups, members_of
+from pipelines.datasets.index import write_rows
 from pipelines.datasets.plan import SCHEMA_VERSION, ShardConfig, ShardSpec
 from pipelines.datasets.row_strips import decode_rows, encode_strips
 from pipelines.sources.pairing import Refused
@@ -53,7 +54,7 @@ from pipelines.store.seeding import rng_at
 
 SHARDS = "shards/"
 # Packages whose upgrade may change pixels, or the bytes that they are stored in.
-LIBRARIES = ("albumentations", "numpy", "opencv-python-headless", "pyarrow")
+LIBRARIES = ("albumentations", "numpy", "opencv-python-headless", "pyarrow", "zstandard")
 # Markers are small files: on a remote store their time is the round trip.
 _PARALLEL_READS = 16
 _MEMBER = re.compile(r"[a-z0-9_-]+\.[A-Za-z0-9._+-]+")
@@ -181,6 +182,7 @@ def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> Writte
             copied = spec.older.libraries if spec.older and older else ()
             info = _describe(spec.name, stream, metas, {*libraries(), *copied})
             info = _find_marker(root, info) or info
+        write_rows(root, spec.name, metas)
         root.write_once(marker_of(spec.name), info.model_dump_json().encode())
     return WrittenShard(
         info=info,
@@ -318,10 +320,14 @@ def _read_marker(root: Folder, name: str) -> ShardInfo:
 def open_shard(root: Folder, info: ShardInfo) -> ShardReader:
     """Open a shard. Raises ValueError when its bytes are not those of its marker.
 
-    A remote one is read through `root`'s cache, or a temporary file where it has none.
+    A remote one is read through `root`'s cache, or a temporary file where it has none; the file is
+    held there until the reader is closed.
     """
-    with root.checked(tar_of(info.name), info.sha256) as path:
-        return ShardReader.open(path)
+    with ExitStack() as stack:
+        path = stack.enter_context(root.checked(tar_of(info.name), info.sha256))
+        reader = ShardReader.open(path, shown=f"{root.uri}/{tar_of(info.name)}")
+        reader.closing = stack.pop_all()
+    return reader
 
 
 def make_sample(
@@ -478,15 +484,18 @@ class ShardReader:
     def __init__(self, file: int, index: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
         self._file = file
         self._index = index
+        # What is let go of when the reader is closed.
+        self.closing = ExitStack()
         self.metas = {scene: self._meta(scene) for scene in index}
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Index the tar of one shard. Raises ValueError when it is not a whole shard.
+    def open(cls, path: Path, *, shown: str | None = None) -> Self:
+        """Index the tar of one shard, which errors call `shown`. Raises ValueError when it is not whole.
 
         Nothing is extracted, and nothing read that a member's header only claims to be there.
         """
         index: dict[str, dict[str, tuple[int, int]]] = {}
+        shown = shown or str(path)
         try:
             num_bytes = path.stat().st_size
             with tarfile.open(path, mode="r:") as tar:
@@ -497,12 +506,12 @@ class ShardReader:
                     index[scene][field] = (member.offset_data, member.size)
             file = os.open(path, os.O_RDONLY)
         except (OSError, tarfile.TarError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a readable shard ({error})") from error
+            raise ValueError(f"{shown}: not a readable shard ({error})") from error
         try:
             return cls(file, index)
         except (OSError, KeyError, ValueError) as error:
             os.close(file)
-            raise ValueError(f"{path}: not a readable shard ({error})") from error
+            raise ValueError(f"{shown}: not a readable shard ({error})") from error
 
     def image(self, scene: str, member: str, *, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Return a member ("vi_blur", "ir_clean", "vi_gt", …) as uint8 H×W×C.
@@ -532,6 +541,7 @@ class ShardReader:
             offset, size = self._index[scene][field]
             part = decode_rows(
                 lambda at, count: os.pread(self._file, max(0, min(count, size - at)), offset + at),
+                size,
                 rows,
                 shape=shape,
             )
@@ -572,6 +582,7 @@ class ShardReader:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+        self.closing.close()
 
     def _meta(self, scene: str) -> SampleMeta:
         if self._index[scene]["json"][1] > _LONGEST_META:
@@ -581,7 +592,8 @@ class ShardReader:
             raise ValueError(f"{scene}.json is the one of {meta.id!r}")
         if meta.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"{scene}.json has schema {meta.schema_version}, this code reads {SCHEMA_VERSION}"
+                f"{scene}.json has schema {meta.schema_version}, this code reads {SCHEMA_VERSION}; "
+                "run jobs.generate again"
             )
         return meta
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import numpy as np
+import pyarrow as pa
 
 from degradations.catalogue import CLEAN
-from pipelines.datasets.groups import Group, members_of
+from pipelines.datasets.groups import Group, members_of, pictures_of_group
+from pipelines.datasets.index import read_rows, rows_by_shard, rows_of
 from pipelines.datasets.plan import ShardConfig, ShardSpec
 from pipelines.datasets.shards import ShardInfo, ShardReader, find_shard, make_sample, open_shard
 from pipelines.datasets.versions import DatasetVersion
@@ -29,8 +31,13 @@ def verify_version(
     """
     problems: list[str] = []
     owners: dict[str, str] = {}
+    indexed = None
+    try:
+        indexed = rows_by_shard(read_rows(root, version.name))
+    except ValueError as error:
+        problems.append(str(error))
     for done, info in enumerate(version.shards, start=1):
-        problems += _shard_problems(root, info, version.config.shard, owners)
+        problems += _shard_problems(root, info, version.config.shard, owners, indexed)
         if on_progress:
             on_progress(done, len(version.shards))
     return problems
@@ -77,9 +84,13 @@ def _other_members(reader: ShardReader, scene: Scene, spec: ShardSpec, read: Rea
 
 
 def _shard_problems(
-    root: Folder, info: ShardInfo, config: ShardConfig, owners: dict[str, str]
+    root: Folder,
+    info: ShardInfo,
+    config: ShardConfig,
+    owners: dict[str, str],
+    indexed: dict[str, pa.Table] | None,
 ) -> Iterator[str]:
-    """Problems of one shard; `owners` holds the shard of every scene so far."""
+    """Problems of one shard; `owners` holds the shard of every scene so far, `indexed` rows by shard."""
     try:
         reader = open_shard(root, info)
     except ValueError as error:
@@ -89,6 +100,9 @@ def _shard_problems(
         if find_shard(root, info.name) != info:
             yield f"{info.name}: its marker is missing or says something else than the manifest"
         yield from (f"{info.name}: {problem}" for problem in _count_problems(reader, info))
+        listed = None if indexed is None else indexed.get(info.name, rows_of([]))
+        if listed is not None and not listed.equals(rows_of(reader.metas.values())):
+            yield f"{info.name}: the version's index of groups says something else of it"
         for scene in reader.metas:
             if owners.setdefault(scene, info.name) != info.name:
                 yield f"{info.name}: scene {scene!r} is in {owners[scene]}, too"
@@ -139,7 +153,7 @@ def _group_problems(reader: ShardReader, scene: str, config: ShardConfig) -> Ite
     for group in meta.groups:
         where = f"its group {group.vi}/{group.ir}"
         yield from (f"{where} {problem}" for problem in _member_problems(scene, group, config))
-        for other, member in _references(scene, group):
+        for other, member in pictures_of_group(scene, group):
             if other not in reader.metas or not reader.has_image(other, member):
                 yield f"{where} refers to {other}.{member}, which is absent"
 
@@ -157,10 +171,3 @@ def _member_problems(scene: str, group: Group, config: ShardConfig) -> Iterator[
         yield "has its own scene among the positives"
     for anchor in {f"vi_{group.vi}", f"ir_{group.ir}"} & {*group.negatives}:
         yield f"has its anchor {anchor} among the negatives"
-
-
-def _references(scene: str, group: Group) -> Iterator[tuple[str, str]]:
-    yield from ((scene, f"vi_{group.vi}"), (scene, f"ir_{group.ir}"))
-    yield from ((scene, member) for member in group.negatives)
-    yield from ((other, f"vi_{group.vi}") for other in group.vi_positives)
-    yield from ((other, f"ir_{group.ir}") for other in group.ir_positives)

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.datasets.index import index_of, publish_index
 from pipelines.datasets.plan import (
     CodeVersions,
     DatasetConfig,
@@ -125,6 +126,8 @@ def publish_version(
             f"{version.name} is being retired; run the same command again when that has ended, or "
             f"delete {root.uri}/{_retiring(version.name)} if it was interrupted"
         )
+    if root.size_of(index_of(version.name)) is None:
+        publish_index(root, version.name, [shard.name for shard in ordered])
     if root.size_of(path) is None:
         try:
             root.write_once(path, version.model_dump_json(indent=1).encode())
@@ -299,6 +302,14 @@ def find_garbage(
     )
     left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
     left = [entry for entry in left if old(entry) and _shard_of(entry) not in needed]
+    # An index is written before its manifest.
+    manifests = {manifest_of(name) for name in _version_names(root)}
+    indices = (entry for entry in root.entries(VERSIONS) if entry.name.endswith(".parquet"))
+    left += [
+        entry
+        for entry in indices
+        if old(entry) and f"{entry.name.removesuffix('.parquet')}.json" not in manifests
+    ]
     return Garbage(shards=tuple(unreferenced), unfinished=tuple(left))
 
 

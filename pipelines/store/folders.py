@@ -39,6 +39,10 @@ class Folder(Protocol):
     def uri(self) -> str:
         """Where it is: a path or s3://bucket/prefix."""
 
+    @property
+    def most_open_bytes(self) -> int | None:
+        """How many bytes of its files should be held by `checked` at once; None where no matter."""
+
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
 
@@ -66,7 +70,7 @@ class Folder(Protocol):
     def checked(self, name: str, sha256: str) -> AbstractContextManager[Path]:
         """Give a local path of the file, its bytes checked. Raises ValueError when they are others.
 
-        What was opened in the block may be read after it.
+        The file is held for the block.
         """
 
 
@@ -89,6 +93,11 @@ class LocalFolder:
     def uri(self) -> str:
         """Its path."""
         return str(self.path)
+
+    @property
+    def most_open_bytes(self) -> None:
+        """Files on this disk take no room when they are opened."""
+        return None
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""

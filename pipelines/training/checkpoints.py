@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,23 +68,45 @@ def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_jso
 
 
 def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
-    """Load the first of the checkpoints that is whole; return the step to resume from.
+    """Load the newest checkpoint that is whole for every rank; return the step to resume from.
 
-    0 when there is no checkpoint. Warns of those that are not whole; raises ValueError when none is.
+    `folders` come newest first. 0 when there is no checkpoint. Warns of what is passed over: a copy may
+    be damaged on one node only, and ranks that start at different steps would wait for each other for
+    ever. Raises ValueError on every rank when none is whole for all.
     """
-    broken = []
-    for folder in folders:
+    left, broken = iter(folders), list[str]()
+    newest = step = _load_next(left, state, broken)
+    while len(set(steps := _all_ranks(step, state))) > 1:
+        if step > min(steps):
+            step = _load_next(left, state, broken)
+    if step < 0 and max(_all_ranks(max(newest, len(broken) - 1), state)) >= 0:
+        reasons = "; ".join(broken) or "this rank's are whole, or it has none"
+        raise ValueError(f"no checkpoint is whole: {reasons}")
+    if newest > step:
+        broken.append(f"the checkpoint of step {newest} is not whole for every rank")
+    for reason in broken:
+        warnings.warn(f"{reason}; resuming from step {step}", stacklevel=2)
+    return max(step, 0)
+
+
+def _load_next(left: Iterator[Path], state: TrainingState, broken: list[str]) -> int:
+    """Load the next checkpoint that is whole, noting the others; its step, -1 when there is none."""
+    for folder in left:
         try:
-            step = load_checkpoint(folder, state)
+            return load_checkpoint(folder, state)
         except ValueError as error:
             broken.append(str(error))
-            continue
-        for reason in broken:
-            warnings.warn(f"{reason}; resuming from step {step}", stacklevel=2)
-        return step
-    if broken:
-        raise ValueError(f"no checkpoint is whole: {'; '.join(broken)}")
-    return 0
+    return -1
+
+
+def _all_ranks(number: int, state: TrainingState) -> list[int]:
+    """The number that each rank gives."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [number]
+    mine = torch.tensor(number, device=next(state.model.parameters()).device)
+    numbers = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(numbers, mine)
+    return [int(each) for each in numbers]
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> int:

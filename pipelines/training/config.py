@@ -111,6 +111,8 @@ class OptimConfig(BaseModel):
     """A loss above it stops the run, as one that is not finite does."""
     seed: Seed = 100
     """Seed of first weights, order, crops and dropout."""
+    window_shards: int = Field(default=2, ge=1, le=64)
+    """Shards over which a lane is shuffled at a time; more mix better, and take more files and cache."""
     log_every: int = Field(default=200, gt=0)
     """Steps between two reports."""
     checkpoint_every: int = Field(default=5000, gt=0)
@@ -134,6 +136,7 @@ class OptimConfig(BaseModel):
             from_step=self.constant_steps * self.num_accumulated,
             batch_size=self.late_batch_size or self.batch_size,
             crop_px=self.late_crop_px or self.crop_px,
+            num_accumulated=self.num_accumulated,
         )
 
     @model_validator(mode="after")
@@ -163,6 +166,7 @@ _DECIDES_NOTHING: Any = {
     "dataset": True,  # the version's digest counts, not its name
     "init_from": True,  # the weights' digest counts, not their place
     "use_gpu": True,
+    "cpus_per_worker": True,
     "preview_every": True,
     "compiled": True,
     "optim": {"log_every", "checkpoint_every", "recompute_blocks"},
@@ -187,6 +191,8 @@ class TrainingConfig(BaseModel):
     """Workers that share a step; --workers shares the same steps among another number."""
     use_gpu: bool = False
     """Ask Ray for a GPU a worker."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Cores that Ray gives a worker; as many threads decode."""
     register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Register the model under this name when the run has finished."""
     preview_every: int | None = Field(default=None, gt=0)
@@ -210,6 +216,12 @@ class TrainingConfig(BaseModel):
                     f"{system.multiple_px} px, {system.least_px} at least"
                 )
         return self
+
+    @property
+    def resources_per_worker(self) -> dict[str, float]:
+        """What Ray reserves for a worker."""
+        gpu = {"GPU": 1.0} if self.use_gpu else {}
+        return {"CPU": float(self.cpus_per_worker), **gpu}
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the weights, together with the data and the initial weights."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from models.devices import sent, use_device
 from models.layers.blocks import TransformerBlock
 from models.layers.recompute import recompute_blocks
 from models.system import Batch, Initial
+from pipelines.batches.decoding import to_floats
 from pipelines.batches.prefetch import prefetch
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.versions import read_version
@@ -80,7 +82,7 @@ def run_training(
     replica = _replicate(objective, compiled=config.compiled)
     reports = _Reports(config, state, report, place, rank == 0, task.pairs)
     micro_steps = range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
-    stream = prefetch(batches.batch, micro_steps)
+    stream = _made_ahead(batches, micro_steps, place, threads=config.cpus_per_worker)
     window, stays = Window(), getattr(objective, "ON_CPU", ())
     for step in range(start, optim.num_steps):
         parts = [_sent(batch, place, stays) for batch in islice(stream, optim.num_accumulated)]
@@ -114,7 +116,23 @@ def _open_batches(
         rank=rank,
         world_size=world_size,
         late=optim.late,
+        window_shards=optim.window_shards,
     )
+
+
+def _made_ahead(
+    batches: ShardBatches, steps: Iterable[int], device: torch.device, *, threads: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches made by threads: floats for a CPU, for a GPU uint8 in memory that it copies from."""
+
+    def make(step: int) -> dict[str, Tensor]:
+        batch = batches.batch(step)
+        if device.type == "cuda":
+            return {field: value.pin_memory() for field, value in batch.items()}
+        return to_floats(batch)
+
+    with closing(batches):
+        yield from prefetch(make, steps, threads=threads)
 
 
 def _replicate(objective: nn.Module, *, compiled: bool) -> nn.Module:
@@ -205,6 +223,6 @@ def _check_losses(
 
 
 def _sent(batch: dict[str, Tensor], device: torch.device, stays: Sequence[str]) -> Batch:
-    return {
-        field: value if field in stays else sent(value, device) for field, value in batch.items()
-    }
+    return to_floats(
+        {field: x if field in stays else sent(x, device) for field, x in batch.items()}
+    )

@@ -193,7 +193,8 @@ def bomb(num_mib: int) -> bytes:
 
 def strips_that_claim(height: int, width: int, rows: int) -> bytes:
     data = bytearray(encode_strips(picture()))
-    struct.pack_into("<IIII", data, 8, rows, height, width, 3)
+    at = data.rindex(struct.pack("<IIII", 32, HEIGHT, WIDTH, 3))
+    struct.pack_into("<IIII", data, at, rows, height, width, 3)
     return bytes(data)
 
 

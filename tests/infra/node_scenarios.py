@@ -130,7 +130,7 @@ def _two_workers(
             name="run",
             settings=settings,
             num_workers=2,
-            use_gpu=False,
+            resources={"CPU": 1},
             on_report=ray_workloads.Silent(),
         )
         _wait_until(lambda: list(folder.glob(f"scratch-{until}-*")), running, "steps")

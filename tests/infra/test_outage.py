@@ -169,7 +169,7 @@ def test_training_goes_on_while_the_server_is_dead(
         name="count",
         settings=settings,
         num_workers=2,
-        use_gpu=False,
+        resources={"CPU": 1},
         on_report=ReportLogger(
             server.url, run_id, S3Folder(f"{bucket}/runs/count", moto_url, None)
         ),

@@ -237,8 +237,9 @@ def test_the_cache_keeps_what_was_used_last(s3: Open, tmp_path: Path) -> None:
         use(name)
     use("c")
     assert kept() == {"a", "c"}
-    # What a block holds is not deleted, though it is older; what is open is read on.
+    # What a block holds is not deleted, though it is older, and others may hold it, too.
     with folder.checked("a", sha256(contents["a"])) as path:
+        use("a")
         os.utime(path, (0, 0))
         use("d")
         assert kept() == {"a", "d"}

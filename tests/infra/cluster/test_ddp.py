@@ -33,7 +33,7 @@ def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
         name="count",
         settings=settings,
         num_workers=2,
-        use_gpu=False,
+        resources={"CPU": 1},
         on_report=ReportLogger(ray_settings.tracking_uri, run_id, kept),
     )
     assert (tmp_path / "died").exists()
@@ -67,7 +67,7 @@ def test_an_interface_that_leads_nowhere_is_named(ray_settings: Settings, tmp_pa
             name="mesh",
             settings=ray_settings.model_copy(update=changes),
             num_workers=2,
-            use_gpu=False,
+            resources={"CPU": 1},
             on_report=ray_workloads.Silent(),
         )
 
@@ -98,7 +98,7 @@ def run_ddp(
     *,
     name: str = "run",
     num_workers: int = 1,
-    use_gpu: bool = False,
+    resource: str = "CPU",
 ) -> Path | None:
     """Run a loop to its end; its last checkpoint where that is a local folder."""
     checkpoint = ddp.run_ddp(
@@ -106,7 +106,7 @@ def run_ddp(
         name=name,
         settings=settings,
         num_workers=num_workers,
-        use_gpu=use_gpu,
+        resources={resource: 1},
         on_report=ray_workloads.Silent(),
     )
     with fetched_checkpoint(checkpoint) as folder:
@@ -126,7 +126,7 @@ def test_more_workers_than_the_cluster_can_hold(
             payload,
             ray_settings,
             num_workers=64,
-            use_gpu=resource == "GPU",
+            resource=resource,
         )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from jobs.bench.shard_factory import Line, PngGroups, bench_data, pictures_of
+from jobs.bench.lines import Line
+from jobs.bench.shard_factory import PngGroups, bench_data, pictures_of
 from pipelines.datasets.groups import Group
 from pipelines.sources.pictures import encode_png
 
@@ -55,7 +56,7 @@ def test_the_baseline_reads_whole_files_and_crops_them(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_the_bench_in_small(ray_settings: Settings, tmp_path: Path) -> None:
     lines = bench_data(ray_settings.model_copy(update={"work": tmp_path}), smoke=True)
-    assert len(lines) == 6
+    assert len(lines) == 9
     assert all(math.isfinite(line.value) and line.value > 0 for line in lines)
     written = json.loads((tmp_path / "bench" / "data-smoke.json").read_text())
     assert [line["name"] for line in written["lines"]] == [line.name for line in lines]

@@ -6,9 +6,9 @@ from pipelines.batches.prefetch import prefetch
 
 
 def test_prefetch_keeps_order_and_passes_errors_on() -> None:
-    assert list(prefetch(lambda step: step * step, range(10), depth=3)) == [
-        n * n for n in range(10)
-    ]
+    for threads in (1, 3):
+        made = prefetch(lambda step: step * step, range(10), depth=3, threads=threads)
+        assert list(made) == [n * n for n in range(10)]
 
     def fail(step: int) -> int:
         if step == 2:

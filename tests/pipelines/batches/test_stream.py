@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
+from pipelines.batches.decoding import to_floats
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
@@ -31,9 +32,12 @@ def test_shapes_and_range(version_root: Published) -> None:
         "seed": (2,),
         "position": (2,),
     }
+    floats = to_floats(batch)
     for name in FIELDS[:-1]:
-        assert batch[name].dtype == torch.float32
-        assert 0 <= batch[name].min() <= batch[name].max() <= 1
+        assert batch[name].dtype == torch.uint8
+        assert floats[name].dtype == torch.float32
+        assert 0 <= floats[name].min() <= floats[name].max() <= 1
+    assert floats["seed"] is batch["seed"]
 
 
 def test_any_step_again_is_the_same(version_root: Published) -> None:
@@ -74,8 +78,23 @@ def test_ranks_share_a_pass_without_repeats(version_root: Published) -> None:
 def test_two_ranks_with_half_the_batch_are_one_with_the_whole(version_root: Published) -> None:
     whole = open_batches(version_root, batch_size=4).batch(3)
     halves = [open_batches(version_root, rank=rank, world_size=2).batch(3) for rank in range(2)]
+    # They take turns: each reads lanes of its own.
     for name, value in whole.items():
-        assert torch.equal(value, torch.cat([half[name] for half in halves])), name
+        assert torch.equal(value, torch.stack([half[name] for half in halves], dim=1).flatten(0, 1))
+
+
+def test_any_number_of_ranks_takes_the_same_samples_at_a_step(version_root: Published) -> None:
+    def taken(world_size: int, step: int) -> list[int]:
+        size = 8 // world_size
+        ranks = [
+            open_batches(version_root, rank=rank, world_size=world_size, batch_size=size)
+            for rank in range(world_size)
+        ]
+        assert len({len(one.positions(step)) for one in ranks}) == 1
+        return sorted(position for one in ranks for position in one.positions(step))
+
+    for step in (0, 5, 11):
+        assert taken(1, step) == taken(2, step) == taken(4, step) == taken(8, step)
 
 
 def test_passes_have_orders_of_their_own(version_root: Published) -> None:
@@ -111,5 +130,6 @@ def test_a_damaged_shard_is_refused(version_root: Published) -> None:
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(ValueError, match="damaged"):
-        open_batches(version_root)
+    batches = open_batches(version_root)
+    with pytest.raises(ValueError, match=rf"{tar.name}: missing or damaged"):
+        [batches.batch(step) for step in range(len(batches) // 2)]

@@ -69,9 +69,9 @@ def test_moving_the_files_changes_nothing(big: DatasetConfig) -> None:
 @pytest.mark.parametrize(
     ("recipe", "address"),
     [
-        (paper(), "c462aab4f764d8fc77e28a8a"),
-        (shipped(), "6640cc31178d0f49545f42f8"),
-        (small(), "01120035d27a2e73aa4b8943"),
+        (paper(), "569a460598e73df954218954"),
+        (shipped(), "da6752c2b2c5b6839d9de459"),
+        (small(), "06f4c0c9847f85bf2bd07d0d"),
     ],
 )
 def test_the_address_of_a_recipe_is_what_it_always_was(recipe: DatasetConfig, address: str) -> None:

@@ -87,7 +87,11 @@ def test_garbage_is_what_no_version_needs(
     folder = root.path / "shards"
     orphan = write_shard(plan_shards(config, scenes[:5])[0], root).info
     assert orphan.name not in {shard.name for shard in version.shards}
-    for stale in (folder / ".tmp-x.tar-123", root.path / "versions" / ".tmp-v.json-9"):
+    for stale in (
+        folder / ".tmp-x.tar-123",
+        root.path / "versions" / ".tmp-v.json-9",
+        root.path / "versions" / "gone.parquet",
+    ):
         stale.write_bytes(b"half")
     now_s = (folder / f"{orphan.name}.tar").stat().st_mtime
     # A running generation has shards without a manifest: young files stay.
@@ -95,16 +99,19 @@ def test_garbage_is_what_no_version_needs(
     # Nor is anything touched that a generation needs, however old.
     alive = find_garbage(root, now_s=now_s + 1e6, min_age_s=0, needed={orphan.name, "x"})
     assert [entry.name for entry in (*alive.shards, *alive.unfinished)] == [
-        "versions/.tmp-v.json-9"
+        "versions/.tmp-v.json-9",
+        "versions/gone.parquet",
     ]
     garbage = find_garbage(root, now_s=now_s + 3601, min_age_s=3600)
     assert [entry.name for entry in garbage.shards] == [
         f"shards/{orphan.name}.json",
+        f"shards/{orphan.name}.parquet",
         f"shards/{orphan.name}.tar",
     ]
     assert [entry.name for entry in garbage.unfinished] == [
         "shards/.tmp-x.tar-123",
         "versions/.tmp-v.json-9",
+        "versions/gone.parquet",
     ]
     assert garbage.num_bytes > orphan.num_bytes
     delete_garbage(root, garbage)

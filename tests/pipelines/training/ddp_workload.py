@@ -10,6 +10,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.store.folders import LocalFolder
+from pipelines.training.checkpoints import TrainingState, resume_newest
 from pipelines.training.config import TrainingConfig
 from pipelines.training.loop import TrainingTask, run_training
 from pipelines.training.optimiser import check_replicas
@@ -39,6 +40,23 @@ def train_rank(
         report=report,
     )
     (folder / f"metrics-{rank}.json").write_text(json.dumps(lines))
+    distributed.destroy_process_group()
+
+
+def resume_apart(rank: int, folder: Path) -> None:
+    """Each rank has copies of its own of the checkpoints; it writes where it goes on."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = nn.Linear(3, 2)
+    state = TrainingState(model, torch.optim.AdamW(model.parameters()), (1.0,), None)
+    for name, copies in (("some", [6, 4, 2]), ("none", [6])):
+        folders = [folder / f"rank-{rank}" / str(step) for step in copies]
+        try:
+            step = resume_newest(folders, state)
+            said = {"step": step, "weight": float(model.weight[0, 0])}
+        except ValueError as error:
+            said = {"error": str(error)}
+        (folder / f"{name}-{rank}").write_text(json.dumps(said))
     distributed.destroy_process_group()
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing import start_processes
 
+from pipelines.training.checkpoints import TrainingState, save_checkpoint
 from pipelines.training.config import TrainingConfig
 from tests.pipelines.training import ddp_workload
 from tests.pipelines.training.test_loop import Published, run, stage1_config
@@ -92,6 +93,28 @@ def test_another_number_of_workers_goes_on_where_the_first_stopped(
         assert loss == pytest.approx(curves["whole"][step], rel=1e-4)
     one, other = (load_file(tmp_path / name / "4" / "model.safetensors") for name in curves)
     assert all(torch.allclose(one[key], other[key], atol=5e-5) for key in one)
+
+
+def test_ranks_resume_from_the_newest_checkpoint_that_is_whole_for_both(tmp_path: Path) -> None:
+    """One copy of step 6 is damaged on rank 0, one of step 4 on rank 1: both go on from step 2."""
+    model = torch.nn.Linear(3, 2)
+    state = TrainingState(model, torch.optim.AdamW(model.parameters()), (1.0,), None)
+    for step in (2, 4, 6):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        for rank in range(2):
+            folder = tmp_path / f"rank-{rank}" / str(step)
+            save_checkpoint(folder, state, step=step, config_json="{}")
+    for rank, step in ((0, 6), (1, 4)):
+        damaged = tmp_path / f"rank-{rank}" / str(step) / "model.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+    start_two(ddp_workload.resume_apart, tmp_path)
+    for rank in range(2):
+        some, none = (
+            json.loads((tmp_path / f"{name}-{rank}").read_text()) for name in ("some", "none")
+        )
+        assert some == {"step": 2, "weight": 2.0}
+        assert "no checkpoint is whole" in none["error"]
 
 
 def test_replicas_that_drift_apart_are_named(tmp_path: Path) -> None:

@@ -152,16 +152,17 @@ def test_late_batches_are_smaller_and_show_more(version_root: Published, tmp_pat
     )
     shapes = [tuple(batches.batch(step)["vi_lq"].shape) for step in (5, 6)]
     assert shapes == [(2, 3, 32, 32), (1, 3, 48, 48)]
-    # The sample that is left out keeps its place: nobody else takes it.
-    assert [batches.positions(step) for step in (5, 6, 7)] == [
-        range(20, 22),
-        range(24, 25),
-        range(28, 29),
-    ]
+    # The samples that are left out keep their places at the end of a step: nobody else takes them.
+    assert [list(batches.positions(step)) for step in (5, 6, 7, 8)] == [[20, 22], [24], [26], [32]]
+    alone = ShardBatches(
+        version, root, fields=fields, batch_size=2, crop_px=32, seed=1,
+        late=replace(late, from_step=12, num_accumulated=4),
+    )  # fmt: skip
+    assert [alone.positions(step)[0] for step in range(12, 17)] == [24, 25, 26, 27, 32]
     assert [report["step"] for report in run(config, tmp_path / "run")] == [2, 3, 3, 4, 6, 6]
     with pytest.raises(ValueError, match="late_batch_size takes 1 samples"):
         share_of_step(config.optim, 1, 4)
-    assert share_of_step(config.optim, 1, 2).late == replace(late, from_step=3)
+    assert share_of_step(config.optim, 1, 2).late == replace(late, from_step=3, num_accumulated=1)
     with pytest.raises(ValueError, match="late_batch_size is 3"):
         stage1_config(version_root, late_batch_size=3)
     with pytest.raises(ValueError, match="no late steps"):

@@ -90,7 +90,8 @@ def test_large_pictures_are_cut_in_their_middle(tmp_path: Path, scenes: list[Sce
     for name, picture in (("vi", vi), ("ir", ir)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), picture[:, :, ::-1] if name == "vi" else picture)
     large = scenes[0].model_copy(
-        update={
+        update={"width": 300, "height": 400}
+        | {
             f"{name}_{key}": value
             for name in ("vi", "ir")
             for key, value in (
