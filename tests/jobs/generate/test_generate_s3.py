@@ -55,7 +55,9 @@ def check_identical(settings: Settings, expected: DatasetVersion) -> None:
     verify(expected.name, settings)
     root = open_datasets(settings)
     assert [entry.name for entry in root.entries("shards/")] == [
-        f"shards/{shard.name}.{suffix}" for shard in expected.shards for suffix in ("json", "tar")
+        f"shards/{shard.name}.{suffix}"
+        for shard in expected.shards
+        for suffix in ("json", "parquet", "tar")
     ]
 
 
