@@ -96,7 +96,9 @@ def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> Non
                 found.setdefault(re.split(r"[{ ]", line)[0], []).append(line)
     [speed] = [line for line in found["ray_fusion_training_samples_per_s"] if run_id in line]
     assert speed.endswith(" 4.0")  # the sum of two ranks
-    assert any(line.endswith(" 26.0") for line in found["ray_fusion_images_total"])
+    # At least: other tests of this process have made shards, too.
+    images = [float(line.rpartition(" ")[2]) for line in found["ray_fusion_images_total"]]
+    assert any(count >= 26 for count in images)
     assert any('task="square_or_die"' in line for line in found["ray_fusion_task_retries_total"])
     waits = [line for line in found["ray_fusion_data_wait_share"] if run_id in line]
     assert {re.search(r'rank="(\d)"', line).group(1) for line in waits} == {"0", "1"}  # type: ignore[union-attr]

@@ -48,6 +48,8 @@ def test_a_signal_is_one_line_that_says_how_to_resume(
     monkeypatch.setattr(sys, "argv", ["jobs.work"])
     with handlers_kept():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # The tests themselves may run under nohup, which is respected: a signal that is ignored stays so.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with pytest.raises(SystemExit) as ended:
             run_command(command)
     assert ended.value.code == 130

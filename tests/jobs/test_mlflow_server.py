@@ -18,7 +18,7 @@ from jobs.promote.aliases import rollback
 from jobs.promote.decision import promote
 from jobs.promote.trace import trace
 from pipelines.promotion.lineage import broken
-from tests.jobs.promote.test_promote import add_version, champion, promote_at_once
+from tests.jobs.promote.test_promote import RECIPE, add_version, champion, promote_at_once
 from tests.mlflow_server import mlflow_server
 from tests.ray_head import free_port
 from tests.s3_servers import RGW_URL, answers, make_bucket
@@ -91,7 +91,7 @@ def test_of_two_promotions_over_http_one_wins(settings: Settings, tmp_path: Path
     assert all("under way, by " in said[number] for number in losers)
     # The lock is free again, and a long history fits into PostgreSQL's tags.
     best = add_version(settings, tmp_path, level=1.5, name=name)
-    assert promote(PromoteRecipe(scenarios=("clean",)), settings, name=name).champion == best
+    assert promote(RECIPE, settings, name=name).champion == best
     assert rollback(settings, name=name, reason="x" * 4000).version == held
     events = registry.read_events(client, name)
     assert [event["action"] for event in events.values()] == ["promote", "promote", "rollback"]

@@ -53,5 +53,5 @@ def test_bf16_without_pairs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "a random picture, for want of" in line
     (tmp_path / "vi").mkdir()
     (tmp_path / "ir").mkdir()
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no two pictures of one name"):
         describe_bf16(SYSTEM, tiny_fuser(), tmp_path)
