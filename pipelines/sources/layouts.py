@@ -158,7 +158,8 @@ def _nothing_found(root: SourcePath, files: Sequence[Listed]) -> str:
     cameras = {camera for camera in folders.values() if camera}
     if len(cameras) == 1:
         parts = next(parts for parts, camera in folders.items() if camera)
-        return f"{root}: has {'/'.join(parts)}/ but not its partner folder of the other camera"
+        where = "/".join(parts)
+        return f"{root}: has pictures in {where}/ but none in a partner folder of the other camera"
     return (
         f"{root}: holds no pairs: neither vi/ and ir/ (visible, rgb, thermal, infrared, …), nor split "
         "folders (train/, val/) with them, nor data sets that do; say which pictures are which with "

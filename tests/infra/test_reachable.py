@@ -36,9 +36,7 @@ def other_server() -> Iterator[int]:
 
 def test_a_ray_cluster_that_is_not_there() -> None:
     port = free_port()
-    with pytest.raises(
-        ConnectionError, match=rf"at 127\.0\.0\.1:{port} .*refused.*RAY_ADDRESS"
-    ):
+    with pytest.raises(ConnectionError, match=rf"at 127\.0\.0\.1:{port} .*refused.*RAY_ADDRESS"):
         check_address(f"127.0.0.1:{port}")
 
 

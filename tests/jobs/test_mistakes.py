@@ -57,7 +57,7 @@ def test_an_image_that_is_not_one(run: Run, tmp_path: Path) -> None:
 def test_a_vi_without_its_ir(run: Run, tmp_path: Path) -> None:
     picture(tmp_path / "s" / "vi" / "a.png", (16, 16, 3))
     (tmp_path / "s" / "ir").mkdir()
-    assert "a.png: has no IR picture" in run(scan.main, tmp_path / "s")
+    assert "has pictures in vi/ but none in a partner folder" in run(scan.main, tmp_path / "s")
 
 
 def test_unequal_sizes(run: Run, tmp_path: Path) -> None:

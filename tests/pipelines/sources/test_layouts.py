@@ -179,7 +179,7 @@ def told(names: list[str], layout: Layout | None = None) -> list[str]:
         (["vi/1.png", "visible/1.png", "ir/1.png"], "has vi/ and visible/"),
         (["VI_enhanced/1.png", "VI/1.png", "IR/1.png"], "vi_enhanced/ but not its partner"),
         (["VI_enhanced/1.png", "IR_enhanced/1.png", "VI/1_Rain.png"], "partner folder ir/"),
-        (["vi/1.png"], "has vi/ but not its partner folder"),
+        (["vi/1.png"], "has pictures in vi/ but none in a partner folder"),
         (["pictures/1.png"], "holds no pairs: neither"),
     ],
 )
