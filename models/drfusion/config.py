@@ -36,7 +36,7 @@ class DRFusionConfig(BaseModel):
     correction: Correction = "released"
     """The joint observation correction (spec 4.5). "released" is the authors' form where both pictures
     suffer noise alone and the paper's elsewhere; "off" is the paper's ablation."""
-    sigma_y: float | None = Field(default=0.03, ge=0, le=1)
+    sigma_y: float | None = Field(default=0.03, ge=0, le=10)
     """Noise that the correction reckons with in all pictures, in [0, 1]; null: each picture's own."""
     inverse: Literal["cascade", "gradients"] = "cascade"
     """How a correction inverts A: by the pseudo-inverses of its parts, which of blur and low resolution

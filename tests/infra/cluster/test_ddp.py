@@ -70,6 +70,19 @@ def test_an_interface_that_leads_nowhere_is_named(ray_settings: Settings, tmp_pa
             resources={"CPU": 1},
             on_report=ray_workloads.Silent(),
         )
+    free_places()
+
+
+def free_places() -> None:
+    """Give back what workers that could not start had reserved: Ray Train's cleaner asks the dashboard,
+    which the cluster of the tests has not, and the next training would wait for the place."""
+    from ray._raylet import PlacementGroupID
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for number, group in placement_group_table().items():
+        if group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(number))))
 
 
 def test_a_node_that_does_not_see_the_runs(ray_settings: Settings, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def test_the_registered_model_pads_as_the_fuser_does(bundle: Path) -> None:
     torch.manual_seed(0)
     fuser = find_system("drfusion").build_fuser(tiny()).eval()
     served = ServedFuser()
-    served.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}))
+    served.load_context(
+        SimpleNamespace(artifacts={"bundle": str(bundle)}, model_config={"device": "cpu"})
+    )
     vi, ir = pair(1, 17, 23)
     told = hints(NOISY)
     given = {"vi": vi, "ir": ir, **told}
