@@ -151,10 +151,10 @@ def _against_champions(
     A series of promotions, each a little worse than the last, would end far below the best.
     """
     number = str(champion.version)
-    verdict = judge(own, _measured(champion, settings, recipe), recipe.gate)
+    comparable = {number: _measured(champion, settings, recipe)}
+    verdict = judge(own, comparable[number], recipe.gate)
     if not verdict.comparisons:  # they do not pair
         return verdict
-    comparable = {number: _measured(champion, settings, recipe)}
     for version in former_champions(client, champion):
         rows = _measured(version, settings, recipe)
         found = pairing_refusals(own, rows, recipe.gate.watched, recipe.gate.min_scenes)

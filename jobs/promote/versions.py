@@ -8,7 +8,7 @@ from typing import Any
 from infra.settings import Settings
 from jobs.locations import cached_folder
 from pipelines.promotion.evidence import EVALUATION
-from pipelines.promotion.history import Event, champions
+from pipelines.promotion.history import champions, read_history
 from pipelines.promotion.lineage import FOLDER, SCENES
 from pipelines.sources.index import read_index
 from pipelines.sources.scenes import Scene
@@ -47,8 +47,8 @@ def former_champions(client: Any, champion: Any) -> list[Any]:
     from infra.registry import model_versions as registry
 
     name, number = champion.name, str(champion.version)
-    events = [Event(**each) for each in registry.read_events(client, name).values()]
-    numbers = dict.fromkeys(champions(events))
+    events = read_history(name, registry.read_events(client, name))
+    numbers = dict.fromkeys(champions([*events.values()]))
     found = []
     for each in numbers:
         if each != number:
