@@ -73,7 +73,7 @@ def stage2_small_prior() -> TrainingConfig:
     `python -m jobs.train dspfusion_stage2_small_prior --set dataset=roadscene-small
     --set init_from=runs:/ID`; `stage2_small` starts from its weights.
     """
-    objective = Stage2Config(model=dspfusion.small(), fusion_weights=None)
+    objective = small_stage2(fusion_weights=None)
     # Nothing is fused, so large batches are cheap, and so are large crops: the prior of a whole picture
     # is another one than that of a small crop (the model's README, "The prior first").
     cheap = {"batch_size": 16, "late_crop_px": 224, "lr": 3e-3}
@@ -87,8 +87,7 @@ def stage2_small() -> TrainingConfig:
     `python -m jobs.train dspfusion_stage2_small --set dataset=roadscene-small --set init_from=runs:/ID`,
     where the run is of Stage I or, better, of `stage2_small_prior`.
     """
-    objective = Stage2Config(model=dspfusion.small())
-    return on_cpus(objective, small_optim(2000), register_as=MODEL_NAME)
+    return on_cpus(small_stage2(), small_optim(2000), register_as=MODEL_NAME)
 
 
 def stage1_full_1gpu() -> TrainingConfig:
@@ -300,6 +299,12 @@ def small_stage1(model: DSPFusionConfig) -> Stage1Config:
     """Stage I of a small model, whose degradation encoder starts and learns for a short run."""
     # At the rate of the others, and from torch's first weights, all its embeddings become one.
     return Stage1Config(model=model, degradation_start="contrast", degradation_rate=0.2)
+
+
+def small_stage2(**changes: Any) -> Stage2Config:
+    """Stage II of a small model, which learns to leave a prior alone where little is to be restored."""
+    model = dspfusion.small().model_copy(update={"prior_blend": "learned"})
+    return Stage2Config(model=model, lightened_share=0.3, **changes)
 
 
 def small_optim(num_steps: int) -> OptimConfig:

@@ -82,6 +82,8 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
 
     denoiser_predicts: Literal["x0", "noise"] = "x0"
     """x0 with the posterior mean (code), or the noise with ancestral sampling (paper)."""
+    prior_blend: Literal["restored", "learned"] = "restored"
+    """The restored prior as it is (paper), or blended with the pair's own by a learned share."""
     denoiser_width: int = Field(512, gt=0, le=16384)
     """Hidden width of the denoiser."""
     num_denoiser_blocks: Depth = 4
@@ -159,11 +161,12 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
                 f"beta_end {self.beta_end} is below beta_start {self.beta_start}; "
                 "noise grows with the timestep"
             )
-        if self.denoiser_predicts == "noise" and not self.restores_prior:
-            raise ValueError(
-                "denoiser_predicts is 'noise', but with prior 'low_quality' or without a semantic "
-                "prior there is no denoiser; leave it out"
-            )
+        for name, usual in (("denoiser_predicts", "x0"), ("prior_blend", "restored")):
+            if getattr(self, name) != usual and not self.restores_prior:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but with prior 'low_quality' or without a "
+                    "semantic prior there is no denoiser; leave it out"
+                )
         return self
 
 
@@ -273,6 +276,8 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """Target of the content loss: the brighter pixel (code), or the larger value a channel (paper)."""
     diffusion_weight: PositiveFloat = 10
     """Weight of the prior's distance."""
+    lightened_share: float = Field(0, ge=0, le=1)
+    """Share of the pairs that are degraded less than they come, by a random part of it; 0 in the paper."""
 
     @model_validator(mode="after")
     def _check_prior(self) -> Self:
@@ -300,7 +305,7 @@ def fuser_config(config: Stage1Config | Stage2Config) -> DSPFusionConfig:
     """Return the configuration of the fuser that a stage's weights fit (Stage I: no denoiser)."""
     match config:
         case Stage1Config():
-            without = {"prior": "low_quality", "denoiser_predicts": "x0"}
+            without = {"prior": "low_quality", "denoiser_predicts": "x0", "prior_blend": "restored"}
             return config.model.model_copy(update=without)
         case Stage2Config():
             return config.model

@@ -14,6 +14,8 @@ from models.layers.blocks import TokenMixer, split_pair
 _MIXER_EXPANSION = 2
 _LEAKY_SLOPE = 0.2
 _INITIAL_TIME_SCALE = 1e-3
+_BLEND_WIDTH = 32
+_INITIAL_BLEND = 2.0
 
 
 class Denoiser(nn.Module):
@@ -59,6 +61,30 @@ class Denoiser(nn.Module):
         """Return the columns of the first layer that read x_t, the time, the condition."""
         width = self.prior_shape[1]
         return self.linear_in.weight.tensor_split((width, 2 * width), dim=1)
+
+
+class PriorBlend(nn.Module):
+    """Blend the restored prior with the degraded pair's own, by what there is to restore.
+
+    Ours, not the paper's: a restored prior has the denoiser's error however little was wrong with the
+    pair. A token's share of the restored prior is read from the condition and from what the denoiser
+    would change (README, "First, do no harm").
+    """
+
+    def __init__(self, config: DSPFusionConfig) -> None:
+        super().__init__()
+        width = 2 * config.semantic_prior_width + 2 * config.degradation_prior_width
+        self.linear_in = nn.Linear(width, _BLEND_WIDTH)
+        self.linear_out = nn.Linear(_BLEND_WIDTH, 1)
+        # At first nearly all is restored, as without a blend.
+        nn.init.constant_(self.linear_out.bias, _INITIAL_BLEND)
+
+    def forward(self, restored: Tensor, condition: Tensor) -> Tensor:
+        """Blend B×N×D with the first D of the condition's B×N×E, to B×N×D."""
+        own = condition[..., : restored.shape[-1]]
+        change = restored - own
+        hidden = F.gelu(self.linear_in(torch.cat([condition, change], dim=-1)))
+        return own + torch.sigmoid(self.linear_out(hidden)) * change
 
 
 def prior_schedule(config: DSPFusionConfig) -> Schedule:

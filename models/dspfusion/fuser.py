@@ -14,6 +14,7 @@ from models.color import to_rgb
 from models.dspfusion.config import SIZE_MULTIPLE_PX, DSPFusionConfig
 from models.dspfusion.denoiser import (
     Denoiser,
+    PriorBlend,
     join_condition,
     num_noises,
     prior_schedule,
@@ -50,6 +51,7 @@ class DSPFusionFuser(nn.Module):
         self.degradation = degradation_encoder(config)
         self.semantic = semantic_encoder(config)
         self.denoiser = Denoiser(config) if config.restores_prior else None
+        self.blend = PriorBlend(config) if config.prior_blend == "learned" else None
         self.stretch = config.stretch
         self.set_num_steps(config.num_steps)
         self.precision: Precision = "float32"
@@ -163,6 +165,8 @@ class DSPFusionFuser(nn.Module):
                 schedule=self.schedule,
                 step_noise=self.step_noise,
             )
+            if self.blend is not None:
+                semantic_prior = self.blend(semantic_prior, condition)
         return degradation_prior, semantic_prior
 
 

@@ -13,6 +13,7 @@ _AT_INFERENCE = frozenset({"noise_seed", "stretch"})
 _STAGE2_ALONE = _AT_INFERENCE | {
     "prior",
     "denoiser_predicts",
+    "prior_blend",
     "denoiser_width",
     "num_denoiser_blocks",
     "num_steps",

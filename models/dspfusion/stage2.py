@@ -15,6 +15,7 @@ from models.diffusion import q_sample
 from models.dspfusion.config import Stage2Config
 from models.dspfusion.denoiser import (
     Denoiser,
+    PriorBlend,
     join_condition,
     num_noises,
     prior_schedule,
@@ -26,6 +27,9 @@ from models.dspfusion.loss import fusion_loss
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
 from models.layers.blocks import split_pair
 from models.system import Batch, Weights
+
+# Set apart from the seeds of the noise.
+_OF_LIGHTENING = 0x5EED
 
 
 class Stage2(nn.Module):
@@ -47,6 +51,8 @@ class Stage2(nn.Module):
         self.degradation = degradation_encoder(config.model)
         self.semantic = semantic_encoder(config.model)
         self.denoiser = Denoiser(config.model)
+        self.blend = PriorBlend(config.model) if config.model.prior_blend == "learned" else None
+        self.lightened_share = config.lightened_share
         weights = config.fusion_weights
         self.fusion_loss = fusion_loss(weights, config.content_target) if weights else None
         self.diffusion_weight = config.diffusion_weight
@@ -57,8 +63,9 @@ class Stage2(nn.Module):
         self.train()
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """What is trained, and at which share of the learning rate: the denoiser."""
-        return [(1.0, list(self.denoiser.parameters()))]
+        """What is trained, and at which share of the learning rate: the denoiser and its blend."""
+        blend = self.blend.parameters() if self.blend else ()
+        return [(1.0, [*self.denoiser.parameters(), *blend])]
 
     def load_stage1(self, state_dict: Weights) -> None:
         """Load the weights of a Stage I objective, strictly; they are frozen already."""
@@ -84,7 +91,10 @@ class Stage2(nn.Module):
         infrared = {name: to_rgb(batch[name]) for name in ("ir_lq", "ir_gt")}
         noises = seeded_noise(batch["seed"], self.noise_shape).transpose(0, 1)
         noise, step_noise = split_noises(sent(noises, batch["vi_lq"].device))
-        return self.losses({**batch, **infrared}, noise, step_noise)
+        batch = {**batch, **infrared}
+        if self.lightened_share:
+            batch |= lightened(batch, self.lightened_share)
+        return self.losses(batch, noise, step_noise)
 
     def losses(
         self, batch: Batch, noise: Tensor, step_noise: Tensor | None = None
@@ -99,6 +109,8 @@ class Stage2(nn.Module):
         prior = restore_prior(
             self.denoiser, x_T, condition, schedule=self.schedule, step_noise=step_noise
         )
+        if self.blend:
+            prior = self.blend(prior, condition)
         diffusion = self.diffusion_weight * F.l1_loss(prior.float(), target.float())
         terms = {"diffusion": diffusion}
         loss = diffusion
@@ -122,6 +134,27 @@ class Stage2(nn.Module):
 
     def _frozen(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.fusion, self.degradation, self.semantic
+
+
+def lightened(batch: Batch, share: float) -> dict[str, Tensor]:
+    """Take a random part of its degradation from a share of the pairs, and all of it from half of those.
+
+    Each pair is mixed with its clean one, both cameras alike: `vi_lq` and `ir_lq`, B×C×H×W. Which pairs
+    and how much belongs to the sample (`seed`), as the noise does.
+    """
+    draws = seeded_uniform(batch["seed"])  # B 2
+    clean_part = (2 * draws[:, 1]).clamp(max=1) * (draws[:, 0] < share)
+    clean_part = sent(clean_part, batch["vi_lq"].device)[:, None, None, None]
+    return {
+        f"{camera}_lq": torch.lerp(batch[f"{camera}_lq"], batch[f"{camera}_gt"], clean_part)
+        for camera in ("vi", "ir")
+    }
+
+
+def seeded_uniform(seeds: Tensor) -> Tensor:
+    """Draw two numbers in [0, 1) per seed, B×2, which are not those that its noise begins with."""
+    generators = (torch.Generator().manual_seed(seed ^ _OF_LIGHTENING) for seed in seeds.tolist())
+    return torch.stack([torch.rand(2, generator=generator) for generator in generators])
 
 
 def seeded_noise(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:

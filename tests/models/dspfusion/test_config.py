@@ -120,6 +120,7 @@ def test_every_size_is_configurable():
         ({"beta_start": 0.5, "beta_end": 0.2}, "noise grows"),
         ({"num_step": 3}, "num_step"),
         ({"denoiser_predicts": "noise", "prior": "low_quality"}, "there is no denoiser"),
+        ({"prior_blend": "learned", "semantic_prior": False}, "there is no denoiser"),
     ],
 )
 def test_mistakes_are_refused(change, message):

@@ -13,8 +13,9 @@ from models.dspfusion.config import (
     fuser_config,
     tiny,
 )
+from models.dspfusion.denoiser import PriorBlend
 from models.dspfusion.fuser import DSPFusionFuser
-from models.dspfusion.stage2 import seeded_noise
+from models.dspfusion.stage2 import lightened, seeded_noise
 from tests.models.samples import training_batch
 
 STAGES = [Stage1Config(model=tiny()), Stage2Config(model=tiny())]
@@ -148,6 +149,55 @@ def test_step_noise_belongs_to_the_sample():
     torch.testing.assert_close(losses["diffusion"], others["diffusion"])
     reseeded = objective({**batch, "seed": batch["seed"] + 7}, 0)
     assert float(reseeded["diffusion"]) != float(losses["diffusion"])
+
+
+def test_a_blend_goes_from_the_pairs_own_prior_to_the_restored_one():
+    config = DSPFusionConfig(**{**tiny().model_dump(), "prior_blend": "learned"})
+    blend = PriorBlend(config)
+    width = config.semantic_prior_width
+    restored = torch.randn(2, config.num_tokens, width)
+    condition = torch.randn(2, config.num_tokens, width + 2 * config.degradation_prior_width)
+    assert 0.8 < float(_share(blend, restored, condition).mean()) < 1
+    for bias, expected in ((-100.0, condition[..., :width]), (100.0, restored)):
+        torch.nn.init.constant_(blend.linear_out.bias, bias)
+        torch.testing.assert_close(blend(restored, condition), expected)
+
+
+def _share(blend, restored, condition):
+    own = condition[..., : restored.shape[-1]]
+    return ((blend(restored, condition) - own) / (restored - own)).detach()
+
+
+def test_stage2_trains_a_blend_that_the_fuser_takes():
+    model = DSPFusionConfig(**{**tiny().model_dump(), "prior_blend": "learned"})
+    config = Stage2Config(model=model, lightened_share=0.5)
+    objective = objective_of(config)
+    objective(fields(objective, training_batch(2, 16)), 0)["loss"].backward()
+    assert all(bool(p.grad.abs().max() > 0) for p in objective.blend.parameters())
+    fuser = DSPFusionFuser(fuser_config(config))
+    fuser.load_state_dict(objective.state_dict(), strict=True)
+    plain = DSPFusionFuser(fuser_config(config).model_copy(update={"prior_blend": "restored"}))
+    plain.load_state_dict(objective.state_dict(), strict=False)
+    vi, ir = torch.rand(1, 3, 24, 24), torch.rand(1, 1, 24, 24)
+    with torch.no_grad():
+        assert not torch.equal(fuser.eval()(vi, ir).fused, plain.eval()(vi, ir).fused)
+
+
+def test_a_share_of_the_pairs_is_degraded_less():
+    batch = training_batch(1, 16)
+    many = {name: x.expand(400, *x.shape[1:]) for name, x in batch.items()}
+    many = many | {"seed": torch.arange(400)}
+    there = lightened(many, 0.3)["vi_lq"]
+    whole, clean = many["vi_lq"], many["vi_gt"]
+    is_clean = (there - clean).abs().amax((1, 2, 3)) < 1e-6
+    is_whole = (there == whole).all((1, 2, 3))
+    assert 0.1 < float(is_clean.float().mean()) < 0.2  # half of the share
+    assert 0.65 < float(is_whole.float().mean()) < 0.75
+    between = ~(is_clean | is_whole)
+    assert bool(between.any())
+    assert bool(((there - clean).abs() <= (whole - clean).abs() + 1e-6).all())
+    swapped = lightened({name: x.flip(0) for name, x in many.items()}, 0.3)["vi_lq"]
+    assert torch.equal(swapped.flip(0), there)
 
 
 def test_stage2_without_fusion_weights_learns_from_the_prior_alone(monkeypatch):
