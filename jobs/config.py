@@ -78,6 +78,19 @@ class PromoteRecipe(BaseModel):
     quarter of the smallest step of an 8-bit picture."""
 
 
+class PretrainRecipe(BaseModel):
+    """Weights that come with the repository: what they are trained on, and how, from nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    dataset: str
+    """Dataset recipe."""
+    trainings: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    """Training recipes in order, each from the weights of the one before, and what is set otherwise."""
+    evaluation: str = "all"
+    """Evaluation recipe, on the split `val`."""
+
+
 def find_recipe(recipes: Recipes[_Config], name: str) -> _Config:
     """Call the recipe of that name, or the function that `MODULE:FUNCTION` names.
 

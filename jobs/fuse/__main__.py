@@ -1,7 +1,8 @@
 """python -m jobs.fuse MODEL --vi URI --ir URI --out URI: fuse a pair, or two folders of pairs.
 
-MODEL is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder; URIs are paths or
-s3://bucket/prefix. Results are PNG, of 16 bits a channel if an input was. Folders are fused on Ray, by
+MODEL is small (weights that come with this repository), models:/NAME@ALIAS, models:/NAME/VERSION or a
+bundle's folder; URIs are paths or s3://bucket/prefix. Results are PNG, of 16 bits a channel if an input
+was; a single one is a JPEG where --out says so. Folders are fused on Ray, by
 actors that hold the model; the same command again skips the pictures that exist. What cannot be
 fused is listed in OUT/failures.json, and the exit status is 1.
 """
@@ -54,6 +55,7 @@ def _fuse(arguments: argparse.Namespace) -> None:
             tile_passes=arguments.tile_passes,
             stretch=arguments.stretch,
         ),
+        side_by_side=arguments.side_by_side,
         **read_chains(arguments.degradation),
     )
     fusing.hints()  # refuses a degradation that the model takes no hint for, before any picture
@@ -96,12 +98,14 @@ def _fuse(arguments: argparse.Namespace) -> None:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
+        "model", help="small, models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
     )
     what = "picture, folder or s3://bucket/prefix"
     parser.add_argument("--vi", required=True, help=f"visible {what}")
     parser.add_argument("--ir", required=True, help=f"infrared {what}")
-    parser.add_argument("--out", required=True, help="PNG to write (for two files), or folder")
+    parser.add_argument(
+        "--out", required=True, help="PNG or JPEG to write (for two files), or folder"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace pictures that exist already"
     )
@@ -116,6 +120,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--partial", action="store_true", help="exit status 0 also when some cannot be fused"
+    )
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="also write NAME_side_by_side.jpg: visible, infrared and fused picture",
     )
     add_windows(parser)
     parser.add_argument(
@@ -161,7 +170,7 @@ COMMAND = Command(
     "fuse",
     __doc__,
     [
-        "python -m jobs.fuse models:/dspfusion@champion --vi a_vi.png --ir a_ir.png --out a.png",
+        "python -m jobs.fuse small --vi a_vi.png --ir a_ir.png --out a.png --side-by-side",
         "python -m jobs.fuse models:/dspfusion@champion --vi msrs/vi --ir msrs/ir --out fused",
     ],
     Verb(_add_arguments, _fuse),

@@ -27,6 +27,7 @@ from pipelines.bundles.fusing import (
     with_windows,
     write_failures,
 )
+from pipelines.bundles.pretrained import local_folder, pretrained_folders
 from pipelines.checks.depth import WindowRule
 from pipelines.sources.names import IMAGE_SUFFIXES
 from pipelines.sources.scenes import Read
@@ -35,6 +36,8 @@ from pipelines.store.folders import Folder
 
 # Of the observation model's degradations, as its papers call them.
 _SHORT_NAMES = {"noise": "gaussian_noise", "blur": "gaussian_blur"}
+# Endings of what is written; others are folders.
+_WRITTEN = (".png", ".jpg", ".jpeg")
 # Pairs that a GPU fuses at once; its memory for 640×480 is some GiB, and one that has less takes fewer.
 GPU_BATCH = 8
 
@@ -170,12 +173,14 @@ def _on_ray(task: _Task, settings: Settings) -> Iterator[_Outcome]:
 def resolve_model(model: str, settings: Settings) -> str:
     """Pin an alias to the version it points at now (`models:/NAME/VERSION`); folders stay folders."""
     if not model.startswith("models:/"):
-        if not Path(model).is_dir():
+        folder = local_folder(model)
+        if not folder.is_dir():
+            known = ", ".join(pretrained_folders()) or "none"
             raise ValueError(
-                f"{model}: no such bundle folder; a registered model is models:/NAME@ALIAS "
-                "or models:/NAME/VERSION"
+                f"{model}: no such bundle folder; a registered model is models:/NAME@ALIAS or "
+                f"models:/NAME/VERSION, and with this repository come: {known}"
             )
-        return model
+        return str(folder)
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
@@ -261,8 +266,8 @@ def fuse_one(
     windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
     device: str = "auto",
 ) -> str:
-    """Fuse a single pair, in this process; `out` is a PNG's URI or a folder's."""
-    if out.lower().endswith(".png"):
+    """Fuse a single pair, in this process; `out` is the URI of a PNG, a JPEG or a folder."""
+    if out.lower().endswith(_WRITTEN):
         parent, _, name = out.rpartition("/")
         root = open_folder(parent or ("/" if out.startswith("/") else "."), settings)
     else:

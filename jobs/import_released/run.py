@@ -1,9 +1,14 @@
-"""The authors' released weights, registered as a version."""
+"""Weights that no run of ours has trained, registered as a version: the authors' released files."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import BaseModel
+from torch import nn
 
 from infra.settings import Settings, code_commit
 from jobs.console import print_line
@@ -11,8 +16,20 @@ from jobs.train.records import REQUIREMENTS
 from models.system import System
 from pipelines.bundles.export import write_bundle
 from pipelines.bundles.released_weights import digests, read_released, system_of_files
-from pipelines.promotion.evidence import bundle_evidence
+from pipelines.promotion.evidence import RELEASED, bundle_evidence
 from pipelines.store.seeding import digest_of
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights to register as a version of `name`: a fuser, its tags, folders for the run to keep."""
+
+    title: str
+    name: str
+    config: BaseModel
+    fuser: nn.Module
+    tags: dict[str, str]
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 def import_files(folder: Path, settings: Settings, *, name: str | None = None) -> str:
@@ -20,28 +37,36 @@ def import_files(folder: Path, settings: Settings, *, name: str | None = None) -
 
     Raises ValueError naming the file or key that is missing, unexpected or of another shape.
     """
+    system = system_of_files(folder)
+    name = name or f"{system.name}-released"
+    config, fuser = read_released(system, folder)
+    tags = origin_tags(RELEASED, system, name, digests(system, folder))
+    return register_imported(Imported("import_released", name, config, fuser, tags), settings)
+
+
+def register_imported(imported: Imported, settings: Settings) -> str:
+    """Register a version under a run of its own, unless these weights are; return its models:/ URI."""
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
-    system = system_of_files(folder)
-    name = name or f"{system.name}-released"
-    model_config, fuser = read_released(system, folder)
     client = tracking.connect(settings)
-    tags = origin_tags(system, folder, name)
-    done = tracking.find_run(client, tags["config_digest"])
+    done = tracking.find_run(client, imported.tags["config_digest"])
     if done and done.info.status == "FINISHED":
         print_line("  these files are registered under this name already")
         return str(done.data.tags["registered_model"])
-    config = {"model": model_config.model_dump(mode="json")}
-    run = tracking.open_run(client, name="import_released", config=config, tags=tags)
-    origin = {**tags, "run_id": run.info.run_id}
+    config = {"model": imported.config.model_dump(mode="json")}
+    run = tracking.open_run(client, name=imported.title, config=config, tags=imported.tags)
+    origin = {**imported.tags, "run_id": run.info.run_id}
+    print_line("  exporting the program, and comparing it with its module")
     try:
+        for artifact, folder in imported.folders.items():
+            tracking.log_folder(client, run.info.run_id, folder, artifact)
         with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
             bundle = Path(scratch) / "bundle"
-            write_bundle(bundle, model_config, fuser, origin=origin)
+            write_bundle(bundle, imported.config, imported.fuser, origin=origin)
             version = registry.register_bundle(
                 client,
-                name,
+                imported.name,
                 bundle,
                 run_id=run.info.run_id,
                 tags=origin | bundle_evidence(bundle),
@@ -55,13 +80,15 @@ def import_files(folder: Path, settings: Settings, *, name: str | None = None) -
     return model
 
 
-def origin_tags(system: System, folder: Path, name: str) -> dict[str, str]:
-    """Where the weights come from: that they are the authors', and which files they were."""
-    files = {f"sha256_{file}": digest for file, digest in digests(system, folder).items()}
+def origin_tags(
+    origin: str, system: System, name: str, sha256_by_file: Mapping[str, str]
+) -> dict[str, str]:
+    """Where weights come from, and which files they were."""
+    files = {f"sha256_{file}": digest for file, digest in sha256_by_file.items()}
     return {
-        "origin": "released",
+        "origin": origin,
         "system": system.name,
-        "config_digest": digest_of(["import_released", name, files]),
+        "config_digest": digest_of([f"import_{origin}", name, files]),
         "git_commit": code_commit(),
         **files,
     }

@@ -21,6 +21,7 @@ from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.promotion.evidence import (
     EVALUATION,
     PARITY,
+    RELEASED,
     bundle_evidence,
     missing_evidence,
     off_protocol,
@@ -124,7 +125,7 @@ def _decide(
     evaluation = fetch_evaluation(challenger, settings)
     rows, digest = read_rows(evaluation / ROWS), sha256_of_file(evaluation / ROWS)
     reasons = off_protocol(run, rows, split=recipe.split, scenarios=recipe.scenarios)
-    if challenger.tags.get("origin") != "released":  # trained elsewhere, nobody knows on what
+    if challenger.tags.get("origin") != RELEASED:  # trained elsewhere, nobody knows on what
         measured = read_index(evaluation / SCENES).scenes
         reasons += seen_in_training(measured, trained_scenes(client, challenger, settings))
     if reasons:

@@ -10,8 +10,9 @@ from typing import Any
 from infra.settings import Settings
 from jobs.evaluate.subject import ROWS
 from jobs.locations import open_folder, source_reader
+from pipelines.bundles.pretrained import local_folder
 from pipelines.datasets.versions import read_version
-from pipelines.promotion.evidence import EVALUATION, WEIGHTS
+from pipelines.promotion.evidence import EVALUATION, PRETRAINED, RELEASED, WEIGHTS
 from pipelines.promotion.lineage import (
     FOLDER,
     SCENES,
@@ -54,8 +55,8 @@ def trace(settings: Settings, *, model: str, each_scene: bool = False) -> Link:
         walk = _Walk(client, settings, Path(scratch), each_scene)
         children = [bundle_link(bundle, version.tags)] if bundle else []
         children.append(_evaluation_link(walk, version))
-        if version.tags.get("origin") == "released":
-            children.append(_released_link(version))
+        if version.tags.get("origin") in (RELEASED, PRETRAINED):
+            children.append(_files_link(version))
         else:
             children.append(walk.run(version.tags.get("run_id"), bundle=bundle, tags=version.tags))
     detail = f"is version {version.version}, by {version.tags.get('recipe', 'another recipe')}"
@@ -138,7 +139,7 @@ class _Walk:
         if source.startswith("runs:/"):
             return self.run(source.removeprefix("runs:/"), weights=sha256)
         try:
-            same = sha256_of_file(weights_file(Path(source))) == sha256
+            same = sha256_of_file(weights_file(local_folder(source))) == sha256
         except (ValueError, OSError):
             same = False
         problem = () if same else (f"{source} is missing or changed",)
@@ -195,10 +196,10 @@ def _evaluation_link(walk: _Walk, version: Any) -> Link:
     return Link(f"evaluation run {run_id}", f"on {tags.get('scenes', '?')}", tuple(problems))
 
 
-def _released_link(version: Any) -> Link:
+def _files_link(version: Any) -> Link:
     files = {key: value for key, value in version.tags.items() if key.startswith("sha256_")}
     return Link(
-        "the authors' released files",
+        f"{version.tags['origin']} files",
         "trained elsewhere",
         children=tuple(
             Link(key.removeprefix("sha256_"), value) for key, value in sorted(files.items())

@@ -7,6 +7,7 @@ from typing import Any
 
 from infra.settings import Settings
 from jobs.locations import cached_folder
+from pipelines.bundles.pretrained import pretrained_folders
 from pipelines.promotion.evidence import EVALUATION
 from pipelines.promotion.history import champions, read_history
 from pipelines.promotion.lineage import FOLDER, SCENES
@@ -36,6 +37,8 @@ def trained_scenes(client: Any, version: Any, settings: Settings) -> list[Scene]
         except ValueError:
             return None
         source = (tags or {}).get("init_from", "")
+        if source in pretrained_folders():
+            return scenes + list(read_index(pretrained_folders()[source] / SCENES).scenes)
         if source and not source.startswith("runs:/"):
             return None  # a folder of weights, of no run
         run_id = source.removeprefix("runs:/")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 if TYPE_CHECKING:
-    from jobs.config import EvaluateRecipe, PromoteRecipe
+    from jobs.config import EvaluateRecipe, PretrainRecipe, PromoteRecipe
     from pipelines.datasets.plan import DatasetConfig
     from pipelines.training.config import TrainingConfig
 
@@ -92,3 +92,4 @@ TRAINING: Recipes[TrainingConfig] = Recipes(
 )
 EVALUATION: Recipes[EvaluateRecipe] = Recipes("jobs.config:EvaluateRecipe")
 PROMOTION: Recipes[PromoteRecipe] = Recipes("jobs.config:PromoteRecipe")
+PRETRAINING: Recipes[PretrainRecipe] = Recipes("jobs.config:PretrainRecipe")

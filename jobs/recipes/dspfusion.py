@@ -25,6 +25,7 @@ model, "Ablations").
 
 from typing import Any
 
+from jobs.config import PretrainRecipe
 from models.dspfusion import config as dspfusion
 from models.dspfusion.config import DSPFusionConfig, FusionWeights, Stage1Config, Stage2Config
 from pipelines.training.config import CosineSchedule, OptimConfig, TrainingConfig
@@ -88,6 +89,19 @@ def stage2_small() -> TrainingConfig:
     where the run is of Stage I or, better, of `stage2_small_prior`.
     """
     return on_cpus(small_stage2(), small_optim(2000), register_as=MODEL_NAME)
+
+
+def small() -> PretrainRecipe:
+    """The weights `small`, of the train splits of ../shared/data/ivif: some hours on one core.
+
+    `python -m jobs.pretrain small FOLDER`
+    """
+    trainings = {
+        "dspfusion_stage1_small": ("optim.num_steps=4000", "optim.schedule.constant_share=0.4"),
+        "dspfusion_stage2_small_prior": (),
+        "dspfusion_stage2_small": ("optim.num_steps=800",),
+    }
+    return PretrainRecipe(dataset="shipped", trainings=trainings)
 
 
 def stage1_full_1gpu() -> TrainingConfig:

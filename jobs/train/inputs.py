@@ -15,6 +15,7 @@ from jobs.locations import cached_folder, open_datasets
 from jobs.recipes import TRAINING
 from models import system_of
 from models.system import Initial
+from pipelines.bundles.pretrained import local_folder, pretrained_folders
 from pipelines.datasets.versions import DatasetVersion, find_version
 from pipelines.promotion.lineage import run_inputs, scenes_of_version
 from pipelines.sources.index import read_index
@@ -135,12 +136,14 @@ def _unseen_split(index: SceneTable, trained_split: str) -> str | None:
 
 def _initial_folder(source: str, settings: Settings) -> Path:
     if not source.startswith("runs:/"):
-        if not Path(source).is_dir():
+        folder = local_folder(source)
+        if not folder.is_dir():
+            known = "".join(f" or {name}" for name in pretrained_folders())
             raise ValueError(
-                f"init_from={source}: no such folder; a run's id is written runs:/{source}"
+                f"init_from={source}: no such folder; a run's id is written runs:/{source}{known}"
             )
-        read_config(Path(source))
-        return Path(source).resolve()
+        read_config(folder)
+        return folder.resolve()
     from infra.registry import tracking
 
     run_id = check_name(source.removeprefix("runs:/"), "init_from=runs:/ with the run")

@@ -25,19 +25,20 @@ _STAGE2_ALONE = _AT_INFERENCE | {
 def load_initial(
     objective: nn.Module, config: Stage1Config | Stage2Config, initial: Initial
 ) -> None:
-    """Load the weights of a Stage I run, or of one of the objective's own stage.
+    """Load the weights of a run of either stage: what both have, and all of one of the same stage.
 
-    Raises ValueError for another stage, or other networks than the configuration's.
+    Raises ValueError for other networks than the configuration's.
     """
-    trained = initial.config
-    if trained.stage not in ("stage1", config.stage):
-        raise ValueError(f"is a {trained.stage} checkpoint, not stage1")
-    own = _STAGE2_ALONE if isinstance(trained, Stage1Config) else _AT_INFERENCE
+    trained, weights = initial.config, initial.weights
+    same = trained.stage == config.stage
+    own = _AT_INFERENCE if same else _STAGE2_ALONE
     check_same_networks(trained.model, config.model, except_for=own)
-    if isinstance(objective, Stage2) and isinstance(trained, Stage1Config):
-        objective.load_stage1(initial.weights)
-    else:
-        objective.load_state_dict(initial.weights)
+    if isinstance(objective, Stage2) and not same:
+        objective.load_stage1(weights)
+        return
+    # Stage I goes on with the networks that a Stage II had frozen.
+    shared = {key.split(".")[0] for key in (weights if same else objective.state_dict())}
+    objective.load_state_dict({k: v for k, v in weights.items() if k.split(".")[0] in shared})
 
 
 def check_same_networks(

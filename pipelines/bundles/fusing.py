@@ -1,4 +1,4 @@
-"""Fuse many pairs: find them, fuse each to a PNG, list those that failed.
+"""Fuse many pairs: find them, fuse each to a picture, list those that failed.
 
 Pictures keep their stems, so the frames of a video keep their order.
 """
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +26,28 @@ from pipelines.bundles.export import Bundle
 from pipelines.checks.depth import Window, WindowRule, find_window
 from pipelines.evaluation.hints import hints_of
 from pipelines.sources.pairing import Refused, pair_by_stem
-from pipelines.sources.pictures import encode_png, levels_of, to_levels, to_tensor
+from pipelines.sources.pictures import (
+    encode_jpeg,
+    encode_png,
+    levels_of,
+    to_levels,
+    to_tensor,
+    to_uint8,
+)
 from pipelines.sources.scenes import Read, read_pair
 from pipelines.sources.source_paths import SourcePath
 from pipelines.store.folders import Folder
 
 FAILURES = "failures.json"
+# What follows the stem of a picture of both sources and the result.
+SIDE_BY_SIDE = "_side_by_side.jpg"
+_GAP_PX = 4
 # The model and options of a folder's pictures, so that no folder mixes two of them.
 _SETTINGS = "fusion.json"
 
 
 class FusablePair(BaseModel):
-    """Two sources to fuse, by URI, and the name of the PNG that they become."""
+    """Two sources to fuse, by URI, and the name of the PNG or JPEG that they become."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +59,8 @@ class FusablePair(BaseModel):
 class Fusing(BaseModel):
     """The model and options that pairs are fused with, and what each camera is known to suffer.
 
-    None is not known, empty is nothing. Of a model that takes operators, each picture's noise is then
+    None is not known, empty is nothing. With `side_by_side` both sources and the result are written as
+    one picture, too. Of a model that takes operators, each picture's noise is then
     estimated, and taken for all that it suffers (DRFusion spec 14: A = I).
     """
 
@@ -60,6 +72,7 @@ class Fusing(BaseModel):
     ir_chain: tuple[Applied, ...] | None = None
     vi_window: Window | None = None
     ir_window: Window | None = None
+    side_by_side: bool = False
 
     @property
     def estimates(self) -> tuple[str, ...]:
@@ -110,11 +123,12 @@ class PairFuser:
         self._hints = fusing.hints
         self._read, self._folder = read, folder
         self._windows = {"vi_window": fusing.vi_window, "ir_window": fusing.ir_window}
+        self._side_by_side = fusing.side_by_side
 
     def __call__(self, pairs: Sequence[FusablePair]) -> list[Failure]:
-        """Write a PNG a pair, of 16 bits a channel if a source has them; return what cannot be fused.
+        """Write a picture a pair, a PNG of 16 bits if a source has them; return what cannot be fused.
 
-        Pairs of one size are fused at once. They are read, and their PNG made, by a thread each.
+        Pairs of one size are fused at once. They are read, and their pictures made, by a thread each.
         """
         with ThreadPoolExecutor(len(pairs)) as threads:
             failures, of_size = [], defaultdict(list)
@@ -158,9 +172,26 @@ class PairFuser:
         pair, pictures = read
         if not fused.isfinite().all():
             return _failure(pair, f"{pair.vi_uri}: fused, it holds NaN or infinite values")
-        png = encode_png(to_levels(fused, np.result_type(*pictures)))
-        self._folder.replace(pair.name, png)
+        if pair.name.lower().endswith(".png"):
+            data = encode_png(to_levels(fused, np.result_type(*pictures)))
+        else:
+            data = encode_jpeg(to_uint8(fused))
+        self._folder.replace(pair.name, data)
+        if self._side_by_side:
+            name = f"{PurePosixPath(pair.name).stem}{SIDE_BY_SIDE}"
+            self._folder.replace(name, encode_jpeg(_beside(*pictures, to_uint8(fused))))
         return None
+
+
+def _beside(*pictures: np.ndarray) -> np.ndarray:
+    """Pictures of one height, H×W×3 or H×W×1, uint8 or uint16, as one uint8 H×W×3."""
+    shown = [
+        picture if picture.dtype == np.uint8 else (picture // 257).astype(np.uint8)
+        for picture in pictures
+    ]
+    gap = np.full((shown[0].shape[0], _GAP_PX, 3), 255, np.uint8)
+    columns = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in shown]
+    return np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=1)
 
 
 def _estimated_noise(picture: np.ndarray) -> Applied:
@@ -257,7 +288,8 @@ def write_failures(failures: Iterable[Failure], folder: Folder) -> None:
 
 
 def _settings_bytes(fusing: Fusing) -> bytes:
-    settings = fusing.model_dump(mode="json", exclude={"bundle": True, "options": {"compiled"}})
+    left_out: Any = {"bundle": True, "side_by_side": True, "options": {"compiled"}}
+    settings = fusing.model_dump(mode="json", exclude=left_out)
     # The weights, not where they lie: a bundle may be moved.
     settings["model_sha256"] = hashlib.sha256(fusing.bundle.weights).hexdigest()
     return (json.dumps(settings, indent=2) + "\n").encode()

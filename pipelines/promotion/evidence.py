@@ -24,6 +24,8 @@ from pipelines.store.files import sha256_of_file
 
 PARITY, WEIGHTS, PROGRAM = "parity_max_abs", "model_sha256", "program_sha256"
 EVALUATION = "evaluation_run_id"
+# Origins of weights that no run of ours has trained: the authors' files, and those of this repository.
+RELEASED, PRETRAINED = "released", "pretrained"
 
 
 def bundle_evidence(bundle: Path) -> dict[str, str]:
@@ -111,10 +113,10 @@ def seen_in_training(
 
 
 def _missing_lineage(tags: Mapping[str, str]) -> list[str]:
-    # The authors' weights were trained elsewhere; all that is known are the digests of their files.
-    if tags.get("origin") == "released":
+    # They were trained elsewhere; what is known are the digests of their files.
+    if tags.get("origin") in (RELEASED, PRETRAINED):
         complete = any(key.startswith("sha256_") for key in tags)
-        return [] if complete else ["Its lineage lacks the digests of the released files."]
+        return [] if complete else [f"Its lineage lacks the digests of the {tags['origin']} files."]
     lacking = [
         tag
         for tag in ("system", "dataset_version", "dataset_digest", "git_commit")

@@ -1,0 +1,101 @@
+"""Weights that come with this repository, to fuse with and to start from.
+
+Each is a folder `models/<system>/pretrained/<name>`, which is a bundle without its program (that is
+exported where the weights are registered) and a checkpoint's weights:
+
+config.json         configurations of the fuser and of its last stage, and where the weights come from
+model.safetensors   the weights, float16
+state.json          the last stage's steps, and digests of the two
+scenes.parquet      the pictures that it was trained on, so that it is not measured on them
+README.md           the model card
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from safetensors.torch import save_file
+
+import models
+from models import system_of
+from pipelines.bundles.export import contract_of
+from pipelines.sources.index import write_index
+from pipelines.sources.scan import ScanResult
+from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.store.files import sha256_of_file, write_whole
+from pipelines.training.checkpoints import CheckpointState, read_config, read_state, read_weights
+from pipelines.training.config import TrainingConfig
+
+SCENES = "scenes.parquet"
+_FILES = ("config.json", "model.safetensors")
+
+
+def pretrained_folders() -> dict[str, Path]:
+    """The folders by name, in order; of two systems that use one name, SYSTEM-NAME instead."""
+    found = sorted(Path(models.__file__).parent.glob("*/pretrained/*/config.json"))
+    folders = [path.parent for path in found]
+    names = [folder.name for folder in folders]
+    return {
+        folder.name
+        if names.count(folder.name) == 1
+        else f"{folder.parents[1].name}-{folder.name}": folder
+        for folder in folders
+    }
+
+
+def find_pretrained(name: str) -> Path:
+    """The folder of a name. Raises ValueError that lists the others."""
+    folders = pretrained_folders()
+    if name not in folders:
+        known = ", ".join(folders) or "none"
+        raise ValueError(f"no pretrained weights {name!r}; there are: {known}")
+    return folders[name]
+
+
+def local_folder(source: str) -> Path:
+    """The folder of pretrained weights of that name, else the path that `source` is (`./small`, too)."""
+    return pretrained_folders().get(source, Path(source))
+
+
+def write_pretrained(
+    folder: Path, checkpoint: Path, *, origin: Mapping[str, str], scenes: SceneTable
+) -> None:
+    """Write the weights of a training's last checkpoint as float16; `scenes` are its training's.
+
+    Raises ValueError for a system whose objective keeps its fuser's weights under other names.
+    """
+    objective = TrainingConfig.model_validate(read_config(checkpoint)).objective
+    system, weights = system_of(objective), read_weights(checkpoint)
+    model, of_fuser = system.fuser_weights(objective, weights)
+    if of_fuser.keys() != weights.keys():
+        raise ValueError(f"{system.name}: its fuser's weights are not its objective's")
+    folder.mkdir(parents=True, exist_ok=True)
+    halved = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in weights.items()
+    }
+    save_file(halved, folder / "model.safetensors")
+    described = {
+        "model": model.model_dump(mode="json"),
+        "objective": objective.model_dump(mode="json"),
+        "contract": contract_of(system),
+        "origin": dict(origin),
+    }
+    write_whole(folder / "config.json", (json.dumps(described, indent=1) + "\n").encode())
+    published = SceneTable.of(_published(scene) for scene in scenes)
+    write_index(ScanResult(scenes=published, refused=()), folder / SCENES)
+    digests = {name: sha256_of_file(folder / name) for name in _FILES}
+    state = CheckpointState(step=read_state(checkpoint).step, sha256=digests)
+    write_whole(folder / "state.json", (state.model_dump_json() + "\n").encode())
+
+
+def _published(scene: Scene) -> Scene:
+    """A scene with the places of its pictures in its data set, not on this machine."""
+    places = {
+        f"{camera}_uri": f"{scene.dataset}/{scene.split}/{camera}/{PurePosixPath(uri).name}"
+        for camera in scene.cameras
+        for uri, _ in [scene.source(camera)]
+    }
+    return scene.model_copy(update={**places, "stamp": "", "natives": ()})
