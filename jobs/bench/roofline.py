@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,12 +27,12 @@ from jobs.console import print_line
 from jobs.recipes import TRAINING
 from models import system_of
 from pipelines.training.config import TrainingConfig
+from pipelines.training.objectives import stand_in_batch
 
 # What eager Python takes to launch a kernel, about, on a machine with a GPU.
 LAUNCH_S = 5e-6
 # Reads of weight, gradient and both moments, writes of all but the gradient; 4 bytes each.
 _OPTIMISER_BYTES = 7 * 4
-NUM_POSITIVES, NUM_NEGATIVES = 3, 6
 
 
 @dataclass(frozen=True)
@@ -109,27 +108,12 @@ def count_step(config: TrainingConfig, *, batch_size: int) -> Counted:
     """Count forward, backward and the optimiser of one step of a training's objective."""
     system = system_of(config.objective)
     objective: Any = system.build_objective(config.objective).to("meta")
-    batch = {
-        name: _stand_in(name, batch_size, config.optim.crop_px, getattr(objective, "ON_CPU", ()))
-        for name in objective.FIELDS
-    }
+    batch = stand_in_batch(config, objective, batch_size=batch_size, device="meta")
     with counting() as counted:
         objective(batch, 0)["loss"].backward()
     trained = sum(p.numel() for _, group in objective.parameter_groups() for p in group)
     counted.kernels.append((0, trained * _OPTIMISER_BYTES))
     return counted
-
-
-def _stand_in(name: str, size: int, side: int, on_cpu: tuple[str, ...]) -> Tensor:
-    """A field of a batch: only its shape counts."""
-    device = "cpu" if name in on_cpu else "meta"
-    if name in ("seed", "task", "camera", "vi_task", "ir_task"):
-        return torch.zeros(size, dtype=torch.int64, device=device)
-    if name in ("vi_op", "ir_op", "op"):
-        return torch.zeros(size, 3, device=device)
-    channels = 1 if name.startswith("ir") else 3
-    group = {"vi_pos": (NUM_POSITIVES,), "ir_pos": (NUM_POSITIVES,), "neg": (NUM_NEGATIVES,)}
-    return torch.zeros(size, *group.get(name, ()), channels, side, side, device=device)
 
 
 def bench_roofline(recipes: list[str], *, batch_sizes: list[int]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from jobs.command_line import (
     Command,
@@ -24,6 +25,10 @@ from jobs.command_line import (
 )
 from jobs.placement import add_placement, placement_of
 
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from pipelines.bundles.fusing import Fusing
+
 # Those of models.system, which imports torch; a test holds them equal.
 PRECISIONS = ("float32", "bf16")
 
@@ -31,30 +36,56 @@ PRECISIONS = ("float32", "bf16")
 def _fuse(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.console import print_facts, print_line
-    from jobs.fuse.run import (
-        bundle_of,
-        fuse_folders,
-        fuse_one,
-        is_picture,
-        read_chains,
-        resolve_model,
-    )
+    from jobs.fuse.run import FuseTask, fuse_folders, fuse_one, is_picture, resolve_model
     from jobs.locations import open_folder
-    from models.system import FuseOptions
-    from pipelines.bundles.export import read_bundle
-    from pipelines.bundles.fusing import FAILURES, Fusing
+    from pipelines.bundles.fusing import FAILURES
 
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     model = resolve_model(arguments.model, settings)
+    fusing = _fusing(arguments, model, settings)
+    task = FuseTask(
+        vi=arguments.vi,
+        ir=arguments.ir,
+        out=arguments.out,
+        windows=window_rules(arguments),
+        placement=placement_of(arguments),
+        batch_size=arguments.batch,
+        overwrite=arguments.overwrite,
+        local=arguments.local,
+    )
+    kinds = [is_picture(uri) for uri in (task.vi, task.ir)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{task.vi} and {task.ir}: give two files or two folders")
+    if kinds[0]:
+        print_facts({"model": model, "fused": fuse_one(fusing, settings, task)})
+        return
+    fused = fuse_folders(fusing, settings, task)
+    counts = f"{fused.made} pictures in {task.out}, {fused.skipped} existed already"
+    print_facts({"model": model, "fused": counts})
+    if fused.failures:
+        out = open_folder(task.out, settings).uri
+        print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
+        sys.exit(0 if arguments.partial else 1)
+
+
+def _fusing(arguments: argparse.Namespace, model: str, settings: Settings) -> Fusing:
+    """The model and options; what it will assume of the pictures is said."""
+    from jobs.console import print_line
+    from jobs.fuse.run import bundle_of, read_chains
+    from models.system import FuseOptions
+    from pipelines.bundles.export import read_bundle
+    from pipelines.bundles.fusing import Fusing
+
+    options = FuseOptions(
+        precision=arguments.precision,
+        compiled=arguments.compile,
+        tile_px=arguments.tile,
+        tile_passes=arguments.tile_passes,
+        stretch=arguments.stretch,
+    )
     fusing = Fusing(
         bundle=read_bundle(bundle_of(model, settings)),
-        options=FuseOptions(
-            precision=arguments.precision,
-            compiled=arguments.compile,
-            tile_px=arguments.tile,
-            tile_passes=arguments.tile_passes,
-            stretch=arguments.stretch,
-        ),
+        options=options,
         side_by_side=arguments.side_by_side,
         **read_chains(arguments.degradation),
     )
@@ -67,33 +98,7 @@ def _fuse(arguments: argparse.Namespace) -> None:
         )
     elif fusing.bundle.system.hint_names and not arguments.degradation:
         print_line("  no --degradation given: the model takes both pictures to be clean")
-    windows = window_rules(arguments)
-    kinds = [is_picture(uri) for uri in (arguments.vi, arguments.ir)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"{arguments.vi} and {arguments.ir}: give two files or two folders")
-    if kinds[0]:
-        pair = arguments.vi, arguments.ir, arguments.out
-        uri = fuse_one(fusing, settings, *pair, windows=windows, device=arguments.device)
-        print_facts({"model": model, "fused": uri})
-        return
-    fused = fuse_folders(
-        fusing,
-        settings,
-        vi=arguments.vi,
-        ir=arguments.ir,
-        out=arguments.out,
-        overwrite=arguments.overwrite,
-        local=arguments.local,
-        windows=windows,
-        placement=placement_of(arguments),
-        batch_size=arguments.batch,
-    )
-    counts = f"{fused.made} pictures in {arguments.out}, {fused.skipped} existed already"
-    print_facts({"model": model, "fused": counts})
-    if fused.failures:
-        out = open_folder(arguments.out, settings).uri
-        print_line(f"{len(fused.failures)} could not be fused; they are listed in {out}/{FAILURES}")
-        sys.exit(0 if arguments.partial else 1)
+    return fusing
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import cast
 
 from pydantic import ValidationError
@@ -51,41 +50,48 @@ class FolderOutcome:
     failures: tuple[Failure, ...]
 
 
-def fuse_folders(
-    fusing: Fusing,
-    settings: Settings,
-    *,
-    vi: str,
-    ir: str,
-    out: str,
-    overwrite: bool = False,
-    local: bool = False,
-    windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
-    placement: Placement = ANYWHERE,
-    batch_size: int | None = None,
-) -> FolderOutcome:
-    """Fuse two folders or S3 prefixes, paired by stem, into `out`; on Ray, or `local` in this process.
+@dataclass(frozen=True)
+class FuseTask:
+    """What is to be fused, and where: two pictures or two folders, as URIs.
 
-    `batch_size` pairs that lie side by side are fused at once where they are of one size (None: one on a
-    CPU, `GPU_BATCH` on a GPU).
-    Pictures that `out` holds already are skipped, unless `overwrite`. What cannot be fused is listed
-    in its `failures.json`. `windows` are rules for pictures of more than 8 bits, by camera. Raises
-    ValueError where no pair can be fused.
+    `windows` are rules for pictures of more than 8 bits, by camera. Of folders, `batch_size` pairs that lie
+    side by side are fused at once where they are of one size (None: one on a CPU, `GPU_BATCH` on a GPU);
+    pictures that `out` holds already are skipped, unless `overwrite`; `local` fuses in this process
+    instead of on Ray.
     """
+
+    vi: str
+    ir: str
+    out: str
+    windows: Mapping[str, WindowRule | None] = field(default_factory=dict)
+    placement: Placement = ANYWHERE
+    batch_size: int | None = None
+    overwrite: bool = False
+    local: bool = False
+
+
+def fuse_folders(fusing: Fusing, settings: Settings, task: FuseTask) -> FolderOutcome:
+    """Fuse two folders or S3 prefixes, paired by stem, into `task.out`.
+
+    What cannot be fused is listed in its `failures.json`. Raises ValueError where no pair can be fused.
+    """
+    vi, ir, out = task.vi, task.ir, task.out
     folder = open_folder(out, settings)
     if folder.uri in (open_folder(vi, settings).uri, open_folder(ir, settings).uri):
         raise ValueError(f"--out {out}: is where sources lie; choose another folder")
     pairs, alone = find_fusable(open_sources(vi, settings), open_sources(ir, settings))
     _check_targets(pairs, folder)
-    fusing = _windowed(fusing, pairs, settings, windows)
-    left = left_to_fuse(pairs, folder, fusing, overwrite=overwrite)
+    fusing = _windowed(fusing, pairs, settings, task.windows)
+    left = left_to_fuse(pairs, folder, fusing, overwrite=task.overwrite)
     skipped = len(pairs) - len(left)
     if skipped:
         print_line(f"  skipping {skipped} of {len(pairs)} pictures, which exist already")
-    task = _Task(tuple(left), batch_size, placement, (fusing, source_reader(settings), folder))
+    work = _Work(
+        tuple(left), task.batch_size, task.placement, (fusing, source_reader(settings), folder)
+    )
     done, failures = skipped, list(alone)
     with progress("pairs", len(pairs)) as advance:
-        outcomes = _in_process(task) if local else _on_ray(task, settings)
+        outcomes = _in_process(work) if task.local else _on_ray(work, settings)
         for batch, failed in outcomes:
             failures += failed
             done += len(batch)
@@ -127,7 +133,7 @@ _Outcome = tuple[_Batch, list[Failure]]
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Work:
     """Pairs to fuse where, and what a `PairFuser` is made of."""
 
     pairs: tuple[FusablePair, ...]
@@ -141,15 +147,15 @@ class _Task:
         return [self.pairs[start : start + size] for start in range(0, len(self.pairs), size)]
 
 
-def _in_process(task: _Task) -> Iterator[_Outcome]:
-    device = use_device(task.placement.device)
-    fuse = PairFuser(*task.of_fuser, str(device))
-    for batch in task.batches(device.type):
+def _in_process(work: _Work) -> Iterator[_Outcome]:
+    device = use_device(work.placement.device)
+    fuse = PairFuser(*work.of_fuser, str(device))
+    for batch in work.batches(device.type):
         yield batch, fuse(batch)
 
 
-def _on_ray(task: _Task, settings: Settings) -> Iterator[_Outcome]:
-    if not task.pairs:
+def _on_ray(work: _Work, settings: Settings) -> Iterator[_Outcome]:
+    if not work.pairs:
         return
     # Start Ray only when there is work.
     from infra.cluster.connect import connected
@@ -157,11 +163,11 @@ def _on_ray(task: _Task, settings: Settings) -> Iterator[_Outcome]:
     from infra.cluster.tasks import map_actors
 
     with connected(settings):
-        num_gpus = gpus_of_worker(task.placement.device, task.placement.gpu_share)
+        num_gpus = gpus_of_worker(work.placement.device, work.placement.gpu_share)
         device = "cuda" if num_gpus else "cpu"
-        batches = task.batches(device)
+        batches = work.batches(device)
         for batch, failed in map_actors(
-            PairFuser, batches, *task.of_fuser, device, num_gpus=num_gpus
+            PairFuser, batches, *work.of_fuser, device, num_gpus=num_gpus
         ):
             if isinstance(failed, Exception):
                 # Most likely out of memory, which a smaller tile mends.
@@ -235,9 +241,9 @@ def _told(text: str, modality: Modality, name: str, assignments: str) -> Applied
         meant = [key] if key in known else [field for field in known if field.startswith(key)]
         params[meant[0] if len(meant) == 1 else key] = value
     # Which noise it was says nothing of how strong it is; the size of a blur's kernel little.
-    for field, usual in (("seed", "0"), ("size_px", "21")):
-        if field in known:
-            params.setdefault(field, usual)
+    for parameter, usual in (("seed", "0"), ("size_px", "21")):
+        if parameter in known:
+            params.setdefault(parameter, usual)
     try:
         checked = degradation.params_type.model_validate(params)
     except ValidationError as error:
@@ -256,17 +262,9 @@ def is_picture(uri: str) -> bool:
     return Path(uri).is_file()
 
 
-def fuse_one(
-    fusing: Fusing,
-    settings: Settings,
-    vi: str,
-    ir: str,
-    out: str,
-    *,
-    windows: Mapping[str, WindowRule | None] = MappingProxyType({}),
-    device: str = "auto",
-) -> str:
-    """Fuse a single pair, in this process; `out` is the URI of a PNG, a JPEG or a folder."""
+def fuse_one(fusing: Fusing, settings: Settings, task: FuseTask) -> str:
+    """Fuse a single pair, in this process; `task.out` is the URI of a PNG, a JPEG or a folder."""
+    vi, ir, out = task.vi, task.ir, task.out
     if out.lower().endswith(_WRITTEN):
         parent, _, name = out.rpartition("/")
         root = open_folder(parent or ("/" if out.startswith("/") else "."), settings)
@@ -274,8 +272,8 @@ def fuse_one(
         root, name = open_folder(out, settings), f"{PurePosixPath(vi).stem}.png"
     pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
     _check_targets([pair], root)
-    fusing = _windowed(fusing, [pair], settings, windows)
-    failures = PairFuser(fusing, source_reader(settings), root, device)([pair])
+    fusing = _windowed(fusing, [pair], settings, task.windows)
+    failures = PairFuser(fusing, source_reader(settings), root, task.placement.device)([pair])
     if failures:
         raise ValueError(failures[0].reason)
     return f"{root.uri}/{name}"

@@ -13,7 +13,7 @@ from infra.settings import Settings
 from jobs.config import EvaluateRecipe
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.subject import ROWS
-from jobs.fuse.run import fuse_folders
+from jobs.fuse.run import FuseTask, fuse_folders
 from jobs.placement import Placement
 from models import find_system
 from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
@@ -62,7 +62,7 @@ def test_folders_are_fused_as_on_the_cpu(bundle: Path, settings: Settings, work:
     for name, placement in (("cpu", CPU), ("cuda", CUDA)):
         out = work / f"fused-{name}"
         fused = fuse_folders(
-            fusing, settings, **places, out=str(out), local=True, placement=placement
+            fusing, settings, FuseTask(**places, out=str(out), local=True, placement=placement)
         )
         assert (fused.made, fused.failures) == (16, ())
         pictures.append({path.name: cv2.imread(str(path), -1) for path in out.glob("*.png")})

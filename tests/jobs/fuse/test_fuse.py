@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from infra.settings import Settings
 from jobs.fuse import __main__ as command
-from jobs.fuse.run import FolderOutcome, fuse_folders, fuse_one
+from jobs.fuse.run import FolderOutcome, FuseTask, fuse_folders, fuse_one
 from jobs.locations import open_folder
 from jobs.placement import Placement
 from models.system import FuseOptions
@@ -31,7 +31,7 @@ def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
 
 def fuse_files(bundle: Path, vi: Path, ir: Path, out: Path) -> None:
     settings = Settings(work=out.parent, tracking_uri="", artifact_root=None, ray_address=None)
-    fuse_one(Fusing(bundle=read_bundle(bundle)), settings, str(vi), str(ir), str(out))
+    fuse_one(Fusing(bundle=read_bundle(bundle)), settings, FuseTask(str(vi), str(ir), str(out)))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
             folder.replace(path.name, path.read_bytes())
     places = {"vi": f"{bucket}/vi", "ir": f"{bucket}/ir", "out": f"{bucket}/out"}
     fusing = Fusing(bundle=read_bundle(tiny_bundle))
-    fused = fuse_folders(fusing, settings, **places)
+    fused = fuse_folders(fusing, settings, FuseTask(**places))
     assert (fused.made, fused.skipped) == (2, 0)
     out = open_folder(places["out"], settings)
     assert [entry.name for entry in out.entries("frame")] == ["frame_0.png", "frame_2.png"]
@@ -123,7 +123,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     assert failure["name"] == "frame_1.png"
     assert "vi/frame_1.png: not an image" in failure["reason"]
     # The same bytes as in this process, and of 16 bits.
-    fuse_folders(fusing, settings, **local, out=str(tmp_path / "out"), local=True)
+    fuse_folders(fusing, settings, FuseTask(**local, out=str(tmp_path / "out"), local=True))
     expected = (tmp_path / "out" / "frame_2.png").read_bytes()
     assert out.read("frame_2.png") == expected
     assert (
@@ -132,7 +132,9 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     stamps = [entry.modified_s for entry in out.entries("frame")]
     mended = (tmp_path / "vi" / "frame_0.png").read_bytes()
     open_folder(places["vi"], settings).replace("frame_1.png", mended)
-    again = fuse_folders(fusing, settings, **places, local=True)  # starting actors takes seconds
+    again = fuse_folders(
+        fusing, settings, FuseTask(**places, local=True)
+    )  # starting actors takes seconds
     assert again == FolderOutcome(made=1, skipped=2, failures=())
     assert out.size_of(FAILURES) is None
     names = [entry.name for entry in out.entries("frame")]
@@ -162,7 +164,9 @@ def test_what_a_folder_lacks_or_mixes_does_not_end_the_rest(
     infrared(tmp_path, "3.tiff", 0, np.uint8)
     settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
     places = {name: str(tmp_path / name) for name in ("vi", "ir", "out")}
-    fused = fuse_folders(Fusing(bundle=read_bundle(tiny_bundle)), settings, **places, local=True)
+    fused = fuse_folders(
+        Fusing(bundle=read_bundle(tiny_bundle)), settings, FuseTask(**places, local=True)
+    )
     assert fused.made == 3
     reasons = {failure.name: failure.reason for failure in fused.failures}
     assert set(reasons) == {"2.png", "3.png"}
@@ -190,7 +194,7 @@ def test_a_batch_fuses_pairs_of_one_size_at_once_and_names_the_others(
     for batch_size in (1, 4):
         out = tmp_path / f"out-{batch_size}"
         fused = fuse_folders(
-            fusing, settings, **places, out=str(out), local=True, batch_size=batch_size
+            fusing, settings, FuseTask(**places, out=str(out), local=True, batch_size=batch_size)
         )
         assert sorted(failure.name for failure in fused.failures) == ["frame_1.png", "frame_4.png"]
         assert fused.made == 4
@@ -211,10 +215,7 @@ def test_a_gpu_that_is_not_there_is_named(
         fuse_folders(
             fusing,
             settings,
-            **places,
-            out=str(tmp_path / "out"),
-            local=True,
-            placement=Placement("cuda"),
+            FuseTask(**places, out=str(tmp_path / "out"), local=True, placement=Placement("cuda")),
         )
 
 
@@ -222,13 +223,13 @@ def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Pa
     settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
     places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}
     whole = Fusing(bundle=read_bundle(tiny_bundle))
-    fuse_folders(whole, settings, **places, local=True)
+    fuse_folders(whole, settings, FuseTask(**places, local=True))
     tiled = whole.model_copy(update={"options": FuseOptions(tile_px=64)})
     with pytest.raises(ValueError, match="holds 1 of these pictures, not known to be made with"):
-        fuse_folders(tiled, settings, **places, local=True)
-    assert fuse_folders(tiled, settings, **places, local=True, overwrite=True).made == 1
+        fuse_folders(tiled, settings, FuseTask(**places, local=True))
+    assert fuse_folders(tiled, settings, FuseTask(**places, local=True, overwrite=True)).made == 1
     with pytest.raises(ValueError, match="is where sources lie"):
-        fuse_folders(whole, settings, **places | {"out": places["vi"]}, local=True)
+        fuse_folders(whole, settings, FuseTask(**places | {"out": places["vi"]}, local=True))
 
 
 def test_a_source_is_never_written_over(tiny_bundle: Path, tmp_path: Path) -> None:
