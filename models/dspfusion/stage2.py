@@ -35,7 +35,8 @@ _OF_LIGHTENING = 0x5EED
 class Stage2(nn.Module):
     """The Stage II objective: L_II = L_fus + weight · mean |p_gt - p| (spec 2.2).
 
-    Without fusion weights it is the second term alone, and nothing is fused. Everything but the denoiser
+    Without fusion weights it is the second term alone, and nothing is fused. A blend of the prior has a
+    second term like that one. Everything but the denoiser
     is frozen and stays in eval mode; the gradient of the fusion loss still flows through the fusion
     network to the prior and through all T reverse steps. Images are [0, 1], H and W multiples of 8 and
     at least 16; `vi_*` B×3×H×W, `ir_*` B×1×H×W, `seed` B int64.
@@ -109,17 +110,22 @@ class Stage2(nn.Module):
         prior = restore_prior(
             self.denoiser, x_T, condition, schedule=self.schedule, step_noise=step_noise
         )
-        if self.blend:
-            prior = self.blend(prior, condition)
         diffusion = self.diffusion_weight * F.l1_loss(prior.float(), target.float())
         terms = {"diffusion": diffusion}
         loss = diffusion
+        if self.blend:
+            # By itself: while the denoiser knows little, a blend that both learned through would take
+            # nothing of it, and so it would never learn more.
+            blended = self.blend(prior.detach(), condition)
+            terms["blend"] = self.diffusion_weight * F.l1_loss(blended.float(), target.float())
+            loss = loss + terms["blend"]
+            prior = self.blend(prior, condition)
         if self.fusion_loss:
             fused = self.fusion(batch["ir_lq"], batch["vi_lq"], degradation_prior, prior)
             of_fusion = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
             fusion = torch.stack(list(of_fusion.values())).sum()
             terms = of_fusion | {"fusion": fusion} | terms
-            loss = fusion + diffusion
+            loss = loss + fusion
         detached = {name: term.detach() for name, term in terms.items()}
         return {"loss": loss, **detached}
 

@@ -183,6 +183,20 @@ def test_stage2_trains_a_blend_that_the_fuser_takes():
         assert not torch.equal(fuser.eval()(vi, ir).fused, plain.eval()(vi, ir).fused)
 
 
+def test_a_blend_does_not_keep_the_denoiser_from_learning():
+    """As it did when both had one loss: closed at first, it stayed closed."""
+    model = DSPFusionConfig(**{**tiny().model_dump(), "prior_blend": "learned"})
+    gradients = []
+    for bias in (-100.0, 0.0):
+        torch.manual_seed(3)
+        objective = objective_of(Stage2Config(model=model, fusion_weights=None))
+        torch.nn.init.constant_(objective.blend.linear_out.bias, bias)
+        objective(fields(objective, training_batch(2, 16)), 0)["loss"].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in objective.denoiser.parameters()]))
+    assert bool(gradients[0].abs().max() > 0)
+    assert torch.equal(*gradients)
+
+
 def test_a_share_of_the_pairs_is_degraded_less():
     batch = training_batch(1, 16)
     many = {name: x.expand(400, *x.shape[1:]) for name, x in batch.items()}
