@@ -109,17 +109,56 @@ class Failure(BaseModel):
     reason: str
 
 
-# A pair and its pictures, H×W×C.
-_Read = tuple[FusablePair, tuple[np.ndarray, np.ndarray]]
+# The pictures of a pair, H×W×C uint8 or uint16: visible, infrared.
+Pictures = tuple[np.ndarray, np.ndarray]
+
+
+class PictureFuser:
+    """A loaded model on a device: decoded pairs of one size in, fused pictures out."""
+
+    def __init__(self, fusing: Fusing, device: str = "cpu") -> None:
+        self._device = use_device(device)
+        fuser = fusing.bundle.fuser().to(self._device)
+        self._fuse = fusing.bundle.system.prepare(fuser, fusing.options)
+
+    def __call__(
+        self, pairs: Sequence[Pictures], hints: Sequence[Hints]
+    ) -> list[Tensor | ValueError]:
+        """Fuse pairs of one size with the hints of each, to 1×3×H×W each, or why it could not be.
+
+        What is too much for the device at once is fused one by one.
+        """
+        vi, ir = (
+            torch.cat([to_tensor(pair[camera]) for pair in pairs]) for camera in (0, 1)
+        )  # B 3 H W, B 1 H W
+        joined = {name: torch.cat([one[name] for one in hints]) for name in hints[0]}
+        there = self._device
+        try:
+            with torch.inference_mode():
+                found = self._fuse(sent(vi, there), sent(ir, there), all_sent(joined, there))
+                fused = found.fused.to("cpu", torch.float32)  # B 3 H W
+        except torch.OutOfMemoryError:
+            if len(pairs) > 1:
+                each = zip(pairs, hints, strict=True)
+                return [result for pair, one in each for result in self([pair], [one])]
+            return [ValueError("the GPU's memory is too small for it; try --tile")]
+        except ValueError as error:
+            return [error] * len(pairs)
+        return [
+            one if one.isfinite().all() else ValueError("fused, it holds NaN or infinite values")
+            for one in fused.split(1)
+        ]
+
+
+# A pair and its pictures.
+_Read = tuple[FusablePair, Pictures]
 
 
 class PairFuser:
     """A loaded model that writes what it fuses, on a device: what an actor holds."""
 
     def __init__(self, fusing: Fusing, read: Read, folder: Folder, device: str = "cpu") -> None:
-        self._device = use_device(device)
-        fuser = fusing.bundle.fuser().to(self._device)
-        self._fuse = fusing.bundle.system.prepare(fuser, fusing.options)
+        self._fuse = PictureFuser(fusing, device)
         self._hints = fusing.hints
         self._read, self._folder = read, folder
         self._windows = {"vi_window": fusing.vi_window, "ir_window": fusing.ir_window}
@@ -138,40 +177,25 @@ class PairFuser:
                 else:
                     of_size[found[0].shape[:2]].append((pair, found))
             for batch in of_size.values():
-                failures += self._fuse_batch(batch, threads)
+                fused = self._fuse(
+                    [pictures for _, pictures in batch],
+                    [self._hints(*pictures) for _, pictures in batch],
+                )
+                failures += [
+                    failure for failure in threads.map(self._write, batch, fused) if failure
+                ]
         return failures
 
-    def _pictures(self, pair: FusablePair) -> tuple[np.ndarray, np.ndarray] | ValueError:
+    def _pictures(self, pair: FusablePair) -> Pictures | ValueError:
         try:
             return read_pair(pair.vi_uri, pair.ir_uri, self._read, **self._windows)
         except ValueError as error:
             return error
 
-    def _fuse_batch(self, batch: Sequence[_Read], threads: ThreadPoolExecutor) -> list[Failure]:
-        """Fuse pairs of one size; of what is too much for the device at once, each by itself."""
-        vi, ir = (
-            torch.cat([to_tensor(pictures[camera]) for _, pictures in batch]) for camera in (0, 1)
-        )  # B 3 H W, B 1 H W
-        each = [self._hints(*pictures) for _, pictures in batch]
-        hints = {name: torch.cat([one[name] for one in each]) for name in each[0]}
-        there = self._device
-        try:
-            with torch.inference_mode():
-                found = self._fuse(sent(vi, there), sent(ir, there), all_sent(hints, there))
-                fused = found.fused.to("cpu", torch.float32)  # B 3 H W
-        except torch.OutOfMemoryError:
-            if len(batch) > 1:
-                return [failure for one in batch for failure in self._fuse_batch([one], threads)]
-            return [_failure(batch[0][0], "the GPU's memory is too small for it; try --tile")]
-        except ValueError as error:
-            return [_failure(pair, f"{pair.vi_uri}: {error}") for pair, _ in batch]
-        found_failures = threads.map(self._write, batch, fused.split(1))
-        return [failure for failure in found_failures if failure]
-
-    def _write(self, read: _Read, fused: Tensor) -> Failure | None:
+    def _write(self, read: _Read, fused: Tensor | ValueError) -> Failure | None:
         pair, pictures = read
-        if not fused.isfinite().all():
-            return _failure(pair, f"{pair.vi_uri}: fused, it holds NaN or infinite values")
+        if isinstance(fused, ValueError):
+            return _failure(pair, f"{pair.vi_uri}: {fused}")
         if pair.name.lower().endswith(".png"):
             data = encode_png(to_levels(fused, np.result_type(*pictures)))
         else:
