@@ -1,5 +1,6 @@
 """The Python call."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.fuse.call import load_model
+from pipelines.bundles.pretrained import pretrained_folders
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,23 @@ def test_arrays_and_paths_come_to_the_same(
     # By a level, for sums of a batch may round otherwise.
     assert np.abs(several[0].astype(int) - fused).max() <= 1
     assert model(vi.astype(np.uint16) * 257, ir).dtype == np.uint16
+
+
+@pytest.mark.skipif("small" not in pretrained_folders(), reason="no pretrained weights small here")
+def test_the_readme_is_true(
+    pair: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    [block] = [each for each in blocks if "jobs.fuse.call" in each]
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("VI.png", pair[0])
+    cv2.imwrite("IR.png", pair[1])
+    names: dict[str, object] = {}
+    exec(block, names)
+    fused = names["fused"]
+    assert isinstance(fused, np.ndarray)
+    assert fused.shape == pair[0].shape
 
 
 def test_mistakes_name_the_pair(tiny_bundle: Path, pair: tuple[np.ndarray, np.ndarray]) -> None:
