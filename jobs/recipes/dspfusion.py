@@ -99,10 +99,10 @@ def small() -> PretrainRecipe:
     """
     trainings = {
         "dspfusion_stage1_small": ("optim.num_steps=4000", "optim.schedule.constant_share=0.4"),
-        "dspfusion_stage2_small_prior": (),
+        "dspfusion_stage2_small_prior": ("optim.num_steps=3000",),
         # Large crops: the prior of a small one is another than a whole picture's.
         "dspfusion_stage2_small": (
-            "optim.num_steps=450",
+            "optim.num_steps=350",
             "optim.batch_size=2",
             "optim.crop_px=200",
             "optim.lr=3e-4",
