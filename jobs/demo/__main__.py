@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_address, add_work, number, run_command
+from jobs.command_line import (
+    Command,
+    Verb,
+    add_address,
+    add_work,
+    number,
+    options_again,
+    run_command,
+)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -22,7 +30,10 @@ def _demo(arguments: argparse.Namespace) -> None:
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     print_line(f"Work folder: {os.path.relpath(settings.work)}")
     own = OwnPairs(arguments.pairs, arguments.minutes) if arguments.pairs else None
-    demo(settings, smoke=arguments.smoke, own=own)
+    model = demo(settings, smoke=arguments.smoke, own=own)
+    where = options_again(arguments, "work")
+    fuse = f"python -m jobs.fuse {model} --vi VI.png --ir IR.png --out fused.png --side-by-side"
+    print_line(f"next, a pair of yours: {fuse}{where}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.settings import Settings
 from jobs.config import find_recipe, shrink_evaluation, shrink_training
-from jobs.console import print_facts, print_line, progress, section
+from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
 from jobs.fuse.run import FuseTask, bundle_of, fuse_one
@@ -54,8 +54,8 @@ class OwnPairs:
         return normalise_name(Path(self.folder).resolve().name).strip("_-")
 
 
-def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None) -> None:
-    """Run every step, then say where everything lies.
+def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None) -> str:
+    """Run every step, then say where everything lies; return the registered version's URI.
 
     Raises ValueError when the gate refuses what was trained on rendered scenes; of `own` pairs there
     may be too few for it, which is said.
@@ -98,13 +98,10 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
             "MLflow UI": _ui_command(settings),
         }
     )
-    print_line(
-        f"next, a pair of yours: python -m jobs.fuse {last.model} --vi VI.png --ir IR.png --out "
-        "fused.png --side-by-side"
-    )
     # Four steps make no model worth promoting; the gate must say so, and --smoke is content.
     if not promoted.passed and not smoke and own is None:
         raise ValueError(f"the gate refused version {number}: {promoted.reasons[0]}")
+    return last.model
 
 
 def _rendered(settings: Settings) -> Path:
