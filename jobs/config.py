@@ -251,6 +251,8 @@ def shrink_training(config: TrainingConfig) -> TrainingConfig:
         "num_workers": min(config.num_workers, 2),
         "use_gpu": False,
         "preview_every": config.preview_every and 2,
+        "validation": config.validation
+        and config.validation.model_copy(update={"every": 2, "num_scenes": 2}),
         # A trial run is not registered: it would take the challenger's place.
         "register_as": None,
     }

@@ -13,7 +13,12 @@ from models.drfusion import config as drfusion
 from models.drfusion.config import Correction, DRFusionConfig, Stage1Config
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.evaluation.scenarios import Scenario
-from pipelines.training.config import MultiStepSchedule, OptimConfig, TrainingConfig
+from pipelines.training.config import (
+    MultiStepSchedule,
+    OptimConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
 
 MODEL_NAME = "drfusion"
 _SCENARIOS = ("clean", "noise", "blur", "composite")
@@ -79,6 +84,7 @@ def stage1_small() -> TrainingConfig:
         objective=Stage1Config(model=model),
         optim=optim,
         preview_every=optim.checkpoint_every,
+        validation=ValidationConfig(every=optim.checkpoint_every),
         register_as=MODEL_NAME,
     )
 
@@ -159,5 +165,6 @@ def _full(model: DRFusionConfig) -> TrainingConfig:
         optim=optim,
         use_gpu=True,
         preview_every=optim.checkpoint_every,
+        validation=ValidationConfig(every=optim.checkpoint_every),
         register_as=MODEL_NAME,
     )

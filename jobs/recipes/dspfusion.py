@@ -28,7 +28,7 @@ from typing import Any
 from jobs.config import PretrainRecipe
 from models.dspfusion import config as dspfusion
 from models.dspfusion.config import DSPFusionConfig, FusionWeights, Stage1Config, Stage2Config
-from pipelines.training.config import CosineSchedule, OptimConfig, TrainingConfig
+from pipelines.training.config import CosineSchedule, OptimConfig, TrainingConfig, ValidationConfig
 
 MODEL_NAME = "dspfusion"
 NO_DEGRADATION_NAME = f"{MODEL_NAME}-no-degradation-prior"
@@ -260,12 +260,16 @@ def on_cpus(
     num_workers: int = 1,
     register_as: str | None = None,
 ) -> TrainingConfig:
-    """A recipe for CPU workers (`--workers` shares its steps among more); previews with checkpoints."""
+    """A recipe for CPU workers (`--workers` shares its steps among more).
+
+    Previews and validation come with the checkpoints.
+    """
     return TrainingConfig(
         objective=objective,
         optim=optim,
         num_workers=num_workers,
         preview_every=optim.checkpoint_every,
+        validation=ValidationConfig(every=optim.checkpoint_every),
         register_as=register_as,
     )
 
@@ -277,7 +281,7 @@ def on_gpus(
     num_gpus: int,
     register_as: str | None = None,
 ) -> TrainingConfig:
-    """A recipe for GPUs, which share the batch; previews go with the checkpoints."""
+    """A recipe for GPUs, which share the batch; previews and validation with the checkpoints."""
     batch_size = max(1, optim.batch_size // num_gpus)
     # bf16 is ours: the authors train in float32, at twice the memory and a fraction of the speed.
     share: dict[str, Any] = {"batch_size": batch_size, "precision": "bf16"}
@@ -289,6 +293,7 @@ def on_gpus(
         num_workers=num_gpus,
         use_gpu=True,
         preview_every=optim.checkpoint_every,
+        validation=ValidationConfig(every=optim.checkpoint_every),
         register_as=register_as,
     )
 

@@ -39,6 +39,7 @@ class Planned:
     config: TrainingConfig
     datasets: Folder
     version: DatasetVersion
+    sources: Sources
     initial: Initial | None
     inputs: dict[str, Any]
 
@@ -111,8 +112,23 @@ def plan_training(config: TrainingConfig, settings: Settings, *, name: str) -> P
     initial = read_initial(folder) if folder else None
     make_objective(config, initial)  # fails here rather than on the workers
     sha256 = sha256_of_file(weights_file(folder)) if folder else None
-    inputs = run_inputs(config.identity(), version.digest, sha256)
-    return Planned(name, config, datasets, version, initial, inputs)
+    sources = find_sources(version, settings)
+    decided_by = _deciding_scenes(config, sources)
+    inputs = run_inputs(config.identity(), version.digest, sha256, decided_by)
+    return Planned(name, config, datasets, version, sources, initial, inputs)
+
+
+def _deciding_scenes(config: TrainingConfig, sources: Sources) -> str | None:
+    """Digest of the unseen scenes where validation on them decides which weights are the model."""
+    if config.validation is None or not config.validation.decides:
+        return None
+    if sources.unseen is None:
+        raise ValueError(
+            "validation is to decide which weights are the model, and no index in the work folder has "
+            f"unseen scenes of dataset {config.dataset}; scan the sources with a split val "
+            "(jobs.scan --hold-out 0.2), or --set validation=null"
+        )
+    return digest_of([scene.digest for scene in sources.unseen])
 
 
 def find_sources(version: DatasetVersion, settings: Settings) -> Sources:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from infra.settings import Settings
 from jobs.console import print_facts, print_line, progress
-from jobs.train.inputs import check_gpus, find_sources, plan_training
-from jobs.train.visuals import MAP, preview_pairs, write_map, write_preview
-from pipelines.datasets.versions import DatasetVersion
+from jobs.train.inputs import Planned, check_gpus, plan_training
+from jobs.train.task import describe_ending, training_task
+from jobs.train.visuals import MAP, write_map, write_preview
 from pipelines.evaluation.probes import in_words
-from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import alone_in, whole_folder
 from pipelines.training.config import TrainingConfig
-from pipelines.training.loop import PREVIEW, Metrics, TrainingTask, run_training
+from pipelines.training.loop import PREVIEW, Metrics, run_training
 
 
 def train_local(
@@ -29,7 +28,6 @@ def train_local(
     if settings.runs.startswith("s3://"):
         raise ValueError(f"--local keeps its checkpoints in a folder, not at {settings.runs}")
     folder = Path(settings.runs) / f"{name}-{planned.digest[:12]}-local"
-    version, unseen = planned.version, find_sources(planned.version, settings).unseen
     with alone_in(folder), progress("steps", config.optim.num_steps) as advance:
 
         def report(metrics: Metrics, scratch: Path | None) -> None:
@@ -41,9 +39,8 @@ def train_local(
                 _keep(folder, scratch, step)
 
         before = _checkpoints(folder)
-        pairs = preview_pairs(version, unseen, settings) if config.preview_every else []
         run_training(
-            TrainingTask(planned.config, planned.datasets, planned.initial, pairs),
+            training_task(planned, settings),
             rank=0,
             world_size=1,
             device=device,
@@ -51,8 +48,9 @@ def train_local(
             report=report,
         )
     checkpoint = _checkpoints(folder)[-1]
+    describe_ending(checkpoint, config)
     if config.stage.is_probed:
-        _write_map(folder / MAP, checkpoint, version, unseen, settings)
+        _write_map(folder / MAP, checkpoint, planned, settings)
     return checkpoint
 
 
@@ -68,15 +66,9 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _write_map(
-    path: Path,
-    checkpoint: Path,
-    version: DatasetVersion,
-    unseen: SceneTable | None,
-    settings: Settings,
-) -> None:
+def _write_map(path: Path, checkpoint: Path, planned: Planned, settings: Settings) -> None:
     try:
-        found = write_map(path, checkpoint, version, unseen, settings)
+        found = write_map(path, checkpoint, planned.version, planned.sources.unseen, settings)
     except ModuleNotFoundError as absent:
         package = (absent.name or "").partition(".")[0]
         print_line(f"  no map of the probe: {package} is not installed")

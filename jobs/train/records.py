@@ -11,7 +11,8 @@ from typing import Any
 from infra.periodic import periodically
 from infra.settings import Settings
 from jobs.console import print_line, progress
-from jobs.train.inputs import Planned, Sources
+from jobs.train.inputs import Planned
+from jobs.train.task import describe_ending
 from jobs.train.visuals import MAP, write_map
 from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
 from pipelines.datasets.versions import manifest_of
@@ -19,8 +20,8 @@ from pipelines.promotion.evidence import bundle_evidence
 from pipelines.promotion.lineage import CHECKPOINT, FOLDER, INPUTS, SCENES
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
-from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import sha256_of_file
+from pipelines.training.checkpoints import read_state
 
 # What the registered model needs where it is served.
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
@@ -45,19 +46,18 @@ def open_training_run(client: Any, planned: Planned) -> str:
     return str(run.info.run_id)
 
 
-def log_lineage(
-    client: Any, run_id: str, planned: Planned, sources: Sources, settings: Settings
-) -> None:
+def log_lineage(client: Any, run_id: str, planned: Planned, settings: Settings) -> None:
     """Log what `jobs.promote trace` reads: the run's inputs, and the files of its scenes."""
     from infra.registry import tracking
 
     tracking.log_json(client, run_id, planned.inputs, f"{FOLDER}/{INPUTS}")
-    if sources.trained is None:
+    trained = planned.sources.trained
+    if trained is None:
         print_line(f"  no index in {settings.work / 'scenes'} matches {planned.version.name}: ")
         print_line("  jobs.promote trace will not find its source files")
         return
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
-        write_index(ScanResult(scenes=sources.trained, refused=()), Path(scratch) / SCENES)
+        write_index(ScanResult(scenes=trained, refused=()), Path(scratch) / SCENES)
         tracking.log_folder(client, run_id, Path(scratch), FOLDER)
 
 
@@ -66,7 +66,6 @@ def log_results(
     run_id: str,
     planned: Planned,
     checkpoint: Path,
-    sources: Sources,
     settings: Settings,
 ) -> dict[str, str]:
     """Log the last checkpoint and the probe's map, register the model; return the run's last tags."""
@@ -75,8 +74,9 @@ def log_results(
     config = planned.config
     tracking.log_folder(client, run_id, checkpoint, "checkpoint")
     if config.stage.is_probed:
-        _log_map(client, run_id, planned, checkpoint, sources.unseen, settings)
+        _log_map(client, run_id, planned, checkpoint, settings)
     tags = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
+    tags |= describe_ending(checkpoint, config)
     if config.register_as:
         tags["registered_model"] = _register(
             client, config.register_as, checkpoint, run_id, planned
@@ -85,25 +85,20 @@ def log_results(
 
 
 def _log_map(
-    client: Any,
-    run_id: str,
-    planned: Planned,
-    checkpoint: Path,
-    unseen: SceneTable | None,
-    settings: Settings,
+    client: Any, run_id: str, planned: Planned, checkpoint: Path, settings: Settings
 ) -> None:
     """Log the map of the system's probe, and how well it separates the degradations, once."""
     from infra.registry import tracking
 
     with tempfile.TemporaryDirectory(prefix="map-") as scratch:
         path = Path(scratch) / MAP
-        found = write_map(path, checkpoint, planned.version, unseen, settings)
+        found = write_map(path, checkpoint, planned.version, planned.sources.unseen, settings)
         if path.exists():
             tracking.log_file(client, run_id, path)
     # A restarted driver comes here again, and MLflow keeps both values of a metric.
     logged = tracking.run_metrics_of(client, run_id, prefix="")
     if found and not found.keys() <= logged.keys():
-        tracking.log_metrics(client, run_id, found, step=planned.config.optim.num_steps)
+        tracking.log_metrics(client, run_id, found, step=read_state(checkpoint).step)
 
 
 def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Planned) -> str:

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict
 from infra.settings import Settings
 from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
-from jobs.train.inputs import Planned, Sources, check_gpus, find_sources, plan_training
+from jobs.train.inputs import Planned, check_gpus, plan_training
 from jobs.train.records import log_lineage, log_results, open_training_run, watch
-from jobs.train.visuals import preview_pairs
+from jobs.train.task import training_task
 from pipelines.datasets.versions import find_version
 from pipelines.training.config import TrainingConfig, share_of_step
-from pipelines.training.loop import TrainingTask, run_training
+from pipelines.training.loop import run_training
 
 
 class Trained(BaseModel):
@@ -73,12 +73,11 @@ def _train_on_ray(
 
     # Now that `jobs.generate retire` finds the run: was it quicker?
     find_version(planned.datasets, planned.version.name)
-    sources = find_sources(planned.version, settings)
-    log_lineage(client, run_id, planned, sources, settings)
+    log_lineage(client, run_id, planned, settings)
     # Ray Train resumes by name: the same run, and no other.
     folder_name = f"{planned.name}-{planned.digest[:12]}-{run_id[:8]}"
     kept = open_folder(f"{settings.runs}/{folder_name}", settings)
-    loop = _loop_of(planned, sources, settings)
+    loop = partial(run_training, training_task(planned, settings))
     with (
         tracking.system_metrics(client, run_id),
         watch(client, run_id, planned.config.optim.num_steps),
@@ -92,20 +91,12 @@ def _train_on_ray(
             on_report=ReportLogger(settings.tracking_uri, run_id, kept),
         )
     with fetched_checkpoint(checkpoint) as folder:
-        return log_results(client, run_id, planned, folder, sources, settings)
+        return log_results(client, run_id, planned, folder, settings)
 
 
 def _trained(run_id: str, tags: Mapping[str, str], planned: Planned) -> Trained:
     model = tags.get("registered_model")
     return Trained(run_id=run_id, model=model, dataset=planned.version.name)
-
-
-def _loop_of(planned: Planned, sources: Sources, settings: Settings) -> Callable[..., None]:
-    """The training loop, with everything but the worker's own part; it travels to the workers."""
-    config = planned.config
-    pairs = preview_pairs(planned.version, sources.unseen, settings) if config.preview_every else []
-    # Initial weights go by value: no worker needs to see the folder that they lie in here.
-    return partial(run_training, TrainingTask(config, planned.datasets, planned.initial, pairs))
 
 
 @contextmanager

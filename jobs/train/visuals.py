@@ -9,6 +9,7 @@ from typing import Any
 from infra.settings import Settings
 from jobs.console import print_line
 from jobs.locations import open_datasets, source_reader
+from jobs.train.inputs import Planned
 from models import system_of
 from models.system import Probe
 from pipelines.bundles.export import fuser_of_checkpoint
@@ -34,16 +35,15 @@ MAP = "probe.html"
 _MAPPED_SCENES = 16
 
 
-def preview_pairs(
-    version: DatasetVersion, unseen: SceneTable | None, settings: Settings
-) -> list[PreviewPair]:
+def preview_pairs(planned: Planned, settings: Settings) -> list[PreviewPair]:
     """Pairs to preview: of unseen scenes of the same index, else of the dataset's own."""
+    version, unseen = planned.version, planned.sources.unseen
     if unseen is not None:
         try:
             return pairs_of_scenes(unseen, version.config.shard, read=source_reader(settings))
         except (ValueError, OSError) as error:  # a training reads shards; it can do without sources
             print_line(f"  previews show scenes that are trained on: {error}")
-    return pairs_of_shards(version, open_datasets(settings))
+    return pairs_of_shards(version, planned.datasets)
 
 
 def write_preview(folder: Path, preview: str, step: int) -> None:

@@ -115,16 +115,27 @@ def read_inputs(folder: Path) -> dict[str, Any]:
     """Read what `run_inputs` gave. Raises ValueError when it is missing or not JSON."""
     try:
         inputs = json.loads((folder / INPUTS).read_bytes())
-        return {name: inputs[name] for name in ("recipe", "dataset", "init_from")}
+        return {name: inputs[name] for name in ("recipe", "dataset", "init_from", "validation")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{INPUTS} is missing or damaged ({error})") from error
 
 
 def run_inputs(
-    recipe: Mapping[str, Any], dataset_digest: str, init_sha256: str | None
+    recipe: Mapping[str, Any],
+    dataset_digest: str,
+    init_sha256: str | None,
+    validation: str | None = None,
 ) -> dict[str, Any]:
-    """All that decides a run's weights; `digest_of` its values, in this order, is its `config_digest`."""
-    return {"recipe": dict(recipe), "dataset": dataset_digest, "init_from": init_sha256}
+    """All that decides a run's weights; `digest_of` its values, in this order, is its `config_digest`.
+
+    `validation` is the digest of the scenes whose validation chose among the weights, if it did.
+    """
+    return {
+        "recipe": dict(recipe),
+        "dataset": dataset_digest,
+        "init_from": init_sha256,
+        "validation": validation,
+    }
 
 
 def scenes_of_version(version: DatasetVersion, index: SceneTable) -> SceneTable | None:

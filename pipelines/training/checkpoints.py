@@ -4,7 +4,8 @@ config.json             the complete training configuration: rebuilds the model 
 model.safetensors       the objective's state
 optimizer.safetensors   the optimiser's moments, by parameter name
 average.safetensors     the running average of the state, where one is kept
-state.json              the step, and the digests of the files above; written last
+best.safetensors        the state (or its average) at the best validation so far, where there was one
+state.json              the step, which file is the model, and the digests of all; written last
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,21 +27,51 @@ from torch.optim.swa_utils import AveragedModel
 from pipelines.store.files import full_disk_named, sha256_of_file, write_whole
 
 _MODEL, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-_AVERAGE = "average.safetensors"
+_AVERAGE, _BEST = "average.safetensors", "best.safetensors"
+
+
+class Best(BaseModel):
+    """The best validation so far, its step, and how many came since; `subject` is what was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str
+    step: int = Field(ge=0, le=10**9)
+    value: float
+    num_since: int = Field(default=0, ge=0)
 
 
 class CheckpointState(BaseModel):
-    """The `state.json`: `step` optimiser steps are done; digests reveal a truncated file."""
+    """The `state.json`: `step` optimiser steps are done; digests reveal a truncated file.
+
+    `model` is the file of the weights that stand for the model.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int = Field(ge=0, le=10**9)
     sha256: dict[str, str]
+    model: Literal["model.safetensors", "average.safetensors", "best.safetensors"] = (
+        "model.safetensors"
+    )
+    best: Best | None = None
+
+
+@dataclass
+class BestSoFar:
+    """The best validation of a training and the weights that it had, on the CPU; none before the first.
+
+    One of another `subject` (other scenes, another metric) is not compared with: it is not loaded.
+    """
+
+    subject: str = ""
+    found: Best | None = None
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What changes from step to step: the model, the optimiser, and a running average or None.
+    """What changes from step to step: the model, the optimiser, a running average or None, the best so far.
 
     `rate_shares` are the shares of the learning rate of the optimiser's parameter groups.
     """
@@ -48,23 +80,42 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     rate_shares: tuple[float, ...]
     averaged: AveragedModel | None
+    best: BestSoFar = field(default_factory=BestSoFar)
+
+    @property
+    def shown(self) -> Mapping[str, Tensor]:
+        """The weights that are measured and shown: the running average if there is one."""
+        return (self.averaged.module if self.averaged else self.model).state_dict()
 
 
-def save_checkpoint(folder: Path, state: TrainingState, *, step: int, config_json: str) -> None:
-    """Write a checkpoint after `step` steps into a new folder. Raises OSError on a full disk."""
+def save_checkpoint(
+    folder: Path,
+    state: TrainingState,
+    *,
+    step: int,
+    config_json: str,
+    registers: Literal["best", "last"] = "last",
+) -> None:
+    """Write a checkpoint after `step` steps into a new folder. Raises OSError on a full disk.
+
+    `registers` says which weights stand for the model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "config.json", config_json.encode())
     model, optimizer = state.model, state.optimizer
     tensors = {_MODEL: model.state_dict(), _OPTIMIZER: _optimizer_state(model, optimizer)}
     if state.averaged is not None:
         tensors[_AVERAGE] = state.averaged.module.state_dict()
+    if state.best.found:
+        tensors[_BEST] = dict(state.best.weights)
     for name, content in tensors.items():
         with full_disk_named(folder / name):
             save_file(_contiguous(content), folder / name)
     digests = {name: sha256_of_file(folder / name) for name in ("config.json", *tensors)}
-    write_whole(
-        folder / "state.json", CheckpointState(step=step, sha256=digests).model_dump_json().encode()
-    )
+    last = _AVERAGE if state.averaged else _MODEL
+    shown = _BEST if state.best.found and registers == "best" else last
+    saved = CheckpointState(step=step, sha256=digests, model=shown, best=state.best.found)
+    write_whole(folder / "state.json", saved.model_dump_json().encode())
 
 
 def resume_newest(folders: Iterable[Path], state: TrainingState) -> int:
@@ -119,6 +170,8 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     average = None
     if state.averaged is not None:
         average = _tensors(folder, _AVERAGE, saved)
+    best = saved.best if saved.best and saved.best.subject == state.best.subject else None
+    best_weights = _tensors(folder, _BEST, saved) if best else {}
     load_weights(state.model, weights, folder)
     _restore_optimizer(state.model, state.optimizer, moments, folder)
     if state.averaged is not None and average is not None:
@@ -126,6 +179,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
         state.averaged.n_averaged.fill_(
             saved.step
         )  # 0 would mean: take the next weights as they are
+    state.best.found, state.best.weights = best, best_weights
     return saved.step
 
 
@@ -141,8 +195,9 @@ def read_state(folder: Path) -> CheckpointState:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the model's weights, their running average if there is one; digests are checked."""
-    return _tensors(folder, weights_file(folder).name, read_state(folder))
+    """Read the weights that stand for the model; digests are checked."""
+    saved = read_state(folder)
+    return _tensors(folder, saved.model, saved)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
@@ -169,8 +224,8 @@ def tensors_of(path: Path, data: bytes) -> dict[str, Tensor]:
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of a checkpoint that holds the model's weights: the running average if there is one."""
-    return folder / (_AVERAGE if _AVERAGE in read_state(folder).sha256 else _MODEL)
+    """The file of a checkpoint whose weights stand for the model: the last, their average, or the best."""
+    return folder / read_state(folder).model
 
 
 def read_config(folder: Path) -> dict[str, object]:

@@ -161,6 +161,32 @@ class OptimConfig(BaseModel):
         return self
 
 
+class ValidationConfig(BaseModel):
+    """The model is measured on scenes that it does not see, and the best weights are kept.
+
+    On degraded pairs of the index that the dataset was made of (its split val, else test), the same each
+    time. It changes nothing of the training.
+    """
+
+    model_config = _FROZEN
+
+    every: int = Field(gt=0)
+    """Steps between two validations; there is one at the end, too."""
+    num_scenes: int = Field(default=8, ge=1, le=1000)
+    """How many of the unseen scenes, a window of each."""
+    best_by: Literal["SSIM_target", "PSNR_target"] = "SSIM_target"
+    """The metric by which a validation is better than another."""
+    registers: Literal["best", "last"] = "last"
+    """The weights that stand for the model: registered, and started from by other trainings."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations in a row without a better one."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether a training with it has other weights as its result than one without."""
+        return self.registers == "best" or self.patience is not None
+
+
 # Settings that do not change the weights: two runs that differ in these only are the same run.
 _DECIDES_NOTHING: Any = {
     "dataset": True,  # the version's digest counts, not its name
@@ -169,7 +195,8 @@ _DECIDES_NOTHING: Any = {
     "cpus_per_worker": True,
     "preview_every": True,
     "compiled": True,
-    "optim": {"log_every", "checkpoint_every", "recompute_blocks"},
+    "register_as": True,
+    "optim": {"log_every", "checkpoint_every", "recompute_blocks", "max_loss"},
 }
 
 
@@ -197,6 +224,8 @@ class TrainingConfig(BaseModel):
     """Register the model under this name when the run has finished."""
     preview_every: int | None = Field(default=None, gt=0)
     """Draw fused validation pictures every so many steps, and at the end."""
+    validation: ValidationConfig | None = None
+    """Validation on unseen scenes; null for none, {"every": 250} for the defaults of the others."""
     compiled: bool = False
     """Compile the networks first: minutes, for long trainings of large ones."""
 
@@ -225,7 +254,8 @@ class TrainingConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the weights, together with the data and the initial weights."""
-        return self.model_dump(mode="json", exclude=_DECIDES_NOTHING)
+        idle = {} if self.validation and self.validation.decides else {"validation": True}
+        return self.model_dump(mode="json", exclude=_DECIDES_NOTHING | idle)
 
 
 def share_of_step(optim: OptimConfig, num_workers: int, world_size: int) -> OptimConfig:

@@ -34,6 +34,7 @@ from pipelines.training.config import OptimConfig, TrainingConfig, share_of_step
 from pipelines.training.objectives import make_objective
 from pipelines.training.optimiser import check_replicas, start_state, train_step
 from pipelines.training.previews import PreviewPair, current_fuser, draw_preview
+from pipelines.training.validation import has_stopped, note_validation, subject_of, validate
 from pipelines.training.window import Window, peak_memory_mib
 
 # Numbers by name, and at some steps a preview: a PNG as base64 text, which travels like a number.
@@ -46,13 +47,15 @@ Report = Callable[[Metrics, Path | None], None]
 class TrainingTask:
     """What all workers of a training get; it travels to them by value.
 
-    `datasets` is the root that holds the dataset version, `pairs` are what previews show.
+    `datasets` is the root that holds the dataset version, `pairs` are what previews show, `unseen` what
+    is validated on.
     """
 
     config: TrainingConfig
     datasets: Folder
     initial: Initial | None = None
     pairs: Sequence[PreviewPair] = ()
+    unseen: Sequence[PreviewPair] = ()
 
 
 def run_training(
@@ -64,12 +67,12 @@ def run_training(
     resume: Iterable[Path],
     report: Report,
 ) -> None:
-    """Train on one worker to the end of the budget.
+    """Train on one worker to the end of the budget, or until validations are no better for too long.
 
     `resume` are folders of checkpoints, the newest first; the first that is whole is resumed from. Every
-    rank reports at the same steps: the means since the last report and, on rank 0, the preview that is
-    due; the folder of a checkpoint that is due comes with a second report of its step. Raises ValueError
-    on a loss that is not finite or explodes, OSError when a checkpoint cannot be written.
+    rank reports at the same steps: the means since the last report and, on rank 0, the validation and the
+    preview that are due; the folder of a checkpoint that is due comes with a second report of its step.
+    Raises ValueError on a loss that is not finite or explodes, OSError when a checkpoint cannot be written.
     """
     place, config = use_device(device), task.config
     optim = share_of_step(config.optim, config.num_workers, world_size)
@@ -78,13 +81,17 @@ def run_training(
     if optim.recompute_blocks:
         recompute_blocks(objective, getattr(objective, "RECOMPUTED", (TransformerBlock,)))
     state = start_state(objective.to(place), optim)
+    if config.validation:
+        assert task.unseen, "the driver leaves validation out where there is nothing to validate on"
+        state.best.subject = subject_of(task.unseen, config.validation)
     start = resume_newest(resume, state)
+    end = start if has_stopped(state, config.validation) else optim.num_steps
     replica = _replicate(objective, compiled=config.compiled)
-    reports = _Reports(config, state, report, place, rank == 0, task.pairs)
-    micro_steps = range(start * optim.num_accumulated, optim.num_steps * optim.num_accumulated)
+    reports = _Reports(task, state, report, place, rank, world_size)
+    micro_steps = range(start * optim.num_accumulated, end * optim.num_accumulated)
     stream = _made_ahead(batches, micro_steps, place, threads=config.cpus_per_worker)
     window, stays = Window(), getattr(objective, "ON_CPU", ())
-    for step in range(start, optim.num_steps):
+    for step in range(start, end):
         parts = [_sent(batch, place, stays) for batch in islice(stream, optim.num_accumulated)]
         window.batch_ready()
         terms = train_step(replica, state, parts, optim, step=step, rank=rank)
@@ -98,6 +105,8 @@ def run_training(
             # Opened before the report: the time that it takes counts for the pace.
             seen, window = window, Window()
             reports.send(seen, step + 1)
+        if has_stopped(state, config.validation):
+            return
         window.await_batch()
 
 
@@ -155,25 +164,38 @@ def _after_step(objective: Any, state: TrainingState, step: int) -> None:
 class _Reports:
     """When something is reported, and what."""
 
-    config: TrainingConfig
+    task: TrainingTask
     state: TrainingState
     report: Report
     device: torch.device
-    saves: bool
-    pairs: Sequence[PreviewPair]
+    rank: int
+    world_size: int
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The training's."""
+        return self.task.config
 
     def is_due(self, done: int) -> bool:
         """Whether a report is due after so many steps."""
-        due = self._every(done, self.config.optim.log_every)
+        due = self._every(done, self.config.optim.log_every) or self._validates_after(done)
         return due or self._saves_after(done) or self._shows_after(done)
 
     def send(self, window: Window, done: int) -> None:
-        """Report what the window saw; then again, with the checkpoint that is due."""
+        """Report what the window saw; then again, with the checkpoint that is due.
+
+        Validation comes first: it may be the last step then, after which all is due.
+        """
+        validation = self._validate(done) if self._validates_after(done) else {}
         lr = self.state.optimizer.param_groups[0]["lr"] / self.state.rate_shares[0]
         metrics = window.means() | {"step": float(done), "lr": lr} | peak_memory_mib(self.device)
+        if self.rank == 0:
+            metrics |= validation
         preview = {}
-        if self.saves and self._shows_after(done):
-            preview = {PREVIEW: self._draw_preview()}
+        if self.rank == 0 and self._shows_after(done):
+            fuser, pairs = self._fuser(), self.task.pairs
+            picture = draw_preview(fuser, pairs, system_of(self.config.objective).hint_names)
+            preview = {PREVIEW: base64.b64encode(picture).decode()}
         self.report(metrics | preview, None)
         if self._saves_after(done):
             # A report of its own, after the other: a driver that is killed between the two leaves no
@@ -183,28 +205,50 @@ class _Reports:
             self._send_checkpoint(metrics, done)
 
     def _every(self, done: int, every: int | None) -> bool:
-        return every is not None and (done % every == 0 or done == self.config.optim.num_steps)
+        if every is None:
+            return False
+        stopped = has_stopped(self.state, self.config.validation)
+        return done % every == 0 or done == self.config.optim.num_steps or stopped
 
     def _saves_after(self, done: int) -> bool:
         return self._every(done, self.config.optim.checkpoint_every)
 
     def _shows_after(self, done: int) -> bool:
-        return bool(self.pairs) and self._every(done, self.config.preview_every)
+        return bool(self.task.pairs) and self._every(done, self.config.preview_every)
+
+    def _validates_after(self, done: int) -> bool:
+        validation = self.config.validation
+        return validation is not None and self._every(done, validation.every)
+
+    def _validate(self, done: int) -> Metrics:
+        assert self.config.validation is not None
+        found = validate(
+            self._fuser(),
+            self.task.unseen,
+            system_of(self.config.objective).hint_names,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        note_validation(self.state, found[self.config.validation.best_by], done)
+        return {f"val_{name}": value for name, value in found.items()}
 
     def _send_checkpoint(self, metrics: Metrics, done: int) -> None:
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-            folder = Path(scratch) if self.saves else None
+            folder = Path(scratch) if self.rank == 0 else None
             if folder:
-                config_json = self.config.model_dump_json(indent=1)
-                save_checkpoint(folder, self.state, step=done, config_json=config_json)
+                validation = self.config.validation
+                save_checkpoint(
+                    folder,
+                    self.state,
+                    step=done,
+                    config_json=self.config.model_dump_json(indent=1),
+                    registers=validation.registers if validation else "last",
+                )
             self.report(metrics, folder)
 
-    def _draw_preview(self) -> str:
-        averaged = self.state.averaged
-        model = self.state.model if averaged is None else averaged.module
-        fuser = current_fuser(self.config.objective, model.state_dict())
-        names = system_of(self.config.objective).hint_names
-        return base64.b64encode(draw_preview(fuser, self.pairs, names)).decode()
+    def _fuser(self) -> nn.Module:
+        """The fuser of the current weights."""
+        return current_fuser(self.config.objective, self.state.shown)
 
 
 def _check_losses(

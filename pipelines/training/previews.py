@@ -1,5 +1,7 @@
 """Previews of a training: the same few degraded pairs, fused with its current weights.
 
+Validation (`validation.py`) measures more of such pairs.
+
 Legend: H W pixels.
 """
 
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from degradations.catalogue import CLEAN
 from degradations.own import parts_of
@@ -55,14 +57,18 @@ class PreviewPair:
 
 
 def pairs_of_scenes(
-    scenes: Sequence[Scene], config: ShardConfig, *, read: Read = read_file
+    scenes: Sequence[Scene],
+    config: ShardConfig,
+    *,
+    count: int = NUM_PAIRS,
+    read: Read = read_file,
 ) -> list[PreviewPair]:
-    """Degrade a few of the scenes, spread over all, each by the dataset's next degradations.
+    """Degrade `count` of the scenes, spread over all, each by the dataset's next degradations.
 
     Strengths are drawn from the dataset's ranges, the same for the same scene.
     """
     pairs = []
-    for place, scene in enumerate(_spread(scenes, NUM_PAIRS)):
+    for place, scene in enumerate(_spread(scenes, count)):
         vi_name, ir_name = _turn(config.vi, place), _turn(config.ir, place)
         scenario = Scenario(
             name=f"{vi_name}+{ir_name}",
@@ -111,16 +117,19 @@ def draw_preview(
     fuser: nn.Module, pairs: Sequence[PreviewPair], hint_names: Sequence[str] = ()
 ) -> bytes:
     """Fuse the pairs, with the hints that the fuser takes, and draw them as one PNG, a row a pair."""
-    device = next(fuser.parameters()).device
-    pictures = []
-    with torch.inference_mode():
-        for pair in pairs:
-            vi, ir = (to_tensor(image).to(device) for image in (pair.vi, pair.ir))
-            known = hints_of(hint_names, vi=pair.vi_chain, ir=pair.ir_chain)
-            hints = {name: value.to(device) for name, value in known.items()}
-            fused = fuser(vi, ir, hints).fused
-            pictures.append(to_uint8(fused.to("cpu", torch.float32)))
+    pictures = [to_uint8(fuse_pair(fuser, pair, hint_names)) for pair in pairs]
     return encode_png(preview_grid(pairs, pictures))
+
+
+@torch.inference_mode()
+def fuse_pair(fuser: nn.Module, pair: PreviewPair, hint_names: Sequence[str] = ()) -> Tensor:
+    """Fuse a pair on the fuser's device, with the hints that it takes; 1×3×H×W on the CPU."""
+    device = next(fuser.parameters()).device
+    vi, ir = (to_tensor(image).to(device) for image in (pair.vi, pair.ir))
+    known = hints_of(hint_names, vi=pair.vi_chain, ir=pair.ir_chain)
+    hints = {name: value.to(device) for name, value in known.items()}
+    fused: Tensor = fuser(vi, ir, hints).fused
+    return fused.to("cpu", torch.float32)
 
 
 def preview_grid(pairs: Sequence[PreviewPair], fused: Sequence[np.ndarray]) -> np.ndarray:

@@ -176,7 +176,7 @@ def test_a_bundle_against_its_tags(tmp_path: Path) -> None:
 
 def test_the_inputs_of_a_run(tmp_path: Path) -> None:
     inputs = run_inputs({"lr": 1}, "d", None)
-    tags = {"config_digest": digest_of([{"lr": 1}, "d", None]), "dataset_digest": "d"}
+    tags = {"config_digest": digest_of([{"lr": 1}, "d", None, None]), "dataset_digest": "d"}
     assert inputs_problems(inputs, tags) == []
     assert "is not what config_digest" in inputs_problems(run_inputs({"lr": 2}, "d", None), tags)[0]
     assert "its tag names another" in inputs_problems(inputs, tags | {"dataset_digest": "e"})[0]

@@ -9,11 +9,13 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipelines.datasets.versions import read_version
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import TrainingState, resume_newest
 from pipelines.training.config import TrainingConfig
 from pipelines.training.loop import TrainingTask, run_training
 from pipelines.training.optimiser import check_replicas
+from pipelines.training.previews import pairs_of_shards
 
 
 def train_rank(
@@ -31,8 +33,11 @@ def train_rank(
             scratch.rename(folder / str(int(metrics["step"])))
             scratch.mkdir()
 
+    config, root = TrainingConfig.model_validate(payload), LocalFolder(datasets)
+    assert config.dataset is not None
+    pairs = pairs_of_shards(read_version(root, config.dataset), root) if config.validation else []
     run_training(
-        TrainingTask(TrainingConfig.model_validate(payload), LocalFolder(datasets)),
+        TrainingTask(config, root, unseen=pairs),
         rank=rank,
         world_size=2,
         device="cpu",

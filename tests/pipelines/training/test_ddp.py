@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing import start_processes
 
-from pipelines.training.checkpoints import TrainingState, save_checkpoint
-from pipelines.training.config import TrainingConfig
+from pipelines.bundles.export import fuser_of_checkpoint
+from pipelines.training.checkpoints import TrainingState, read_state, save_checkpoint
+from pipelines.training.config import TrainingConfig, ValidationConfig
+from pipelines.training.previews import pairs_of_shards
+from pipelines.training.validation import validate
 from tests.pipelines.training import ddp_workload
 from tests.pipelines.training.test_loop import Published, run, stage1_config
 
@@ -55,13 +58,21 @@ def test_two_ranks_with_half_the_batch_are_one_with_the_whole(
 
 def test_two_ranks_resume_bit_for_bit(version_root: Published, tmp_path: Path) -> None:
     config = stage1_config(version_root, num_steps=4, checkpoint_every=2, batch_size=1)
-    config = config.model_copy(update={"num_workers": 2})
+    validation = ValidationConfig(every=2)
+    config = config.model_copy(update={"num_workers": 2, "validation": validation})
     whole = run_two(config, tmp_path / "whole")
     resumed = run_two(config, tmp_path / "resumed", resume=[whole / "2"])
     for name in ("model.safetensors", "optimizer.safetensors"):
         first, second = (load_file(folder / "4" / name) for folder in (whole, resumed))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
+    assert read_state(whole / "4").best == read_state(resumed / "4").best
+    # Two ranks share the pairs, and measure what one does.
+    reports = json.loads((whole / "metrics-0.json").read_text())
+    _, fuser = fuser_of_checkpoint(whole / "4")
+    for name, value in validate(fuser, pairs_of_shards(*version_root), ()).items():
+        assert reports[-1][f"val_{name}"] == value
+    assert "val_" not in (whole / "metrics-1.json").read_text()
 
 
 @pytest.mark.parametrize("first", [1, 2])

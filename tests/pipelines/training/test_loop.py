@@ -60,6 +60,7 @@ def run(
     resume: Sequence[Path] = (),
     stop_at: int | None = None,
     pairs: Sequence[PreviewPair] = (),
+    unseen: Sequence[PreviewPair] = (),
     slow_report_s: float = 0.0,
 ) -> list[Metrics]:
     """Run in this process; checkpoints go to `folder/<step>`. `stop_at` ends it like a kill."""
@@ -83,7 +84,7 @@ def run(
     try:
         run_training(
             # version_root lies there
-            TrainingTask(config, LocalFolder(folder.parent), initial, pairs),
+            TrainingTask(config, LocalFolder(folder.parent), initial, pairs, unseen),
             rank=0,
             world_size=1,
             device="cpu",
