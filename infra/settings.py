@@ -10,6 +10,7 @@
 | FUSION_CACHE_GIB | size limit of the cache of fetched files, FUSION_WORK/cache/files | 50 |
 | AWS_ENDPOINT_URL | an S3 store that is not Amazon's | Amazon's |
 | MLFLOW_TRACKING_URI | an MLflow server | sqlite file under FUSION_WORK |
+| MLFLOW_EXPERIMENT_NAME | the experiment that runs are logged to | ivif-fusion |
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
 | FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | git's HEAD |
 | FUSION_LOG | json: each log line is a JSON object | text |
@@ -19,6 +20,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import math
 import os
@@ -148,6 +150,11 @@ def _tracking(uri: str | None, work: Path) -> tuple[str, str | None]:
     return f"{driver}:///{file}{question}{options}", f"{file.parent}/mlflow-artifacts"
 
 
+def experiment_name() -> str:
+    """The experiment of MLflow that runs are logged to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "ivif-fusion"
+
+
 def _number(name: str, default: float, unit: str, *, most: float) -> float:
     text = os.environ.get(name, str(default))
     try:
@@ -201,6 +208,7 @@ _DECLARED = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_DEFAULT_REGION",
     "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
 )
 _SECRET_NAME = re.compile(
     r"secret|token|passw|passphrase|credential|private|apikey|(^|_)(key|pass|pwd|auth)(_|$)", re.I
@@ -320,6 +328,15 @@ def code_commit() -> str:
         [*git, "status", "--porcelain"], capture_output=True, check=False
     ).stdout
     return commit.stdout.strip() + ("+dirty" if changed.strip() else "")
+
+
+def code_digest(packages: Sequence[str]) -> str:
+    """Digest of all Python files of some packages, by their paths: uncommitted changes count."""
+    digest = hashlib.sha256()
+    files = sorted(path for name in packages for path in (REPOSITORY / name).rglob("*.py"))
+    for path in files:
+        digest.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def who_runs() -> str:

@@ -8,8 +8,6 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from infra.registry.tracking import experiment_id
-
 _TAG = "dataset_version"
 
 
@@ -28,7 +26,11 @@ def find_dataset_uses(client: MlflowClient) -> list[DatasetUse]:
     A run that did not finish needs it, because it can be resumed; a registered version needs it, because
     it can be traced and trained again.
     """
-    experiments = [experiment_id(client)]
+    # All: one may be named for each project (MLFLOW_EXPERIMENT_NAME), and datasets are everyone's.
+    experiments = [
+        experiment.experiment_id
+        for experiment in _pages(lambda token: client.search_experiments(page_token=token))
+    ]
     has_tag = f"tags.{_TAG} LIKE '%'"
     uses = []
     for run in _pages(lambda token: client.search_runs(experiments, has_tag, page_token=token)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -24,14 +24,20 @@ from mlflow.utils.logging_utils import disable_logging, enable_logging
 
 from infra.registry.leases import SUFFIX, Lease, age_s, create_lease, delete_lease, read_lease
 
+# The tag of a version that names MLflow's logged model, which has its files and its metrics.
+_LOGGED_MODEL = "logged_model_id"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Timeout of the promotion lock: a promotion takes seconds.
 LOCK_LEASE_S = 600.0
 
 _LOCK_SUFFIX = f".promotion{SUFFIX}"
-_EVENT_PREFIX = "promotion."
+# The registered model whose tags are the history of another one, so that the page of that one shows what
+# it is and not its events. Of a run they would be gone with the run.
+_HISTORY_SUFFIX, _EVENT_PREFIX = ".promotions", "promotion."
 # PostgreSQL keeps a registered model's tag in a VARCHAR(5000).
 _MAX_EVENT_CHARS = 5000
+# Descriptions are VARCHAR(5000), too.
+_MAX_DESCRIPTION_CHARS = 5000
 
 
 def register_bundle(
@@ -45,24 +51,40 @@ def register_bundle(
 ) -> ModelVersion:
     """Log a bundle to a run as a pyfunc model, register it as a new version, alias it `challenger`.
 
-    Its signature is what the contract in its config.json says.
+    Its signature is what the contract in its config.json says. Where this may have been interrupted, ask
+    `resume_registration` first.
     """
-    # A name of its own: a run that registers twice must not change what a version holds.
-    place = f"fuser-{uuid.uuid4().hex[:8]}"
-    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        _save(Path(scratch) / place, bundle, requirements)
-        client.log_artifacts(run_id, f"{scratch}/{place}", place)
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    # By the calls that servers of MLflow 2 have, too; `mlflow.register_model` needs one of 3.
-    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment, name=name, source_run_id=run_id, tags=dict(tags), model_type="fuser"
+    )
+    with tempfile.TemporaryDirectory(prefix="model-") as scratch, _quiet():
+        _save(Path(scratch) / "model", bundle, requirements)
+        client.log_model_artifacts(logged.model_id, f"{scratch}/model")
+    client.finalize_logged_model(logged.model_id, "READY")
+    _create_model(client, name)
+    source, known = f"models:/{logged.model_id}", {**tags, _LOGGED_MODEL: logged.model_id}
     with _quiet():
-        version = client.create_model_version(name, source, run_id=run_id, tags=dict(tags))
+        version = client.create_model_version(
+            name, source, run_id=run_id, tags=known, model_id=logged.model_id
+        )
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
+
+
+def resume_registration(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
+    """The version of `name` that a run has registered already, if it has; a run registers once.
+
+    A kill may have left it without alias: it is the challenger unless a newer version is.
+    """
+    found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    if not found:
+        return None
+    version = max(found, key=lambda one: int(one.version))
+    challenger = find_alias(client, name, CHALLENGER)
+    if challenger is None or int(challenger.version) < int(version.version):
+        client.set_registered_model_alias(name, CHALLENGER, version.version)
+    return client.get_model_version(name, version.version)
 
 
 def _save(path: Path, bundle: Path, requirements: list[str]) -> None:
@@ -127,7 +149,7 @@ def _existing_versions(client: MlflowClient, name: str) -> str:
         aliases = client.get_registered_model(name).aliases
     except MlflowException:
         names = [model.name for model in client.search_registered_models()]
-        shown = ", ".join(name for name in names if not name.endswith(SUFFIX))
+        shown = ", ".join(name for name in names if not name.endswith((SUFFIX, _HISTORY_SUFFIX)))
         return f"there are the models: {shown or 'none yet; jobs.train registers them'}"
     versions = sorted(int(one.version) for one in client.search_model_versions(f"name='{name}'"))
     shown = ", ".join([*map(str, versions), *(f"@{alias}" for alias in sorted(aliases))])
@@ -184,6 +206,36 @@ def set_champion_aliases(
     check()
 
 
+def measure_version(
+    client: MlflowClient, version: ModelVersion, run_id: str, metrics: Mapping[str, float]
+) -> None:
+    """Log metrics of an evaluation run for a version, so that its page shows them; once a run."""
+    model_id = version.tags.get(_LOGGED_MODEL)
+    if model_id is None:
+        return
+    known = client.get_logged_model(model_id).metrics or []
+    if any(metric.run_id == run_id for metric in known):
+        return
+    run, now_ms = client.get_run(run_id), int(1000 * time.time())
+    dataset = next((used.dataset for used in run.inputs.dataset_inputs), None)
+    on = {"dataset_name": dataset.name, "dataset_digest": dataset.digest} if dataset else {}
+    values = [
+        Metric(name, value, now_ms, 0, model_id=model_id, run_id=run_id, **on)
+        for name, value in metrics.items()
+    ]
+    client.log_batch(run_id, metrics=values)
+
+
+def describe_version(client: MlflowClient, version: ModelVersion, text: str) -> None:
+    """Set a version's description, in Markdown."""
+    client.update_model_version(version.name, version.version, text[:_MAX_DESCRIPTION_CHARS])
+
+
+def describe_model(client: MlflowClient, name: str, text: str) -> None:
+    """Set a registered model's description, in Markdown."""
+    client.update_registered_model(name, text[:_MAX_DESCRIPTION_CHARS])
+
+
 def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
     """Write tags of a version."""
     for key, value in tags.items():
@@ -193,7 +245,7 @@ def tag_version(client: MlflowClient, version: ModelVersion, tags: Mapping[str, 
 def write_event(
     client: MlflowClient, name: str, number: int, event: Mapping[str, Any], *, token: str = ""
 ) -> None:
-    """Write event `number` of the history of `name`: a tag of the model each.
+    """Write event `number` of the history of `name`: a tag each, of the registered model NAME.promotions.
 
     Tags have no compare-and-set: the lock's `token` distinguishes two events of one number.
     """
@@ -204,22 +256,39 @@ def write_event(
             "give a shorter reason"
         )
     key = f"{_EVENT_PREFIX}{number:05d}" + (f".{token}" if token else "")
-    client.set_registered_model_tag(name, key, text)
+    about = f"The history of {name}, a tag for each event: python -m jobs.promote history {name}"
+    _create_model(client, name + _HISTORY_SUFFIX, about)
+    client.set_registered_model_tag(name + _HISTORY_SUFFIX, key, text)
+
+
+def _create_model(client: MlflowClient, name: str, description: str | None = None) -> None:
+    """Create a registered model, unless it is there."""
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def read_events(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
     """The history of `name`, numbered from 1, oldest first. Raises ValueError without such a model."""
     try:
-        tags = client.get_registered_model(name).tags
+        client.get_registered_model(name)
     except MlflowException as error:
         raise ValueError(f"no registered model {name!r} ({error.message})") from error
+    try:
+        tags = client.get_registered_model(name + _HISTORY_SUFFIX).tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        tags = {}
     keys = sorted(key for key in tags if key.startswith(_EVENT_PREFIX))
     try:
         return {number: json.loads(tags[key]) for number, key in enumerate(keys, start=1)}
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"the promotion events of {name!r} are not JSON ({error}); correct that tag of the "
-            f"registered model in MLflow ({_EVENT_PREFIX}…), or delete it"
+            f"registered model {name}{_HISTORY_SUFFIX} in MLflow ({_EVENT_PREFIX}…), or delete it"
         ) from error
 
 

@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlencode
 
 import mlflow
 import requests
@@ -24,15 +25,23 @@ from mlflow.environment_variables import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.reachable import check_port
-from infra.settings import DATABASE_PORTS, Settings, bind_run, job_tags, masked
+from infra.settings import (
+    DATABASE_PORTS,
+    Settings,
+    bind_run,
+    experiment_name,
+    job_tags,
+    masked,
+)
 
-# One for the whole product: tags distinguish its runs.
-EXPERIMENT = "ivif-fusion"
+# Tags that say which code a run is by: the commit, and a digest of what decides its numbers.
+COMMIT_TAG, CODE_TAG = CODE_TAGS = ("git_commit", "code_sha256")
 _MAX_PARAM_CHARS = 6000
 _MAX_REASON = 600
 # What the client raises when the store is unreachable.
@@ -40,13 +49,14 @@ NO_ANSWER = (MlflowException, requests.RequestException)
 
 
 class DatasetRef(BaseModel):
-    """The dataset version that a run reads, for MLflow."""
+    """The dataset that a run reads, for MLflow: a dataset version, or the scenes of an evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     digest: str
     uri: str
+    context: Literal["training", "evaluation"] = "training"
 
 
 def connect(settings: Settings) -> MlflowClient:
@@ -63,9 +73,9 @@ def connect(settings: Settings) -> MlflowClient:
         check_reachable(settings.tracking_uri, timeout_s=10)
         _check_database(settings.tracking_uri)
         client = MlflowClient()
-        found = client.get_experiment_by_name(EXPERIMENT)
+        found = client.get_experiment_by_name(experiment_name())
         if found is None:
-            client.create_experiment(EXPERIMENT, artifact_location=settings.artifact_root)
+            client.create_experiment(experiment_name(), artifact_location=settings.artifact_root)
     except (*NO_ANSWER, OSError) as error:
         reason = masked(" ".join(str(error).split()))[:_MAX_REASON]
         raise ValueError(
@@ -74,7 +84,7 @@ def connect(settings: Settings) -> MlflowClient:
         ) from error
     if found and found.lifecycle_stage != "active":
         raise ValueError(
-            f"the experiment {EXPERIMENT!r} of MLflow at {masked(settings.tracking_uri)} was deleted; "
+            f"the experiment {found.name!r} of MLflow at {masked(settings.tracking_uri)} was deleted; "
             f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     if found and settings.artifact_root:
@@ -93,8 +103,8 @@ def _check_not_moved(recorded: str, here: str) -> None:
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """Id of the product's experiment."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+    """Id of the experiment that runs are logged to: tags distinguish them."""
+    experiment = client.get_experiment_by_name(experiment_name())
     assert experiment is not None, "connect() creates it"
     return str(experiment.experiment_id)
 
@@ -115,17 +125,23 @@ def open_run(
     tags: Mapping[str, str],
     dataset: DatasetRef | None = None,
 ) -> Run:
-    """Open a run; resume the one with the same `config_digest` tag if it did not finish."""
+    """Open a run; resume the one with the same `config_digest` tag if it did not finish.
+
+    A run that is resumed by other code keeps the tags of both, in order: `git_commit` is "A, B" then.
+    """
     digest = tags.get("config_digest")
     before = find_run(client, digest) if digest else None
     if before and before.info.status != "FINISHED":
         bind_run(before.info.run_id)
         client.update_run(before.info.run_id, status="RUNNING")
-        for key, value in {"resumed": "true", **job_tags()}.items():
+        resumed = {"resumed": "true", **job_tags(), **_code_of_both(before.data.tags, tags)}
+        for key, value in resumed.items():
             client.set_tag(before.info.run_id, key, value)
         run = before
     else:
-        run = client.create_run(experiment_id(client), run_name=name, tags={**tags, **job_tags()})
+        # With user and source, as MLflow's own `start_run` has them.
+        known = resolve_tags({**tags, **job_tags()})
+        run = client.create_run(experiment_id(client), run_name=name, tags=known)
         bind_run(run.info.run_id)
     # A resumed run may lack some: its driver may have died before. MLflow never changes a parameter.
     params = [
@@ -140,11 +156,21 @@ def open_run(
     return run
 
 
+def _code_of_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The tags of the code that changed since a run was last opened, old and new."""
+    changed = {
+        key: (before.get(key), now[key])
+        for key in CODE_TAGS
+        if key in now and (before.get(key) or "").split(", ")[-1] != now[key]
+    }
+    return {key: ", ".join(filter(None, both)) for key, both in changed.items()}
+
+
 def _dataset_input(dataset: DatasetRef) -> DatasetInput:
     source_type = "s3" if dataset.uri.startswith("s3://") else "local"
     source = json.dumps({"uri": dataset.uri})
     entity = Dataset(dataset.name, dataset.digest, source_type=source_type, source=source)
-    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+    return DatasetInput(entity, [InputTag("mlflow.data.context", dataset.context)])
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -281,6 +307,20 @@ def _read_run(client: MlflowClient, run_id: str | None) -> Run | None:
 def log_json(client: MlflowClient, run_id: str, value: Mapping[str, Any], path: str) -> None:
     """Log a JSON value as the artifact `path` of a run."""
     client.log_dict(run_id, dict(value), path)
+
+
+def log_text(client: MlflowClient, run_id: str, text: str, path: str) -> None:
+    """Log a text as the artifact `path` of a run."""
+    client.log_text(run_id, text, path)
+
+
+def last_picture_of(client: MlflowClient, run_id: str | None, folder: str) -> str | None:
+    """Where MLflow's pages find the last picture in an artifact folder of a run; None if it has none."""
+    if _read_run(client, run_id) is None:
+        return None
+    paths = sorted(file.path for file in client.list_artifacts(str(run_id), folder))
+    query = urlencode({"path": paths[-1], "run_uuid": run_id}) if paths else ""
+    return f"get-artifact?{query}" if paths else None
 
 
 def log_file(client: MlflowClient, run_id: str, file: Path) -> None:

@@ -19,6 +19,7 @@ from jobs.evaluate.subject import PARTS, ROWS, Evaluation, Parts, Subject, check
 from jobs.fuse.run import bundle_of, resolve_model
 from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, Placement
+from jobs.promote.describe import describe_version
 from jobs.scan.run import load_index
 from pipelines.evaluation.measuring import choose_scenes, evaluate_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
@@ -150,6 +151,12 @@ def _run_of(client: Any, subject: Subject, asked: str) -> Iterator[str]:
         name=f"evaluate-{subject.where}",
         config=subject.recipe.model_dump(mode="json"),
         tags={**subject.tags, OPTIONS: asked, "git_commit": code_commit()},
+        dataset=tracking.DatasetRef(
+            name=subject.where,
+            digest=subject.tags["scenes_digest"][:36],
+            uri=asked,
+            context="evaluation",
+        ),
     )
     try:
         yield run.info.run_id
@@ -178,3 +185,6 @@ def _tag_version(model: str, run_id: str, settings: Settings) -> None:
     client = tracking.connect(settings)
     version = registry.find_model(client, model)
     client.set_model_version_tag(version.name, version.version, "evaluation_run_id", run_id)
+    means = tracking.run_metrics_of(client, run_id, prefix=f"{MODEL}.")
+    registry.measure_version(client, version, run_id, means)
+    describe_version(client, version.name, str(version.version))

@@ -6,12 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from torch import nn
 
 from infra.settings import Settings, code_commit
 from jobs.console import print_line
+from jobs.promote.describe import describe_version
 from jobs.train.records import REQUIREMENTS
 from models.system import System
 from pipelines.bundles.export import write_bundle
@@ -56,28 +58,37 @@ def register_imported(imported: Imported, settings: Settings) -> str:
         return str(done.data.tags["registered_model"])
     config = {"model": imported.config.model_dump(mode="json")}
     run = tracking.open_run(client, name=imported.title, config=config, tags=imported.tags)
-    origin = {**imported.tags, "run_id": run.info.run_id}
     print_line("  exporting the program, and comparing it with its module")
     try:
         for artifact, folder in imported.folders.items():
             tracking.log_folder(client, run.info.run_id, folder, artifact)
-        with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
-            bundle = Path(scratch) / "bundle"
-            write_bundle(bundle, imported.config, imported.fuser, origin=origin)
-            version = registry.register_bundle(
-                client,
-                imported.name,
-                bundle,
-                run_id=run.info.run_id,
-                tags=origin | bundle_evidence(bundle),
-                requirements=REQUIREMENTS,
-            )
+        version = registry.resume_registration(client, imported.name, run.info.run_id)
+        if version is None:
+            version = _register(client, imported, run.info.run_id)
+        describe_version(client, imported.name, str(version.version))
     except BaseException as error:
         tracking.fail_run(client, run.info.run_id, error)
         raise
     model = f"models:/{version.name}/{version.version}"
     tracking.finish_run(client, run.info.run_id, tags={"registered_model": model})
     return model
+
+
+def _register(client: Any, imported: Imported, run_id: str) -> Any:
+    from infra.registry import model_versions as registry
+
+    origin = {**imported.tags, "run_id": run_id}
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        bundle = Path(scratch) / "bundle"
+        write_bundle(bundle, imported.config, imported.fuser, origin=origin)
+        return registry.register_bundle(
+            client,
+            imported.name,
+            bundle,
+            run_id=run_id,
+            tags=origin | bundle_evidence(bundle),
+            requirements=REQUIREMENTS,
+        )
 
 
 def origin_tags(

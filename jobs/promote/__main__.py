@@ -30,6 +30,7 @@ def _promote(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe
     from jobs.console import print_line
+    from jobs.promote.aliases import run_on_promotion
     from jobs.promote.decision import promote
 
     if bool(arguments.force) != bool(arguments.reason):
@@ -52,6 +53,8 @@ def _promote(arguments: argparse.Namespace) -> None:
     if promoted.champion != promoted.version and not promoted.passed:
         print_line(f"the gate refused version {promoted.version}, for the reasons above")
         sys.exit(1)
+    if promoted.moved:
+        run_on_promotion(arguments.on_promotion, f"models:/{arguments.name}/{promoted.champion}")
     if not arguments.dry_run:
         where = options_again(arguments, "work")
         model = f"models:/{arguments.name}@champion"
@@ -60,12 +63,13 @@ def _promote(arguments: argparse.Namespace) -> None:
 
 def _rollback(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.promote.aliases import rollback
+    from jobs.promote.aliases import rollback, run_on_promotion
 
     settings = read_settings(work=arguments.work)
-    rollback(
+    event = rollback(
         settings, name=arguments.name, reason=arguments.reason, break_lock=arguments.break_lock
     )
+    run_on_promotion(arguments.on_promotion, f"models:/{arguments.name}/{event.version}")
 
 
 def _show_history(arguments: argparse.Namespace) -> None:
@@ -114,7 +118,12 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
     add_work(parser)
 
 
-def _add_break_lock(parser: argparse.ArgumentParser) -> None:
+def _add_move(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-promotion",
+        metavar="COMMAND",
+        help="run this when the champion is another, with its models:/NAME/VERSION as last word",
+    )
     parser.add_argument(
         "--break-lock", action="store_true", help="take the lock of a promotion that died"
     )
@@ -127,7 +136,7 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
 def _add_rollback(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
     parser.add_argument("--reason", required=True, help="why, for the history")
-    _add_break_lock(parser)
+    _add_move(parser)
 
 
 def _add_diff(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +165,7 @@ def _add_promotion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="judge, and change nothing")
     parser.add_argument("--force", action="store_true", help="promote it even if the gate refuses")
     parser.add_argument("--reason", help="why it is forced, for the history")
-    _add_break_lock(parser)
+    _add_move(parser)
 
 
 COMMAND = Command(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
 from infra.settings import Settings, code_commit, who_runs
 from jobs.console import print_facts
+from jobs.promote.describe import describe_version
 from pipelines.promotion.history import Event, below, champions, read_history
 
 
@@ -53,7 +56,7 @@ def _give_way(client: Any, name: str, event: Event) -> None:
 
 
 def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = False) -> Event:
-    """Make the previous champion the champion again; a second one goes one further back.
+    """Make the previous champion the champion again; a second one goes one further back in the history.
 
     Raises ValueError when there is no previous one, or another promotion is under way.
     """
@@ -85,8 +88,26 @@ def rollback(settings: Settings, *, name: str, reason: str, break_lock: bool = F
         events = read_history(name, registry.read_events(client, name))
         before = below(champions([*events.values()]), target)
         move_champion(client, lock, name, event, previous=before)
+        describe_version(client, name, target)
     print_facts({"champion": f"version {target}", "rolled back from": f"version {event.over}"})
     return event
+
+
+def run_on_promotion(command: str | None, model: str) -> None:
+    """Run a command with the new champion's URI as its last word; it may deploy it, or tell people.
+
+    The champion stays the champion where the command fails. Raises ValueError then.
+    """
+    if command is None:
+        return
+    words = [*shlex.split(command), model]
+    try:
+        subprocess.run(words, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(
+            f"{model} is the champion now, but the command of --on-promotion failed ({error}); run it "
+            f"by hand when it is mended: {shlex.join(words)}"
+        ) from error
 
 
 def time_now() -> str:

@@ -16,6 +16,7 @@ from jobs.evaluate.run import OPTIONS
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
+from jobs.promote.describe import describe_version
 from jobs.promote.versions import fetch_evaluation, former_champions, trained_scenes
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.promotion.evidence import (
@@ -38,7 +39,7 @@ from pipelines.store.files import sha256_of_file
 class Promoted(BaseModel):
     """What the gate decided; `champion` is the version that holds the alias now, if any.
 
-    A forced version is champion although it did not pass.
+    A forced version is champion although it did not pass. `moved` is whether this made it the champion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Promoted(BaseModel):
     version: str
     champion: str | None
     reasons: tuple[str, ...]
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def promote(
         version=number,
         champion=number if moved else decision.over,
         reasons=decision.verdict.reasons,
+        moved=moved,
     )
 
 
@@ -222,6 +225,7 @@ def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> N
         tracking.log_json(client, evidence, verdict.model_dump(mode="json"), file)
     move_champion(client, lock, challenger.name, event, previous=decision.over)
     registry.tag_version(client, challenger, tags)
+    describe_version(client, challenger.name, str(challenger.version))
 
 
 def _print_decision(decision: _Decision, *, dry_run: bool, forced: bool) -> None:

@@ -38,6 +38,8 @@ def read_training(arguments: argparse.Namespace) -> TrainingConfig:
     config = read_recipe(TRAINING, arguments, shrink_training)
     if arguments.local and arguments.workers:
         raise ValueError("--local is one process; leave --workers out")
+    if arguments.local and arguments.again:
+        raise ValueError("--local keeps one training of a configuration; delete its folder instead")
     if arguments.workers:
         share_of_step(config.optim, config.num_workers, arguments.workers)
     changes: dict[str, bool] = {"compiled": True} if arguments.compile else {}
@@ -66,7 +68,9 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     from jobs.train.run import train
 
-    trained = train(config, settings, name=name, num_workers=arguments.workers)
+    trained = train(
+        config, settings, name=name, num_workers=arguments.workers, again=arguments.again
+    )
     _print_next(arguments, settings, trained)
 
 
@@ -130,6 +134,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, 4096),
         metavar="N",
         help="share the recipe's steps among N workers, also when resuming (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="train anew what is trained already, in a new run"
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks first")
     add_device(parser, auto="auto is what the recipe says, and with --local a GPU if there is one")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from infra.settings import Settings, code_commit
+from infra.settings import Settings, code_commit, code_digest
 from jobs.locations import cached_folder, open_datasets
 from jobs.recipes import TRAINING
 from models import system_of
@@ -29,6 +29,14 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.objectives import make_objective, read_initial
 
 _UNSEEN_SPLITS = ("val", "test")
+# What decides the weights beside the configuration.
+_TRAINING_CODE = (
+    "models",
+    "pipelines/batches",
+    "pipelines/datasets",
+    "pipelines/store",
+    "pipelines/training",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Planned:
     @property
     def tags(self) -> dict[str, str]:
         """Where the run comes from; the registered version gets them too."""
+        shard = self.version.config.shard
         tags = {
             "recipe": self.name,
             "config_digest": self.digest,
@@ -58,7 +67,10 @@ class Planned:
             "stage": self.config.stage.name,
             "dataset_version": self.version.name,
             "dataset_digest": self.version.digest,
+            "trained_scenes": str(self.version.num_scenes),
+            "degradations": f"VI {', '.join(shard.vi)}; IR {', '.join(shard.ir)}",
             "git_commit": code_commit(),
+            "code_sha256": code_digest(_TRAINING_CODE),
         }
         if self.config.init_from:
             tags["init_from"] = self.config.init_from

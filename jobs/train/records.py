@@ -11,6 +11,7 @@ from typing import Any
 from infra.periodic import periodically
 from infra.settings import Settings
 from jobs.console import print_line, progress
+from jobs.promote.describe import describe_version
 from jobs.train.inputs import Planned
 from jobs.train.task import describe_ending
 from jobs.train.visuals import MAP, write_map
@@ -25,6 +26,9 @@ from pipelines.training.checkpoints import read_state
 
 # What the registered model needs where it is served.
 REQUIREMENTS = ["torch==2.13.0", "numpy>=2.0,<3"]
+# The tag of a run that names the version it registered, and the artifact folder of its checkpoint.
+REGISTERED = "registered_model"
+_CHECKPOINT = "checkpoint"
 
 
 def open_training_run(client: Any, planned: Planned) -> str:
@@ -72,16 +76,35 @@ def log_results(
     from infra.registry import tracking
 
     config = planned.config
-    tracking.log_folder(client, run_id, checkpoint, "checkpoint")
+    tracking.log_folder(client, run_id, checkpoint, _CHECKPOINT)
     if config.stage.is_probed:
         _log_map(client, run_id, planned, checkpoint, settings)
     tags = {CHECKPOINT: sha256_of_file(checkpoint / "state.json")}
     tags |= describe_ending(checkpoint, config)
-    if config.register_as:
-        tags["registered_model"] = _register(
-            client, config.register_as, checkpoint, run_id, planned
-        )
-    return tags
+    model = register_once(client, run_id, planned, checkpoint)
+    return tags | ({REGISTERED: model} if model else {})
+
+
+def register_once(
+    client: Any, run_id: str, planned: Planned, checkpoint: Path | None = None
+) -> str | None:
+    """The version of a run's model under the recipe's name, registered now if it is not; its URI.
+
+    None for a recipe that registers nothing. `checkpoint` is the run's last; without, it is fetched.
+    """
+    from infra.registry import model_versions as registry
+    from infra.registry import tracking
+
+    name = planned.config.register_as
+    if name is None:
+        return None
+    version = registry.resume_registration(client, name, run_id)
+    if version is None:
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+            folder = checkpoint or tracking.fetch_folder(run_id, _CHECKPOINT, Path(scratch))
+            version = _register(client, name, folder, run_id, planned)
+    describe_version(client, name, str(version.version))
+    return f"models:/{version.name}/{version.version}"
 
 
 def _log_map(
@@ -101,15 +124,19 @@ def _log_map(
         tracking.log_metrics(client, run_id, found, step=read_state(checkpoint).step)
 
 
-def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Planned) -> str:
+def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Planned) -> Any:
     from infra.registry import model_versions as registry
+    from infra.registry import tracking
 
-    origin = {**planned.tags, "run_id": run_id}
+    # As the run has them: it may have been resumed by other code than it began with.
+    of_run = tracking.run_tags_of(client, run_id) or {}
+    origin = {key: of_run.get(key, value) for key, value in planned.tags.items()}
+    origin["run_id"] = run_id
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         bundle = Path(scratch) / "bundle"
         config, fuser = fuser_of_checkpoint(checkpoint)
         write_bundle(bundle, config, fuser, origin=origin)
-        version = registry.register_bundle(
+        return registry.register_bundle(
             client,
             name,
             bundle,
@@ -117,7 +144,6 @@ def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Pl
             tags=origin | bundle_evidence(bundle),
             requirements=REQUIREMENTS,
         )
-    return f"models:/{version.name}/{version.version}"
 
 
 @contextmanager

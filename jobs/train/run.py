@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,14 @@ from infra.settings import Settings
 from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
 from jobs.train.inputs import Planned, check_gpus, plan_training
-from jobs.train.records import log_lineage, log_results, open_training_run, watch
+from jobs.train.records import (
+    REGISTERED,
+    log_lineage,
+    log_results,
+    open_training_run,
+    register_once,
+    watch,
+)
 from jobs.train.task import training_task
 from pipelines.datasets.versions import find_version
 from pipelines.training.config import TrainingConfig, share_of_step
@@ -31,11 +38,17 @@ class Trained(BaseModel):
 
 
 def train(
-    config: TrainingConfig, settings: Settings, *, name: str, num_workers: int | None = None
+    config: TrainingConfig,
+    settings: Settings,
+    *,
+    name: str,
+    num_workers: int | None = None,
+    again: bool = False,
 ) -> Trained:
     """Train the recipe called `name` to its end, or reuse the finished run. Raises ValueError on mistakes.
 
-    Another number of workers than the recipe's shares the same steps, so it is the same run.
+    Another number of workers than the recipe's shares the same steps, so it is the same run. With `again`
+    a finished one is not reused.
     """
     from infra.cluster.connect import connected
     from infra.cluster.nodes import check_resources
@@ -49,17 +62,34 @@ def train(
     share_of_step(config.optim, config.num_workers, num_workers)  # refuses what cannot be shared
     with training_lease(client, planned.digest, log=print_line) as is_lost:
         before = tracking.find_run(client, planned.digest)
-        if before and before.info.status == "FINISHED":
-            print_line(f"  this configuration is trained already: run {before.info.run_id}")
-            return _trained(before.info.run_id, before.data.tags, planned)
+        is_finished = before is not None and before.info.status == "FINISHED"
+        if is_finished and not again:
+            return _reuse(client, before, planned)
         with connected(settings):
             # Before a run is opened: what the cluster can never hold leaves no failed one.
             for resource, count in config.resources_per_worker.items():
                 check_resources(int(num_workers * count), resource)
-            with _run_of(client, planned, is_lost, resumed=before is not None) as run_id:
+            resumed = before is not None and not is_finished
+            with _run_of(client, planned, is_lost, resumed=resumed) as run_id:
                 tags = _train_on_ray(client, run_id, planned, settings, num_workers)
         tracking.finish_run(client, run_id, tags=tags)
-    return _trained(run_id, tags, planned)
+    return Trained(run_id=run_id, model=tags.get(REGISTERED), dataset=planned.version.name)
+
+
+def _reuse(client: Any, run: Any, planned: Planned) -> Trained:
+    """A finished run's results; registers its model where the recipe names another, or none was."""
+    from infra.registry import tracking
+
+    run_id, now = str(run.info.run_id), planned.tags
+    print_line(f"  this configuration is trained already: run {run_id}")
+    if run.data.tags.get(tracking.CODE_TAG) != now[tracking.CODE_TAG]:
+        then = run.data.tags.get(tracking.COMMIT_TAG, "unknown")
+        print_line(f"  the code has changed since: then {then}, now {now[tracking.COMMIT_TAG]};")
+        print_line("  --again trains it anew")
+    model = register_once(client, run_id, planned)
+    if model and model != run.data.tags.get(REGISTERED):
+        client.set_tag(run_id, REGISTERED, model)
+    return Trained(run_id=run_id, model=model, dataset=planned.version.name)
 
 
 def _train_on_ray(
@@ -92,11 +122,6 @@ def _train_on_ray(
         )
     with fetched_checkpoint(checkpoint) as folder:
         return log_results(client, run_id, planned, folder, settings)
-
-
-def _trained(run_id: str, tags: Mapping[str, str], planned: Planned) -> Trained:
-    model = tags.get("registered_model")
-    return Trained(run_id=run_id, model=model, dataset=planned.version.name)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def read_history(name: str, found: Mapping[int, Any]) -> dict[int, Event]:
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
             raise ValueError(
                 f"promotion event {number} of {name!r} is not ours ({what}); correct that tag of the "
-                "registered model in MLflow, or delete it"
+                f"registered model {name}.promotions in MLflow, or delete it"
             ) from error
     return events
 

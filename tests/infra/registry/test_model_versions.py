@@ -45,6 +45,27 @@ def test_a_new_version_is_the_challenger_with_its_tags(client: MlflowClient) -> 
     assert str(registry.find_model(client, f"models:/{NAME}/1").version) == "1"
 
 
+def test_a_registration_that_was_killed_goes_on(client: MlflowClient, tiny_bundle: Path) -> None:
+    """A version without its alias, as a kill between the two calls leaves it: no second one is made."""
+    name, tags = "killed", {"dataset_digest": "d"}
+    run_id = tracking.open_run(client, name="train", config={}, tags={}).info.run_id
+    assert registry.resume_registration(client, name, run_id) is None
+    client.create_registered_model(name)
+    source = f"{client.get_run(run_id).info.artifact_uri}/fuser"
+    client.create_model_version(name, source, run_id=run_id, tags=tags)
+    found = registry.resume_registration(client, name, run_id)
+    assert found is not None
+    assert (found.version, found.aliases, found.tags) == ("1", ["challenger"], tags)
+    # A newer one of another run stays the challenger.
+    other = tracking.open_run(client, name="train", config={}, tags={}).info.run_id
+    client.create_model_version(name, source, run_id=other)
+    assert registry.resume_registration(client, name, other).version == "2"  # type: ignore[union-attr]
+    assert registry.resume_registration(client, name, run_id).version == "1"  # type: ignore[union-attr]
+    challenger = registry.find_alias(client, name, registry.CHALLENGER)
+    assert challenger is not None
+    assert challenger.version == "2"
+
+
 def test_a_bundle_comes_back_whole(client: MlflowClient, tiny_bundle: Path, tmp_path: Path) -> None:
     version = registry.find_model(client, f"models:/{NAME}/2")
     bundle = registry.fetch_bundle(client, version, tmp_path)

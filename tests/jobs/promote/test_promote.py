@@ -251,6 +251,30 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     assert sorted(registry.read_events(client, fresh))[-1] == 8
 
 
+def test_a_command_learns_of_every_new_champion(
+    settings: Settings, fresh: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "told"
+    script = f"import sys; open({str(told)!r}, 'a').write(sys.argv[1] + '\\n')"
+    hook = ["--on-promotion", f'{sys.executable} -c "{script}"']
+    for level in (1.2, 1.3):
+        add_version(settings, tmp_path, level=level, name=fresh)
+        forced = ["--force", "--reason", "x"]  # the recipe's own evidence is not this test's
+        assert run(command, [fresh, *forced, *hook], settings) == 0
+    # Which is the champion already: nobody is told again.
+    assert run(command, [fresh, *hook], settings) == 0
+    assert run(command, ["rollback", fresh, "--reason", "x", *hook], settings) == 0
+    versions = [f"models:/{fresh}/{number}" for number in (1, 2, 1)]
+    assert told.read_text().split() == versions
+    capsys.readouterr()
+    absent = ["--version", "2", "--force", "--reason", "x", "--on-promotion", "no-such-command"]
+    assert run(command, [fresh, *absent], settings) == 2
+    assert f"run it by hand when it is mended: no-such-command {versions[1]}" in (
+        capsys.readouterr().err
+    )
+    assert champion(settings, fresh) == "2"
+
+
 def run(module: Any, words: list[str], settings: Settings) -> int:
     """Run a command as a person does; return its exit status."""
     with pytest.MonkeyPatch.context() as patch:

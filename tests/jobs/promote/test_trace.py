@@ -123,7 +123,7 @@ def test_the_runs(settings: Settings, tags: dict[str, str]) -> None:
 def test_the_registry(settings: Settings, tags: dict[str, str]) -> None:
     client: Any = tracking.connect(settings)
     version = registry.find_model(client, MODEL)
-    [program] = settings.work.glob("mlflow-artifacts/*/artifacts/**/program.pt2")
+    [program] = settings.work.glob("mlflow-artifacts/**/program.pt2")
     with changed(program):
         (problem,) = problems(settings)
     assert problem.startswith(f"{MODEL} > bundle: program.pt2 is ")
