@@ -113,7 +113,9 @@ def _config(version: DatasetVersion, *, smoke: bool) -> TrainingConfig:
     recipe = find_recipe(TRAINING, _RECIPE)
     if smoke:
         recipe = shrink_training(recipe)
-    return recipe.model_copy(update={"dataset": version.name, "preview_every": None})
+    # Steps are measured, not what looks at the model between them.
+    looks = {"preview_every": None, "validation": None}
+    return recipe.model_copy(update={"dataset": version.name, **looks})
 
 
 def _with_steps(config: TrainingConfig, **optim: int) -> TrainingConfig:

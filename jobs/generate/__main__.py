@@ -3,6 +3,7 @@
 python -m jobs.generate RECIPE … --dry-run [--cluster 64x16]   what it would make, cost and take
 python -m jobs.generate verify VERSION            read every byte of it and report what is wrong
 python -m jobs.generate inspect VERSION --out X   a page to look at: scenes, groups, parameters
+python -m jobs.generate croissant VERSION         its metadata for catalogues of data sets, as JSON-LD
 python -m jobs.generate list                      every version: date, size, and who uses it
 python -m jobs.generate diff VERSION OTHER        scenes, kernels, settings and counts that differ
 python -m jobs.generate retire VERSION            delete a version that no model and no run needs
@@ -12,6 +13,7 @@ python -m jobs.generate gc [--delete]             shards of no version, files of
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +115,24 @@ def _verify(arguments: argparse.Namespace) -> None:
     from jobs.generate.run import verify
 
     verify(arguments.version, read_settings(work=arguments.work), remake=arguments.remake)
+
+
+def _write_croissant(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.console import print_facts
+    from jobs.locations import find_manifest
+    from pipelines.datasets.croissant import croissant
+    from pipelines.datasets.versions import find_version
+    from pipelines.store.files import write_whole
+
+    settings = read_settings(work=arguments.work)
+    root, name = find_manifest(arguments.version, settings)
+    version = find_version(root, name)
+    out = arguments.out or settings.work / "reports" / f"{version.name}.croissant.json"
+    described = croissant(version, root.uri, licence=arguments.licence)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, json.dumps(described, indent=1).encode())
+    print_facts({"version": version.name, "file": str(out)})
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -227,6 +247,14 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="the page (default: WORK/reports/VERSION.html)")
 
 
+def _add_croissant(parser: argparse.ArgumentParser) -> None:
+    _add_version(parser)
+    parser.add_argument("--licence", metavar="URL", help="the terms of its sources")
+    parser.add_argument(
+        "--out", type=Path, help="the file (default: WORK/reports/VERSION.croissant.json)"
+    )
+
+
 def _add_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="delete what is listed")
     parser.add_argument(
@@ -250,6 +278,7 @@ COMMAND = Command(
     verbs={
         "verify": Verb(_add_verify, _verify),
         "inspect": Verb(_add_inspect, _inspect),
+        "croissant": Verb(_add_croissant, _write_croissant),
         "list": Verb(add_work, _list),
         "diff": Verb(_add_diff, _diff),
         "retire": Verb(_add_retire, _retire),
