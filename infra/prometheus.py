@@ -28,6 +28,8 @@ class Meter:
     kind: Literal["counter", "gauge", "histogram"]
     description: str
     tags: tuple[str, ...] = ()
+    # Of a histogram: the upper ends of its classes.
+    boundaries: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
     @property
     def exported(self) -> tuple[str, ...]:
@@ -62,9 +64,23 @@ METERS = {
         Meter("fusion_training_loss", "gauge", "mean loss since the last report", ("run",)),
         Meter("fusion_training_samples_per_s", "gauge", "samples a second, of all ranks", ("run",)),
         Meter("fusion_data_wait_share", "gauge", "share of time without a batch", ("run", "rank")),
+        Meter("fusion_serve_requests", "counter", "requests to fuse", ("status",)),
+        Meter(
+            "fusion_serve_seconds",
+            "histogram",
+            "seconds from a request to its answer, its waiting included",
+            ("status",),
+        ),
+        Meter(
+            "fusion_serve_batch_pairs",
+            "histogram",
+            "pairs that were fused at once",
+            ("version",),
+            (1, 2, 4, 8, 16, 32, 64),
+        ),
+        Meter("fusion_serve_version", "gauge", "version that a replica serves", ("model",)),
     )
 }
-_BOUNDARIES_S = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 
 
 @functools.cache
@@ -76,7 +92,7 @@ def _metric(name: str) -> Metric:
             return Counter(name, meter.description, meter.tags)
         case "gauge":
             return Gauge(name, meter.description, meter.tags)
-    return Histogram(name, meter.description, _BOUNDARIES_S, meter.tags)
+    return Histogram(name, meter.description, [*meter.boundaries], meter.tags)
 
 
 def count_shard(*, num_images: int, num_bytes: int) -> None:
@@ -100,6 +116,26 @@ def export_report(
         if "data_wait_share" in metrics:
             tags = {**run, "rank": str(rank)}
             _metric("fusion_data_wait_share").set(metrics["data_wait_share"], tags=tags)
+
+
+def count_request(status: int, seconds: float) -> None:
+    """Count a request to fuse that was answered with an HTTP status, after so many seconds."""
+    tags = {"status": str(status)}
+    _count("fusion_serve_requests", 1, tags)
+    if ray.is_initialized():
+        _metric("fusion_serve_seconds").observe(seconds, tags=tags)
+
+
+def count_batch(version: str, num_pairs: int) -> None:
+    """Count pairs that a replica has fused at once."""
+    if ray.is_initialized():
+        _metric("fusion_serve_batch_pairs").observe(num_pairs, tags={"version": version})
+
+
+def export_served(model: str, version: int) -> None:
+    """Export the number of the version that this replica serves."""
+    if ray.is_initialized():
+        _metric("fusion_serve_version").set(version, tags={"model": model})
 
 
 @contextmanager

@@ -14,6 +14,7 @@
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
 | FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | git's HEAD |
 | FUSION_LOG | json: each log line is a JSON object | text |
+| FUSION_SERVE_TOKEN | what clients of jobs.serve must know | none: this machine's only |
 | RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
 
@@ -173,6 +174,11 @@ def _absolute(place: str | None) -> str | None:
     if "://" in place:
         raise ValueError(f"FUSION_RUNS={place}: give a path or s3://bucket/prefix")
     return str(Path(place).resolve())
+
+
+def serve_token() -> str | None:
+    """The token of jobs.serve, None without one. It is no part of the settings, which travel."""
+    return os.environ.get("FUSION_SERVE_TOKEN") or None
 
 
 def set_keepalive() -> dict[str, str]:

@@ -26,6 +26,12 @@ def count_resource(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 
+def metrics_address() -> str:
+    """Where Prometheus reads the metrics of the head, or of this process's own cluster."""
+    node = ray.nodes()[0]
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
 def gpus_of_worker(device: str, share: float) -> float:
     """The share of a GPU that a worker asks Ray for to compute on a device: "auto", "cpu", "cuda".
 

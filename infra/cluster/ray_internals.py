@@ -1,7 +1,8 @@
 """What Ray has no public interface for, all of it here. Tried with Ray 2.60.0.
 
 With another version run: tests/infra/cluster/test_nodes.py (autoscaler, placement),
-tests/infra/test_prometheus.py (retries), tests/jobs/submit (token).
+tests/infra/test_prometheus.py (retries), tests/jobs/submit (token),
+tests/jobs/serve (the address of Ray Serve).
 """
 
 from __future__ import annotations
@@ -80,3 +81,13 @@ def placement_callback(timer: PlacementTimer) -> Any:
                     timer.check()
 
     return PlacementCallback()
+
+
+def http_address() -> tuple[str, int]:
+    """Host and port of the Ray Serve that this process has started or found."""
+    # Here for the same reason: a module that workers import for nothing else.
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    assert client is not None
+    return client.http_config.host, client.http_config.port

@@ -57,6 +57,8 @@ def needs_of(words: Sequence[str]) -> Needs:
         case "fuse":
             read_chains(arguments.degradation)
             return Needs({} if arguments.local else _ONE_CPU)
+        case "serve":
+            return Needs({"CPU": float(arguments.replicas[0])})
         case "demo":
             return Needs({"CPU": 2.0})
     return Needs({})

@@ -23,6 +23,10 @@ _FLIR = b"FLIR\0"
 _CANNOT = "not an image that can be decoded, or cut short"
 
 
+class TooLargeError(ValueError):
+    """A picture claims more pixels than are read."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of its picture. `mode` is Pillow's: "L", "RGB", "RGBA", "I;16", "F", …
@@ -49,14 +53,14 @@ def read_header(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> He
             found = Header(image.format or "", *image.size, image.mode, radiometric)
     except Image.DecompressionBombError as error:
         claimed = int(re.findall(r"\d+", str(error))[0])  # Pillow has a limit of its own
-        raise ValueError(_too_large(name, claimed, most_pixels)) from error
+        raise TooLargeError(_too_large(name, claimed, most_pixels)) from error
     except Exception as error:  # plugins raise whatever their parsing meets
         raise ValueError(f"{name}: {_CANNOT}") from error
     if found.format not in READ_FORMATS:
         known = ", ".join(READ_FORMATS)
         raise ValueError(f"{name}: a {found.format} file; {known} are read, convert it to PNG")
     if found.width * found.height > most_pixels:
-        raise ValueError(_too_large(name, found.width * found.height, most_pixels))
+        raise TooLargeError(_too_large(name, found.width * found.height, most_pixels))
     return found
 
 

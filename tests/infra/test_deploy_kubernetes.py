@@ -19,6 +19,7 @@ import ray
 import ray.scripts.scripts
 import yaml
 from jsonschema import Draft202012Validator
+from ray.serve.schema import ServeDeploySchema
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
@@ -34,13 +35,20 @@ _SCHEMA = json.loads(Path(__file__).with_name("kuberay_v1.schema.json").read_tex
 
 
 @functools.cache
-def documents() -> list[dict[str, Any]]:
+def listed() -> list[dict[str, Any]]:
     """What kustomization.yaml lists, as it stands in the files."""
-    listed = yaml.safe_load((ROOT / "kustomization.yaml").read_text())["resources"]
-    assert sorted(listed) == sorted(
-        path.name for path in ROOT.glob("*.yaml") if path.name != "kustomization.yaml"
+    names = yaml.safe_load((ROOT / "kustomization.yaml").read_text())["resources"]
+    others = {"kustomization.yaml", "service.yaml"}
+    assert sorted(names) == sorted(
+        path.name for path in ROOT.glob("*.yaml") if path.name not in others
     )
-    return [found for name in listed for found in yaml.safe_load_all((ROOT / name).read_text())]
+    return [found for name in names for found in yaml.safe_load_all((ROOT / name).read_text())]
+
+
+@functools.cache
+def documents() -> list[dict[str, Any]]:
+    """All of them: what is applied at once, and the service, which waits for a champion."""
+    return [*listed(), *yaml.safe_load_all((ROOT / "service.yaml").read_text())]
 
 
 def all_of(kind: str) -> list[dict[str, Any]]:
@@ -56,6 +64,15 @@ def cluster() -> dict[str, Any]:
     return found
 
 
+def service() -> dict[str, Any]:
+    (found,) = all_of("RayService")
+    return found
+
+
+# Ray's nodes, by the names that `pods` gives them.
+CLUSTER, SERVICE = ("head", "cpu", "gpu"), ("serve-head", "serve-cpu")
+
+
 def pods() -> dict[str, dict[str, Any]]:
     """Every pod template by a name of ours, Ray's with the labels that KubeRay gives them."""
     found = {
@@ -63,14 +80,19 @@ def pods() -> dict[str, dict[str, Any]]:
         for kind in ("Deployment", "StatefulSet")
         for owner in all_of(kind)
     }
-    spec = cluster()["spec"]
-    groups = {"head": spec["headGroupSpec"]} | {
-        group["groupName"]: group for group in spec["workerGroupSpecs"]
-    }
-    for name, group in groups.items():
-        node = "head" if name == "head" else "worker"
-        labels = {"ray.io/cluster": cluster()["metadata"]["name"], "ray.io/node-type": node}
-        found[name] = group["template"] | {"metadata": {"labels": labels}}
+    for owner, spec, prefix in (
+        (cluster()["metadata"]["name"], cluster()["spec"], ""),
+        # KubeRay names the clusters of a service itself.
+        ("fusion-serve-x7k2p", service()["spec"]["rayClusterConfig"], "serve-"),
+    ):
+        groups = {"head": spec["headGroupSpec"]} | {
+            group["groupName"]: group for group in spec["workerGroupSpecs"]
+        }
+        for name, group in groups.items():
+            node = "head" if name == "head" else "worker"
+            labels = {"ray.io/cluster": owner, "ray.io/node-type": node}
+            labels |= group["template"].get("metadata", {}).get("labels", {})
+            found[prefix + name] = group["template"] | {"metadata": {"labels": labels}}
     return found
 
 
@@ -104,7 +126,9 @@ def check(document: dict[str, Any], version: str) -> None:
 def _check_rules_of_the_operator(document: dict[str, Any]) -> None:
     """What KubeRay's operator refuses, or does silently otherwise, and no schema says."""
     spec = document["spec"]
-    if document["kind"] == "RayCluster":
+    if document["kind"] == "RayService":
+        spec = spec["rayClusterConfig"]
+    if document["kind"] in ("RayCluster", "RayService"):
         assert tuple(map(int, spec["rayVersion"].split("."))) >= (2, 52)  # for authOptions
         names = [group["groupName"] for group in spec["workerGroupSpecs"]]
         assert len(set(names)) == len(names)
@@ -160,7 +184,7 @@ def test_kustomize_renders_it() -> None:
         ["kubectl", "kustomize", str(ROOT)], capture_output=True, text=True, check=True
     )
     rendered = list(yaml.safe_load_all(done.stdout))
-    assert len(rendered) == len(documents())
+    assert len(rendered) == len(listed())
     for document in rendered:
         check(document, VERSIONS[0])
         if document["kind"] != "Namespace":
@@ -178,8 +202,9 @@ def test_pods_are_of_the_restricted_kind() -> None:
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
         allowed = {"emptyDir", "persistentVolumeClaim"}
         assert all(volume.keys() - {"name"} <= allowed for volume in pod["spec"]["volumes"]), name
-    autoscaler = cluster()["spec"]["autoscalerOptions"]
-    for name, container in [*containers(), ("autoscaler", autoscaler)]:
+    specs = cluster()["spec"], service()["spec"]["rayClusterConfig"]
+    autoscalers = [("autoscaler", spec["autoscalerOptions"]) for spec in specs]
+    for name, container in [*containers(), *autoscalers]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -202,13 +227,14 @@ def test_what_is_written_to_is_mounted() -> None:
             mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
             assert set(mounts.values()) == volumes.keys() | templates, name
             assert "/tmp" in mounts, name  # HOME in the image; Ray's logs and sockets
-            if name in {"head", "cpu", "gpu"}:
+            if name in {*CLUSTER, *SERVICE}:
                 work = one("ConfigMap", "fusion-settings")["data"]["FUSION_WORK"]
                 assert mounts.keys() >= {work, "/dev/shm"}
 
 
 def test_every_variable_is_one_that_somebody_reads() -> None:
-    given = {name: one("ConfigMap", "fusion-settings")["data"] for name in ("head", "cpu", "gpu")}
+    settings = one("ConfigMap", "fusion-settings")["data"]
+    given = dict.fromkeys((*CLUSTER, *SERVICE), settings)
     for name, container in containers():
         variables = {item["name"] for item in container["env"]} | given.get(name, {}).keys()
         for variable in variables:
@@ -252,12 +278,12 @@ def test_secrets_are_by_reference_and_the_readme_makes_them() -> None:
 
 
 def test_the_cluster_runs_our_ray_with_tokens() -> None:
-    spec = cluster()["spec"]
-    assert spec["rayVersion"] == ray.__version__
-    assert spec["authOptions"] == {"mode": "token"}
     options = {option.lstrip("-") for p in ray.scripts.scripts.start.params for option in p.opts}
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        assert group["rayStartParams"].keys() <= options
+    for spec in (cluster()["spec"], service()["spec"]["rayClusterConfig"]):
+        assert spec["rayVersion"] == ray.__version__
+        assert spec["authOptions"] == {"mode": "token"}
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            assert group["rayStartParams"].keys() <= options
 
 
 def test_images_are_those_of_the_dockerfile() -> None:
@@ -328,13 +354,13 @@ def _may_reach(source: str, target: str, port: int) -> bool:
 def test_network_policies_let_through_what_is_needed_and_no_more() -> None:
     nothing = one("NetworkPolicy", "nothing")["spec"]
     assert nothing == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    rays = ("head", "cpu", "gpu")
+    rays = CLUSTER
     for source in pods():
         for target in pods():
-            for port in (5000, 5432, 6379, 8265, 12345):
+            for port in (5000, 5432, 6379, 8000, 8265, 12345):
                 wanted = (
-                    (source in rays and target in rays)
-                    or (source in rays and target == "mlflow" and port == 5000)
+                    any(source in nodes and target in nodes for nodes in (CLUSTER, SERVICE))
+                    or (source in (*CLUSTER, *SERVICE) and target == "mlflow" and port == 5000)
                     or (source == "mlflow" and target == "postgres" and port == 5432)
                 )
                 assert _may_reach(source, target, port) == wanted, (source, target, port)
@@ -351,6 +377,23 @@ def test_jobs_are_commands_of_ours(path: Path) -> None:
     assert job["spec"]["clusterSelector"].items() <= labels.items()
     parse_command(job["spec"]["entrypoint"])
     assert path.name in (ROOT / "README.md").read_text()
+
+
+def test_the_service_is_one_that_ray_serve_and_ours_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service()["spec"]["serveConfigV2"]))
+    [application] = config.applications
+    module, name = application.import_path.split(":")
+    found = importlib.import_module(module)
+    assert found.ServiceConfig.model_validate(application.args).max_replicas > 1
+    # KubeRay's own port for a service, and one that others reach: hence the token.
+    assert (config.http_options.host, config.http_options.port) == ("0.0.0.0", 8000)
+    for node in SERVICE:
+        [container] = pods()[node]["spec"]["containers"]
+        assert 8000 in {port["containerPort"] for port in container["ports"]}
+        assert "FUSION_SERVE_TOKEN" in {item["name"] for item in container["env"]}
+    monkeypatch.delenv("FUSION_SERVE_TOKEN", raising=False)
+    with pytest.raises(ValueError, match="FUSION_SERVE_TOKEN is not set"):
+        getattr(found, name)(application.args)
 
 
 def test_there_is_a_job_for_every_command_of_the_way() -> None:

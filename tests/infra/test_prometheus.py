@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster.tasks import map_tasks
-from infra.prometheus import METERS, count_shard
+from infra.prometheus import METERS, count_batch, count_request, count_shard, export_served
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import REPOSITORY, Settings
@@ -78,6 +78,9 @@ def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> Non
     run_id = tracking.open_run(client, name="told", config={}, tags={}).info.run_id
     assert len(list(map_tasks(ray_workloads.square_or_die, range(6), str(tmp_path)))) == 6
     count_shard(num_images=26, num_bytes=1000)
+    count_request(200, 0.5)
+    count_batch("1", 2)
+    export_served("m", 1)
     report = {"step": 3.0, "loss": 1.5, "samples_per_s": 2.0, "data_wait_share": 0.25}
     ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))([report, report])
     port = ray.nodes()[0]["MetricsExportPort"]

@@ -1,0 +1,1 @@
+"""python -m jobs.serve: fuse pictures that come by HTTP."""

@@ -1,0 +1,50 @@
+"""What the web application and the replicas send each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Request:
+    """A pair to fuse: two files, how to make the picture, and what is known of them.
+
+    `degradation` is in the words of `jobs.fuse --degradation`, a window in those of `--ir-window`.
+    """
+
+    vi: bytes = field(repr=False)
+    ir: bytes = field(repr=False)
+    form: Literal["png", "jpeg"] = "png"
+    degradation: tuple[str, ...] = ()
+    vi_window: str | None = None
+    ir_window: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A fused picture's file, the model that made it, and the seconds that its batch took."""
+
+    picture: bytes = field(repr=False)
+    model: str
+    seconds: float
+    seen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a pair could not be fused, in words for who sent it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is served: the model as it was asked for and as it is, and the kind of hints that it takes."""
+
+    asked: str
+    model: str
+    system: str
+    hints: str
+    device: str

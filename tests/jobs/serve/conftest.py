@@ -1,0 +1,22 @@
+"""Fixtures: what is served."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from models import system_of
+from pipelines.bundles.export import contract_of
+from tests.conftest import tiny_fuser
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_bundle` without its program, which takes a quarter of a minute to export and is not served."""
+    fuser, folder = tiny_fuser(), tmp_path_factory.mktemp("bundle")
+    save_file(fuser.state_dict(), folder / "model.safetensors")
+    model = fuser.config.model_dump(mode="json")
+    described = {"model": model, "contract": contract_of(system_of(fuser.config))}
+    (folder / "config.json").write_text(json.dumps(described))
+    return folder
