@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from jobs.serve.model import ServedModel
 from models import system_of
+from models.system import FuseOptions
 from pipelines.bundles.export import contract_of
 from tests.conftest import tiny_fuser
+from tests.settings import embedded_settings
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     described = {"model": model, "contract": contract_of(system_of(fuser.config))}
     (folder / "config.json").write_text(json.dumps(described))
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    """That bundle, loaded."""
+    settings = embedded_settings(tmp_path_factory.mktemp("work"))
+    return ServedModel(str(bundle), FuseOptions(), settings)

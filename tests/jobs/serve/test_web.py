@@ -12,46 +12,15 @@ from starlette.testclient import TestClient
 from infra.cluster.serving import BusyError, UnavailableError
 from jobs.fuse.run import fuse_one
 from jobs.serve.limits import Limits, sha256_of
-from jobs.serve.messages import Answer, Facts, Refused, Request
 from jobs.serve.model import ServedModel
 from jobs.serve.web import web_app
-from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import Fusing
 from pipelines.checks.depth import WindowRule
 from pipelines.sources.pictures import encode_jpeg
+from tests.jobs.serve.in_process import InThisProcess
 from tests.jobs.serve.pictures import decoded, noise, pair
 from tests.settings import embedded_settings
-
-
-class InThisProcess:
-    """A model without replicas; an `error` stands for what befalls them."""
-
-    def __init__(self, model: ServedModel, error: Exception | None = None) -> None:
-        self._model, self._error = model, error
-
-    async def answer(self, item: Request) -> Answer | Refused:
-        if self._error:
-            raise self._error
-        [answer] = self._model.answer([item])
-        return answer
-
-    async def facts(self) -> Facts:
-        return self._model.facts()
-
-    @property
-    def num_ongoing(self) -> int:
-        return 0
-
-    async def is_ready(self) -> bool:
-        return self._error is None
-
-
-@pytest.fixture(scope="module")
-def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    settings = embedded_settings(tmp_path_factory.mktemp("work"))
-    return ServedModel(str(bundle), FuseOptions(), settings)
-
 
 LIMITS = Limits(most_pixels=64 * 64, most_bytes=40_000)
 
