@@ -1,8 +1,8 @@
 """python -m jobs.serve MODEL: fuse pictures that come by HTTP, with a page for people.
 
-MODEL is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder. An alias is followed: a
-promotion or a rollback is served within half a minute, and no request is dropped. Ctrl-C or SIGTERM
-answers what is under way, then ends.
+MODEL is small (weights that come with this repository), models:/NAME@ALIAS, models:/NAME/VERSION or a
+bundle's folder. An alias is followed: a promotion or a rollback is served within half a minute, and no
+request is dropped. Ctrl-C or SIGTERM answers what is under way, then ends.
 
 POST /fuse   two files of a form, vi and ir, to a PNG     GET /         the page
 GET /docs    all that can be sent                         GET /readyz   whether a replica is up
@@ -47,7 +47,7 @@ def _replicas(text: str) -> tuple[int, int | None]:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
+        "model", help="small, models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
     )
     parser.add_argument(
         "--host",

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,16 +34,21 @@ _PAIR = FusablePair(vi_uri="vi", ir_uri="ir", name="fused")
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A version in memory; `name` is models:/NAME/VERSION, or the bundle as it was given."""
+    """A version in memory; `name` is models:/NAME/VERSION, or a bundle's folder."""
 
     name: str
     fusing: Fusing
     fuse: PictureFuser
 
     @property
+    def shown(self) -> str:
+        """What clients are told: of a bundle its name, not where it lies."""
+        return _shown(self.name)
+
+    @property
     def version(self) -> str:
-        """The version's number; of a bundle the whole name."""
-        return self.name.rpartition("/")[2] if self.name.startswith("models:/") else self.name
+        """The version's number, or a bundle's name."""
+        return self.name.rpartition("/")[2]
 
 
 class ServedModel:
@@ -66,8 +72,8 @@ class ServedModel:
         [found] = loaded.fuse([grey], [fusing.hints(*grey)])
         if isinstance(found, ValueError):
             raise ValueError(f"{name}: {found}") from found
-        if loaded.version.isdigit():
-            export_served(name.removeprefix("models:/").rpartition("/")[0], int(loaded.version))
+        if name.startswith("models:/"):
+            export_served(name.split("/")[1], int(loaded.version))
         return loaded
 
     def refresh(self) -> None:
@@ -87,7 +93,7 @@ class ServedModel:
     def facts(self) -> Facts:
         """What is served now."""
         system = self._current.fusing.bundle.system
-        names = self._asked, self._current.name
+        names = _shown(self._asked), self._current.shown
         return Facts(*names, system.name, system.hints, self._device)
 
     def answer(self, items: Sequence[Request]) -> list[Answer | Refused]:
@@ -109,9 +115,13 @@ class ServedModel:
                 seconds = time.perf_counter() - started
                 made = _encoded(items[place].form, pair, one)
                 answers[place] = (
-                    made if isinstance(made, Refused) else Answer(made, current.name, seconds)
+                    made if isinstance(made, Refused) else Answer(made, current.shown, seconds)
                 )
         return [answers[place] for place in range(len(items))]
+
+
+def _shown(name: str) -> str:
+    return name if name.startswith("models:/") else Path(name).name
 
 
 def _encoded(

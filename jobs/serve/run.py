@@ -17,6 +17,7 @@ from jobs.serve.limits import Limits, sha256_of
 from jobs.serve.model import ServedModel
 from jobs.serve.web import web_app
 from models.system import FuseOptions
+from pipelines.bundles.pretrained import pretrained_folders
 
 
 class ServiceConfig(BaseModel):
@@ -25,7 +26,7 @@ class ServiceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str
-    """models:/NAME@ALIAS (followed), models:/NAME/VERSION, or a bundle that every node sees."""
+    """small, models:/NAME@ALIAS (followed), models:/NAME/VERSION, or a bundle that every node sees."""
     replicas: int = Field(default=1, ge=1)
     max_replicas: int | None = Field(default=None, ge=1)
     """With it replicas come and go between the two, by what waits."""
@@ -101,7 +102,7 @@ def serve(config: ServiceConfig, settings: Settings, *, host: str, port: int) ->
             "export FUSION_SERVE_TOKEN=$(openssl rand -hex 24)"
         )
     model = resolve_model(config.model, settings)
-    if Path(config.model).is_dir():
+    if config.model not in pretrained_folders() and Path(config.model).is_dir():
         config = config.model_copy(update={"model": str(Path(config.model).resolve())})
     if settings.ray_address is None:
         _check_port(host, port)
