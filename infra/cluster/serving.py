@@ -24,6 +24,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from infra.cluster.ray_internals import http_address
+from infra.logs import log_warning
 from infra.periodic import periodically
 from infra.signals import handlers_kept, put_off
 
@@ -33,6 +34,7 @@ _REPLICAS = "Replicas"
 _BATCH_WAIT_S = 0.02
 # Requests that are answered may take so long after the service was told to stop.
 _DRAIN_S = 60.0
+_SENT_S = 1.0
 _LOOK_EVERY_S = 5.0
 # Of the application's process, which waits more than it works: above any queue.
 _MOST_CONNECTIONS = 10_000
@@ -127,6 +129,8 @@ class Replicas:
         deadline_s = time.monotonic() + _DRAIN_S
         while self._num_ongoing and time.monotonic() < deadline_s:
             await asyncio.sleep(0.1)
+        # The last answers are on their way through the proxy.
+        await asyncio.sleep(_SENT_S)
         return self._num_ongoing
 
 
@@ -210,19 +214,16 @@ def serving(found: serve.Application, *, host: str, port: int, is_embedded: bool
     address already, ConnectionError with the reason where the application does not start.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    handle = None
     try:
         with handlers_kept():
             handle = _start(found, host, port)
         yield
+        # Not after an error: there may be nobody to answer.
+        handle.drain.remote().result(timeout_s=2 * _DRAIN_S)
     finally:
-        if handle:
-            handle.drain.remote().result(timeout_s=_DRAIN_S + _LOOK_EVERY_S)
         if not is_embedded:
             with put_off():
-                serve.delete(APPLICATION)
-                if not serve.status().applications:
-                    serve.shutdown()
+                _delete()
 
 
 def _start(found: serve.Application, host: str, port: int) -> DeploymentHandle:
@@ -239,6 +240,16 @@ def _start(found: serve.Application, host: str, port: int) -> DeploymentHandle:
     except RuntimeError as error:
         status = serve.status().applications.get(APPLICATION)
         raise ConnectionError(_explained(status.message if status else str(error))) from error
+
+
+def _delete() -> None:
+    try:
+        serve.delete(APPLICATION)
+        if not serve.status().applications:
+            serve.shutdown()
+    except (RayError, RayServeException) as error:
+        reason = " ".join(str(error).split())
+        log_warning(f"the service may still run on the cluster ({reason}); serve shutdown ends it")
 
 
 def _explained(message: str) -> str:

@@ -6,7 +6,6 @@ the files on.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -133,11 +132,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def _headers(answer: Answer) -> dict[str, str]:
-    return {
-        "X-Model": answer.model,
-        "X-Seconds": f"{answer.seconds:.3f}",
-        "X-Seen": json.dumps({camera: dict(shares) for camera, shares in answer.seen.items()}),
-    }
+    return {"X-Model": answer.model, "X-Seconds": f"{answer.seconds:.3f}"}
 
 
 def _form(accept: str) -> Literal["png", "jpeg"]:

@@ -181,12 +181,10 @@ async function fuse() {
 }
 
 function factsOf(response, started) {
-  const seen = response.headers.get("X-Seen");
   return {
     version: response.headers.get("X-Model"),
     fuseSeconds: Number(response.headers.get("X-Seconds")),
     allSeconds: (performance.now() - started) / 1000,
-    seen: seen ? JSON.parse(seen) : {},
   };
 }
 
@@ -207,18 +205,6 @@ function show(index) {
   const suffix = frame.type === "image/jpeg" ? "jpg" : "png";
   byId("download").href = frame.url;
   byId("download").download = `${frame.name}_fused.${suffix}`;
-  for (const camera of CAMERAS) showSeen(camera, frame.seen[camera]);
-}
-
-function showSeen(camera, shares) {
-  const place = document.querySelector(`dd.seen[data-camera="${camera}"]`);
-  place.hidden = place.previousElementSibling.hidden = !shares;
-  if (!shares) return;
-  const sorted = Object.entries(shares).sort((a, b) => b[1] - a[1]);
-  place.textContent = sorted
-    .slice(0, 3)
-    .map(([name, share]) => `${name.replaceAll("_", " ")} ${Math.round(100 * share)} %`)
-    .join(", ");
 }
 
 function compareWith(camera) {
