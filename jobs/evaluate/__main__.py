@@ -14,6 +14,7 @@ pairs alone may lie in DIR itself.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         restored=read_folders(arguments.restore, "--restore"),
         placement=placement_of(arguments),
         local=arguments.local,
+        options=_options(arguments),
     )
     run = {"run": evaluated.run_id} if evaluated.run_id else {}
     print_facts(run | {"report": str(evaluated.folder / REPORT)})
@@ -62,6 +64,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         name, _, number = evaluated.model.removeprefix("models:/").partition("/")
         where = options_again(arguments, "work")
         print_line(f"next: python -m jobs.promote {name} --version {number}{where}")
+
+
+def _options(arguments: argparse.Namespace) -> str:
+    """What the command line asks for besides model and scenes, for a command that is printed."""
+    words = ["--recipe", arguments.recipe]
+    for option in ("method", "restore"):
+        words += [word for value in getattr(arguments, option) for word in (f"--{option}", value)]
+    words += [word for value in arguments.overrides for word in ("--set", value)]
+    words += ["--smoke"] * arguments.smoke + ["--local"] * arguments.local
+    return shlex.join(words) + options_again(arguments, "work")
 
 
 def _export(arguments: argparse.Namespace) -> None:

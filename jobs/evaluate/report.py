@@ -50,9 +50,12 @@ _MAPPED_SCENES = 16
 
 
 def write_page(
-    task: Evaluation, run_id: str | None, curves: Mapping[str, list[tuple[int, float]]]
+    task: Evaluation,
+    run_id: str | None,
+    curves: Mapping[str, list[tuple[int, float]]],
+    run_url: str = "",
 ) -> dict[str, float]:
-    """Write the page; return how well the probe tells the degradations apart."""
+    """Write the page, with a link to its run; return how well the probe tells the degradations apart."""
     subject, rows = task.subject, read_rows(task.folder / ROWS)
     read = source_reader(task.settings)
     with fetched_scenes(subject.scenes, read) as scenes:
@@ -70,6 +73,8 @@ def write_page(
             points=map_points(embedded, seed=subject.recipe.seed) if embedded else [],
             efficiencies=_efficiencies(here, measured),
             steps=_steps(task),
+            command=task.command,
+            run_url=run_url,
         )
         write_report(task.folder / REPORT, page)
     return apart

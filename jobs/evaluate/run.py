@@ -62,13 +62,15 @@ def evaluate(
     restored: Mapping[str, Path] | None = None,
     placement: Placement = ANYWHERE,
     local: bool = False,
+    options: str = "",
 ) -> Evaluated:
     """Evaluate `model` on a split of the index called `scenes`, or reuse the finished evaluation.
 
     With `dataset` only on that data set of the index.
     With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
     `folders` holds other methods' fused pictures, `restored` restored sources, by name. `local`
-    evaluates a bundle's folder in this process, without Ray, MLflow and a run.
+    evaluates a bundle's folder in this process, without Ray, MLflow and a run. `options` are those that
+    the report's command has besides model and scenes.
     Raises ValueError when model, index, split, data set or a scenario does not exist, or a picture
     is missing.
     """
@@ -79,9 +81,10 @@ def evaluate(
     subject = Subject(recipe, model, bundle, where, split, chosen, folders or {}, restored or {})
     check_subject(subject)
     folder = settings.work / "reports" / f"{where}-{subject.tags['config_digest'][:12]}"
-    task = Evaluation(subject, folder, settings, placement, local)
     asked = f"--scenes {shlex.quote(scenes)} --split {split}"
     asked += f" --dataset {dataset}" if dataset else ""
+    command = f"python -m jobs.evaluate {shlex.quote(model)} {asked} {options}".rstrip()
+    task = Evaluation(subject, folder, settings, placement, local, command)
     run_id = None if local else _with_run(task, asked)
     if local:
         _measure(task)
@@ -127,7 +130,8 @@ def _with_run(task: Evaluation, asked: str) -> str:
     with _run_of(client, task.subject, asked) as run_id:
         _measure(task)
         print_line("  writing the report")
-        apart = write_page(task, run_id, loss_curves(client, task.subject.bundle))
+        page = tracking.run_page(client, run_id, task.settings)
+        apart = write_page(task, run_id, loss_curves(client, task.subject.bundle), page)
         log_report(client, task, run_id, apart)
     return run_id
 

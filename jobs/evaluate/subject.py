@@ -104,13 +104,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A subject that is measured into a folder, and where that is computed."""
+    """A subject that is measured into a folder, where that is computed, and the command for it."""
 
     subject: Subject
     folder: Path
     settings: Settings
     placement: Placement
     local: bool = False
+    command: str = ""
 
     @property
     def is_measured(self) -> bool:
