@@ -1,7 +1,6 @@
 """An evaluation on Ray: what it leaves behind, and that it goes on where it was stopped."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 
 from infra.settings import Settings
 from jobs.config import EvaluateRecipe
-from jobs.evaluate.export import export_pairs
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.subject import ROWS
@@ -96,44 +94,6 @@ def test_another_method_must_have_every_picture(
         evaluate(blurred, settings, folders={"grey": others}, **arguments)
     with pytest.raises(ValueError, match=r"no split 'test', it has val \(3 scenes\).*--hold-out"):
         evaluate(RECIPE, settings, split="test", **arguments)
-
-
-def test_other_programs_are_measured_in_every_scenario(
-    settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few = RECIPE.model_copy(update={"steps": (), "num_scenes": 2})
-    out = tmp_path / "out"
-    assert export_pairs(few, settings, out, scenes="small", local=True) == 4
-    (out / "vi_blur" / "drawn" / "small-val-0001.json").unlink()
-    capsys.readouterr()
-    assert export_pairs(few, settings, out, scenes="small", local=True) == 4
-    assert "3 of 4 pairs were exported before" in capsys.readouterr().out
-    # A method that takes the infrared picture, and a restorer that changes nothing.
-    shutil.copytree(out, tmp_path / "same")
-    for scenario in ("clean", "vi_blur"):
-        shutil.copytree(out / scenario / "ir", tmp_path / "theirs" / scenario)
-    shutil.copy(out / "manifest.json", tmp_path / "theirs")
-    evaluated = evaluate(
-        few,
-        settings,
-        model=str(tiny_bundle),
-        scenes="small",
-        folders={"theirs": tmp_path / "theirs"},
-        restored={"same": tmp_path / "same"},
-        local=True,
-    )
-    rows = {(r["scene"], r["scenario"], r["method"]): r for r in read_rows(evaluated.folder / ROWS)}
-    assert len(rows) == 2 * 2 * 6
-    assert evaluated.means.keys() == {
-        MODEL, "average", "maximum", "theirs", "same+average", "same+maximum"
-    }  # fmt: skip
-    for (scene, scenario, method), row in rows.items():
-        if method == "average":
-            same = rows[scene, scenario, "same+average"]
-            assert same["VIF"] == pytest.approx(row["VIF"])
-    page = (evaluated.folder / REPORT).read_text()
-    assert "Fused: theirs" in page
-    assert "Fused: same+average" in page
 
 
 def test_several_data_sets_have_rows_each(
