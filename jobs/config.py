@@ -15,7 +15,7 @@ from infra.settings import forbid_update_checks
 from jobs.recipes import Recipes
 from models import system_of
 from pipelines.evaluation.baselines import Baseline
-from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES, Scenario
+from pipelines.evaluation.scenarios import TABLE, Scenario
 from pipelines.promotion.gate import GateConfig
 from pipelines.store.names import nearest
 from pipelines.store.seeding import Seed
@@ -48,7 +48,7 @@ class EvaluateRecipe(BaseModel):
     def _have_names_of_their_own(
         cls, scenarios: tuple[str | Scenario, ...]
     ) -> tuple[str | Scenario, ...]:
-        taken = {scenario.name for scenario in (*SCENARIOS, *SEVERITIES)}
+        taken = {scenario.name for scenario in TABLE}
         ours = [scenario.name for scenario in scenarios if isinstance(scenario, Scenario)]
         for name in ours:
             if name in taken or ours.count(name) > 1:

@@ -56,6 +56,13 @@ def print_facts(rows: Mapping[str, str]) -> None:
         CONSOLE.print(f"  {name:<{width}}  {value}", markup=False)
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Advance]:
     """Show how far `advance(done, text)` has come: a bar on a terminal, else a line every 5 s."""
@@ -91,7 +98,7 @@ def _lines(title: str, known_total: int | None) -> Advance:
         first = first or (done, now)
         if done != shown and (now - shown_at >= _LINE_EVERY_S or done == total):
             pace = (now - first[1]) / (done - first[0]) if done > first[0] else 0.0
-            left = f"about {pace * (total - done):.0f} s left" if pace and done < total else ""
+            left = f"about {duration(pace * (total - done))} left" if pace and done < total else ""
             if not _logged("progress", title=title, done=done, total=total, text=text):
                 print_line("  " + "  ".join(filter(None, (f"{title} {done}/{total}", text, left))))
             shown, shown_at = done, now

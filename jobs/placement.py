@@ -26,8 +26,20 @@ class Placement:
 ANYWHERE = Placement()
 
 
-class Workers(Protocol):
-    """Calls `function(item, *arguments, device)` for each item; yields results as they come."""
+@dataclass(frozen=True)
+class Workers:
+    """Where items are worked on, `count` at a time.
+
+    `tasks(function, items, *arguments)` calls `function(item, *arguments, device)` for each item, and
+    yields results as they come.
+    """
+
+    count: int
+    tasks: Tasks
+
+
+class Tasks(Protocol):
+    """Maps items."""
 
     def __call__(self, function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
         """Map the items."""
@@ -40,27 +52,36 @@ def workers(placement: Placement, settings: Settings, *, local: bool) -> Iterato
     Raises ValueError where the device that is asked for does not exist.
     """
     if local:
-        from models.devices import use_device
-
-        device = str(use_device(placement.device))
-
-        def here(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-            return (function(item, *arguments, device) for item in items)
-
-        yield here
+        yield _here(placement)
         return
     from infra.cluster.connect import connected
-    from infra.cluster.nodes import gpus_of_worker
-    from infra.cluster.tasks import map_tasks
 
     with connected(settings):
-        num_gpus = gpus_of_worker(placement.device, placement.gpu_share)
-        there = "cuda" if num_gpus else "cpu"
+        yield _on_ray(placement)
 
-        def on_ray(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-            return map_tasks(function, items, *arguments, there, num_gpus=num_gpus)
 
-        yield on_ray
+def _here(placement: Placement) -> Workers:
+    from models.devices import use_device
+
+    device = str(use_device(placement.device))
+
+    def tasks(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+        return (function(item, *arguments, device) for item in items)
+
+    return Workers(1, tasks)
+
+
+def _on_ray(placement: Placement) -> Workers:
+    from infra.cluster.nodes import Capacity, gpus_of_worker
+    from infra.cluster.tasks import map_tasks
+
+    num_gpus = gpus_of_worker(placement.device, placement.gpu_share)
+    there = "cuda" if num_gpus else "cpu"
+
+    def tasks(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+        return map_tasks(function, items, *arguments, there, num_gpus=num_gpus)
+
+    return Workers(Capacity(num_gpus).num_places, tasks)
 
 
 def add_device(

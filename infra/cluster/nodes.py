@@ -60,6 +60,11 @@ class Capacity:
         self._warn_s = time.monotonic() + _WARN_AFTER_S
 
     @property
+    def num_places(self) -> int:
+        """How many workers have place now, one at least."""
+        return max(self._count(), 1)
+
+    @property
     def num_tasks(self) -> int:
         """How many tasks to have in flight, so that a CPU never waits for the next.
 

@@ -272,6 +272,14 @@ def metric_curve(client: MlflowClient, run_id: str, name: str) -> list[tuple[int
     return sorted((metric.step, metric.value) for metric in history)
 
 
+def run_page(client: MlflowClient, run_id: str, settings: Settings) -> str:
+    """Where a server shows a run, without credentials; "" for a store that has no server."""
+    uri = masked(settings.tracking_uri).replace("***@", "").rstrip("/")
+    if not uri.startswith(("http://", "https://")):
+        return ""
+    return f"{uri}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
 def run_tags_of(client: MlflowClient, run_id: str | None) -> dict[str, str] | None:
     """A run's tags; None without an id, or when the run is gone or was deleted."""
     run = _read_run(client, run_id)

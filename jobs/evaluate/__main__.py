@@ -3,13 +3,18 @@
 Every scene is degraded on the fly in each scenario, fused by the model and by classical baselines,
 and measured against its high-quality sources. Rows and report go to an MLflow run; a registered
 version is tagged with it, which is what jobs.promote asks for. The same command again resumes an
-interrupted evaluation from the scenes it had finished. --method NAME=DIR adds another method's fused
-pictures of the clean pairs as a row.
+interrupted evaluation from the scenes and scenarios it had finished.
+
+export writes the degraded pairs as PNG, with a manifest. --method NAME=DIR takes another method's fused
+pictures of them (DIR/SCENARIO/SCENE.png), --restore NAME=DIR restored ones (DIR/SCENARIO/vi/SCENE.png and
+ir/), which the baselines then fuse; both folders get a copy of the manifest. Fused pictures of the clean
+pairs alone may lie in DIR itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,8 +53,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         # A trial run must not become what the gate judges a version by.
         tag=not arguments.smoke,
         folders=read_folders(arguments.method),
+        restored=read_folders(arguments.restore, "--restore"),
         placement=placement_of(arguments),
         local=arguments.local,
+        options=_options(arguments),
     )
     run = {"run": evaluated.run_id} if evaluated.run_id else {}
     print_facts(run | {"report": str(evaluated.folder / REPORT)})
@@ -59,13 +66,46 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print_line(f"next: python -m jobs.promote {name} --version {number}{where}")
 
 
-def read_folders(assignments: Sequence[str]) -> dict[str, Path]:
-    """The folders of `--method`, by name. Raises ValueError for one that is not written NAME=DIR."""
+def _options(arguments: argparse.Namespace) -> str:
+    """What the command line asks for besides model and scenes, for a command that is printed."""
+    words = ["--recipe", arguments.recipe]
+    for option in ("method", "restore"):
+        words += [word for value in getattr(arguments, option) for word in (f"--{option}", value)]
+    words += [word for value in arguments.overrides for word in ("--set", value)]
+    words += ["--smoke"] * arguments.smoke + ["--local"] * arguments.local
+    return shlex.join(words) + options_again(arguments, "work")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.config import describe_settings, read_recipe, shrink_evaluation
+    from jobs.console import print_facts, print_line
+
+    recipe = read_recipe(EVALUATION, arguments, shrink_evaluation)
+    if arguments.show:
+        print_line("\n".join(describe_settings(recipe)))
+        return
+    from jobs.evaluate.export import export_pairs
+
+    count = export_pairs(
+        recipe,
+        read_settings(work=arguments.work, ray_address=arguments.address),
+        arguments.out,
+        scenes=arguments.scenes,
+        split=arguments.split,
+        dataset=arguments.dataset,
+        local=arguments.local,
+    )
+    print_facts({"pairs": str(count), "folder": str(arguments.out)})
+
+
+def read_folders(assignments: Sequence[str], option: str = "--method") -> dict[str, Path]:
+    """The folders of an option, by name. Raises ValueError for one that is not written NAME=DIR."""
     folders = {}
     for assignment in assignments:
         name, equals, folder = assignment.partition("=")
         if not equals or not name or name in folders:
-            raise ValueError(f"--method {assignment}: write NAME=DIR, every name once")
+            raise ValueError(f"{option} {assignment}: write NAME=DIR, every name once")
         folders[name] = Path(folder)
     return folders
 
@@ -74,16 +114,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
     )
-    parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
-    parser.add_argument("--split", default="val", help="of the index (default: %(default)s)")
-    parser.add_argument("--dataset", help="only this one of the data sets in the index")
-    parser.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="a folder of another method's fused pictures of the clean pairs (repeatable)",
-    )
+    _add_scenes(parser)
+    for option, what in (
+        ("--method", "another method's fused pictures of exported pairs, or of the clean ones"),
+        ("--restore", "exported pairs that another program restored, to be fused by the baselines"),
+    ):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="NAME=DIR",
+            help=f"a folder of {what} (repeatable)",
+        )
     add_recipe_arguments(parser, EVALUATION, default="singles")
     parser.add_argument(
         "--local", action="store_true", help="a bundle's folder, in this process: no Ray, no MLflow"
@@ -93,14 +135,32 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_work(parser)
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_scenes(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    add_recipe_arguments(parser, EVALUATION, default="singles")
+    parser.add_argument("--local", action="store_true", help="in this process: no Ray")
+    add_address(parser)
+    add_work(parser)
+
+
+def _add_scenes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
+    parser.add_argument("--split", default="val", help="of the index (default: %(default)s)")
+    parser.add_argument("--dataset", help="only this one of the data sets in the index")
+
+
 COMMAND = Command(
     "evaluate",
     __doc__,
     [
         "python -m jobs.evaluate models:/dspfusion@challenger --scenes roadscene",
         "python -m jobs.evaluate models:/dspfusion/3 --scenes msrs --split test --recipe all",
+        "python -m jobs.evaluate export --scenes roadscene --recipe all --out work/pairs",
+        "python -m jobs.evaluate models:/dspfusion/3 --scenes roadscene --recipe all --method A=results/a",
     ],
     Verb(_add_arguments, _evaluate),
+    {"export": Verb(_add_export, _export)},
 )
 
 

@@ -12,13 +12,15 @@ from jobs.console import print_line
 from jobs.evaluate.subject import ROWS, Evaluation, Subject
 from jobs.locations import source_reader
 from models.system import Fuser
+from pipelines.evaluation.degraded_pairs import cases_of
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
 from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.measuring import (
+    CaseMeasurer,
     Example,
     choose_scenes,
+    load_measurer,
     make_example,
-    methods_of,
     steps_means,
 )
 from pipelines.evaluation.probes import (
@@ -42,30 +44,37 @@ REPORT = "report.html"
 _NUM_WORST = 2
 # The model and its first baselines: nine pictures in a row are too small to judge.
 _SHOWN_METHODS = 4
+_SHOWN_GIVEN = 6
 # Scenes whose degradation priors are mapped: enough to see groups, few enough to read.
 _MAPPED_SCENES = 16
 
 
 def write_page(
-    task: Evaluation, run_id: str | None, curves: Mapping[str, list[tuple[int, float]]]
+    task: Evaluation,
+    run_id: str | None,
+    curves: Mapping[str, list[tuple[int, float]]],
+    run_url: str = "",
 ) -> dict[str, float]:
-    """Write the page; return how well the probe tells the degradations apart."""
+    """Write the page, with a link to its run; return how well the probe tells the degradations apart."""
     subject, rows = task.subject, read_rows(task.folder / ROWS)
-    with fetched_scenes(subject.scenes, source_reader(task.settings)) as scenes:
+    read = source_reader(task.settings)
+    with fetched_scenes(subject.scenes, read) as scenes:
         here = replace(subject, scenes=tuple(scenes))
-        methods = methods_of(subject.measurement, task.own_device)
-        embedded = _embed(here)
+        measured = load_measurer(subject.measurement, read, task.own_device)
+        embedded = _embed(here, measured)
         apart = _told_apart(embedded)
         page = EvaluationPage(
             title=f"{subject.model} on {subject.where}",
             facts=_report_facts(subject, run_id) | in_words(apart),
             rows=rows,
-            examples=_examples(here, methods),
+            examples=_examples(here, measured),
             curves=dict(curves),
-            worst=_worst(here, rows, methods),
+            worst=_worst(here, rows, measured),
             points=map_points(embedded, seed=subject.recipe.seed) if embedded else [],
-            efficiencies=_efficiencies(here, methods),
+            efficiencies=_efficiencies(here, measured),
             steps=_steps(task),
+            command=task.command,
+            run_url=run_url,
         )
         write_report(task.folder / REPORT, page)
     return apart
@@ -95,54 +104,50 @@ def overall_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
 
 
-def _examples(subject: Subject, methods: Mapping[str, Fuser]) -> list[Example]:
+def _examples(subject: Subject, measured: CaseMeasurer) -> list[Example]:
     """Pictures for the report: every scenario once, over the first few scenes in turn."""
-    recipe = subject.recipe
-    few = dict(list(methods.items())[:_SHOWN_METHODS])
-    shown = choose_scenes(subject.scenes, recipe.num_examples)
+    measurement = measured.measurement
+    few = measurement.model_copy(
+        update={"given": measurement.given[:_SHOWN_GIVEN], "baselines": (BASELINE,)}
+    )
+    num_methods = 2 if few.given else _SHOWN_METHODS
+    shown = replace(measured, measurement=few, methods=_first(measured.methods, num_methods))
+    scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
     return [
-        make_example(
-            shown[index % len(shown)],
-            scenario,
-            few,
-            seed=recipe.seed,
-            hint_names=subject.hint_names,
-        )
-        for index, scenario in enumerate(subject.measurement.scenarios)
-        if shown
+        make_example(cases[index % len(cases)], shown)
+        for index, scenario in enumerate(subject.scenarios)
+        if (cases := cases_of(scenes, [scenario]))
     ]
 
 
-def _worst(subject: Subject, rows: Sequence[Row], methods: Mapping[str, Fuser]) -> list[Example]:
+def _first(methods: Mapping[str, Fuser], count: int) -> dict[str, Fuser]:
+    return dict(list(methods.items())[:count])
+
+
+def _worst(subject: Subject, rows: Sequence[Row], measured: CaseMeasurer) -> list[Example]:
     """Pictures of the scenes where the model loses most to the average, by each of the gate's metrics."""
-    shown = {name: methods[name] for name in (MODEL, BASELINE)}
-    scenes = {scene.id: scene for scene in subject.scenes}
-    scenarios = {scenario.name: scenario for scenario in subject.measurement.scenarios}
+    both = {name: measured.methods[name] for name in (MODEL, BASELINE)}
+    alone = measured.measurement.model_copy(update={"given": ()})
+    shown = replace(measured, measurement=alone, methods=both)
+    cases = {(case.scene.id, case.scenario.name): case for case in subject.cases}
     metrics = [name for name in GateConfig().metrics if name in rows[0]]
-    cases = worst_cases(rows, metrics=metrics, model=MODEL, baseline=BASELINE, count=_NUM_WORST)
+    found = worst_cases(rows, metrics=metrics, model=MODEL, baseline=BASELINE, count=_NUM_WORST)
     return [
-        replace(
-            make_example(
-                scenes[scene],
-                scenarios[name],
-                shown,
-                seed=subject.recipe.seed,
-                hint_names=subject.hint_names,
-            ),
-            note=f"farthest behind on {', '.join(worst_on)}",
-        )
-        for (scene, name), worst_on in cases.items()
+        make_example(cases[key], shown, f"farthest behind on {', '.join(worst_on)}")
+        for key, worst_on in found.items()
     ]
 
 
-def _embed(subject: Subject) -> Embedded | None:
+def _embed(subject: Subject, measured: CaseMeasurer) -> Embedded | None:
     """The probe's vectors of the degraded pictures; None for a model without a probe."""
-    measurement = subject.measurement
+    measurement = measured.measurement
     probe = measurement.bundle.system.probe
-    if probe is None:
+    # Captured pictures are too few to be told apart.
+    drawn = [scenario for scenario in subject.scenarios if not scenario.captured]
+    if probe is None or not drawn:
         return None
     scenes = choose_scenes(subject.scenes, _MAPPED_SCENES)
-    pictures = degraded_pictures(scenes, measurement.scenarios, seed=measurement.seed)
+    pictures = degraded_pictures(scenes, drawn, seed=measurement.seed)
     return embed(probe, measurement.bundle.fuser(), pictures)
 
 
@@ -151,11 +156,13 @@ def _told_apart(embedded: Embedded | None) -> dict[str, float]:
     return tell_apart(embedded) if embedded and len(set(embedded.scenes)) > 1 else {}
 
 
-def _efficiencies(subject: Subject, methods: Mapping[str, Fuser]) -> list[Efficiency]:
-    """What every method costs on the first scene."""
+def _efficiencies(subject: Subject, measured: CaseMeasurer) -> list[Efficiency]:
+    """What every method of ours costs on the first scene."""
     vi, ir = (to_tensor(image) for image in load_pair(subject.scenes[0]))
-    hints = hints_of(subject.hint_names, vi=(), ir=())
-    return [measure_efficiency(name, fuse, vi, ir, hints) for name, fuse in methods.items()]
+    hints = hints_of(measured.measurement.bundle.system.hint_names, vi=(), ir=())
+    return [
+        measure_efficiency(name, fuse, vi, ir, hints) for name, fuse in measured.methods.items()
+    ]
 
 
 def _steps(task: Evaluation) -> dict[int, dict[str, float]]:
@@ -170,8 +177,8 @@ def _steps(task: Evaluation) -> dict[int, dict[str, float]]:
         print_line("  no sampling-steps curve: this model does not sample in steps")
         return {}
     arguments = (scenes, measurement, source_reader(task.settings))
-    with task.workers() as run:
-        found = list(run(steps_means, counts, *arguments))
+    with task.workers() as there:
+        found = list(there.tasks(steps_means, counts, *arguments))
     return {int(means.pop("num_steps")): means for means in found}
 
 

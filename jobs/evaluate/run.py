@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit
 from jobs.config import EvaluateRecipe
-from jobs.console import print_line, progress
+from jobs.console import duration, print_line, progress
 from jobs.evaluate.report import log_report, loss_curves, overall_means, write_page
 from jobs.evaluate.subject import PARTS, ROWS, Evaluation, Parts, Subject, check_subject
 from jobs.fuse.run import bundle_of, resolve_model
@@ -21,13 +22,14 @@ from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, Placement
 from jobs.promote.describe import describe_version
 from jobs.scan.run import load_index
-from pipelines.evaluation.measuring import choose_scenes, evaluate_scenes
+from pipelines.evaluation.degraded_pairs import Case
+from pipelines.evaluation.measuring import choose_scenes, forecast_s, load_measurer, measure_case
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
 from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
 from pipelines.promotion.lineage import SCENES
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
-from pipelines.sources.scenes import SceneTable
+from pipelines.sources.scenes import Scene, SceneTable
 
 # The tag of an evaluation's run that says how to measure another version on the same scenes.
 OPTIONS = "scenes_options"
@@ -57,30 +59,32 @@ def evaluate(
     dataset: str | None = None,
     tag: bool = True,
     folders: Mapping[str, Path] | None = None,
+    restored: Mapping[str, Path] | None = None,
     placement: Placement = ANYWHERE,
     local: bool = False,
+    options: str = "",
 ) -> Evaluated:
     """Evaluate `model` on a split of the index called `scenes`, or reuse the finished evaluation.
 
     With `dataset` only on that data set of the index.
     With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
-    `folders` holds other methods' fused pictures of the clean pairs, by name. `local` evaluates a
-    bundle's folder in this process, without Ray, MLflow and a run.
+    `folders` holds other methods' fused pictures, `restored` restored sources, by name. `local`
+    evaluates a bundle's folder in this process, without Ray, MLflow and a run. `options` are those that
+    the report's command has besides model and scenes.
     Raises ValueError when model, index, split, data set or a scenario does not exist, or a picture
     is missing.
     """
     model = _local_model(model) if local else resolve_model(model, settings)
-    of_split = load_index(settings, scenes).scenes.of_split(split, dataset=dataset)
-    chosen = choose_scenes(of_split, recipe.num_scenes)
+    chosen = chosen_scenes(recipe, settings, scenes=scenes, split=split, dataset=dataset)
     where = "-".join(filter(None, (Path(scenes).stem, dataset, split)))
-    subject = Subject(
-        recipe, model, bundle_of(model, settings), where, split, chosen, folders or {}
-    )
+    bundle = bundle_of(model, settings)
+    subject = Subject(recipe, model, bundle, where, split, chosen, folders or {}, restored or {})
     check_subject(subject)
     folder = settings.work / "reports" / f"{where}-{subject.tags['config_digest'][:12]}"
-    task = Evaluation(subject, folder, settings, placement, local)
     asked = f"--scenes {shlex.quote(scenes)} --split {split}"
     asked += f" --dataset {dataset}" if dataset else ""
+    command = f"python -m jobs.evaluate {shlex.quote(model)} {asked} {options}".rstrip()
+    task = Evaluation(subject, folder, settings, placement, local, command)
     run_id = None if local else _with_run(task, asked)
     if local:
         _measure(task)
@@ -89,6 +93,23 @@ def evaluate(
         # Also when the rows are reused: a second version may hold the same weights.
         _tag_version(model, str(run_id), settings)
     return _evaluated(model, run_id, folder)
+
+
+def chosen_scenes(
+    recipe: EvaluateRecipe, settings: Settings, *, scenes: str, split: str, dataset: str | None
+) -> tuple[Scene, ...]:
+    """The scenes of an index that a recipe measures. Raises ValueError, saying what to do, without any."""
+    table = load_index(settings, scenes).scenes
+    there: Counter[str] = Counter()
+    for splits in table.counts().values():
+        there.update(splits)
+    if split not in there:
+        shown = ", ".join(f"{name} ({count} scenes)" for name, count in sorted(there.items()))
+        raise ValueError(
+            f"--scenes {scenes} has no split {split!r}, it has {shown or 'none'}; name one of them with "
+            "--split, or hold some scenes out: python -m jobs.scan FOLDER --hold-out 0.2"
+        )
+    return choose_scenes(table.of_split(split, dataset=dataset), recipe.num_scenes)
 
 
 def _local_model(model: str) -> str:
@@ -109,28 +130,44 @@ def _with_run(task: Evaluation, asked: str) -> str:
     with _run_of(client, task.subject, asked) as run_id:
         _measure(task)
         print_line("  writing the report")
-        apart = write_page(task, run_id, loss_curves(client, task.subject.bundle))
+        page = tracking.run_page(client, run_id, task.settings)
+        apart = write_page(task, run_id, loss_curves(client, task.subject.bundle), page)
         log_report(client, task, run_id, apart)
     return run_id
 
 
 def _measure(task: Evaluation) -> None:
-    """Measure the parts that are left, and join the rows of all, unless they are."""
+    """Measure the cases that are left, and join the rows of all, unless they are."""
     parts = Parts(task.subject, task.folder / PARTS)
     if not task.is_measured:
-        left = parts.left()
-        shared = task.subject.measurement, source_reader(task.settings)
-        total = len(task.subject.scenes)
-        num_done = total - sum(map(len, left))
-        with task.workers() as run, progress("scenes", total) as advance:
-            for rows in run(evaluate_scenes, left, *shared):
-                num_done += parts.keep(rows)
-                advance(num_done)
+        total, left = len(parts.paths), parts.left()
+        with task.workers() as there, progress("scenes under scenarios", total) as advance:
+            print_line(f"  {_forecast(task, left, there.count)}")
+            shared = task.subject.measurement, source_reader(task.settings)
+            measured = there.tasks(measure_case, left, *shared)
+            for done, rows in enumerate(measured, start=total - len(left) + 1):
+                parts.keep(rows)
+                advance(done, f"{rows[0]['scene']}, {rows[0]['scenario']}")
         write_rows(parts.rows(), task.folder / ROWS)
     shutil.rmtree(task.folder / PARTS, ignore_errors=True)
     # The gate asks whether the version was trained on them.
-    measured = ScanResult(scenes=SceneTable.of(task.subject.scenes), refused=())
-    write_index(measured, task.folder / SCENES)
+    measured_scenes = ScanResult(scenes=SceneTable.of(task.subject.scenes), refused=())
+    write_index(measured_scenes, task.folder / SCENES)
+
+
+def _forecast(task: Evaluation, left: Sequence[Case], num_workers: int) -> str:
+    """A sentence about how much there is to measure, and how long that takes."""
+    subject = task.subject
+    cases = f"{len(subject.scenes)} scenes of {subject.where}, {len(left)} left under scenarios"
+    if not left:
+        return cases
+    measurer = load_measurer(subject.measurement, source_reader(task.settings), task.own_device)
+    seconds = forecast_s(measurer, left) / min(num_workers, len(left))
+    methods, device = len(subject.measurement.methods), task.own_device
+    return (
+        f"{cases}, {methods} methods: about {duration(seconds)} on {num_workers} workers "
+        f"(tried here on a corner of the first, device {device})"
+    )
 
 
 def _write_local_page(task: Evaluation) -> None:

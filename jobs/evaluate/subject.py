@@ -1,11 +1,11 @@
-"""What `jobs.evaluate` measures: its subject, and the parts that one Ray task measures each."""
+"""What `jobs.evaluate` measures: its subject, and the rows of each scene under each scenario."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,15 +16,16 @@ from jobs.placement import Placement, Workers, workers
 from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
-from pipelines.evaluation.measuring import Measurement, check_pictures, metrics_for
+from pipelines.evaluation.degraded_pairs import Case, cases_of
+from pipelines.evaluation.given_pictures import Given, Kind, find_given
+from pipelines.evaluation.measuring import Measurement, metrics_for
 from pipelines.evaluation.rows import MODEL, Row, read_rows, write_rows
-from pipelines.evaluation.scenarios import find_scenario
+from pipelines.evaluation.scenarios import Scenario, find_scenario
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 from pipelines.store.seeding import digest_of
 
 ROWS = "rows.parquet"
-_SCENES_A_TASK = 2
 # What makes the numbers, and of it what is not the model: rows are compared where that is the same.
 _MEASURING = ("models", "degradations", "pipelines")
 _PROTOCOL = ("degradations", "models/metrics", "pipelines/evaluation", "pipelines/sources")
@@ -33,7 +34,10 @@ PARTS = "parts"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured on what: everything that decides the numbers."""
+    """What is measured on what: everything that decides the numbers.
+
+    `folders` has other methods' pictures, `restored` restored sources, by the name they are given.
+    """
 
     recipe: EvaluateRecipe
     model: str
@@ -41,35 +45,51 @@ class Subject:
     where: str
     split: str
     scenes: tuple[Scene, ...]
-    folders: Mapping[str, Path]
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    restored: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """The recipe's scenarios."""
+        return tuple(find_scenario(name) for name in self.recipe.scenarios)
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """The scenes under the scenarios that they can be put under."""
+        return cases_of(self.scenes, self.scenarios)
+
+    @cached_property
+    def given(self) -> tuple[Given, ...]:
+        """Other programs' pictures of all cases. Raises ValueError as `find_given` does."""
+        kinds: tuple[tuple[Kind, Mapping[str, Path]], ...] = (
+            ("method", self.folders),
+            ("restorer", self.restored),
+        )
+        return tuple(
+            find_given(kind, name, folder, self.cases, self.recipe.seed)
+            for kind, folders in kinds
+            for name, folder in folders.items()
+        )
 
     @cached_property
     def measurement(self) -> Measurement:
         """What the workers are given."""
         return Measurement(
             bundle=read_bundle(self.bundle),
-            scenarios=tuple(find_scenario(name) for name in self.recipe.scenarios),
+            scenarios=self.scenarios,
             protocol=digest_of([self.recipe.seed, _code_of(_PROTOCOL)])[:16],
             baselines=self.recipe.baselines,
-            folders=dict(self.folders),
+            given=self.given,
             metrics=metrics_for(self.scenes),
             seed=self.recipe.seed,
         )
-
-    @property
-    def hint_names(self) -> tuple[str, ...]:
-        """Names of the hints that the model takes."""
-        return self.measurement.bundle.system.hint_names
 
     @cached_property
     def tags(self) -> dict[str, str]:
         """Digests of model and scenes, and one of the whole."""
         weights = sha256_of_file(self.bundle / "model.safetensors")
         scenes = digest_of([scene.digest for scene in self.scenes])
-        pictures = {
-            name: [sha256_of_file(path) for path in sorted(folder.iterdir()) if path.is_file()]
-            for name, folder in self.folders.items()
-        }
+        pictures = {other.name: other.digests() for other in self.given}
         how = [self.recipe.model_dump(mode="json"), inputs_digest(self.measurement)]
         whole = [*how, weights, scenes, pictures]
         return {
@@ -84,13 +104,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A subject that is measured into a folder, and where that is computed."""
+    """A subject that is measured into a folder, where that is computed, and the command for it."""
 
     subject: Subject
     folder: Path
     settings: Settings
     placement: Placement
     local: bool = False
+    command: str = ""
 
     @property
     def is_measured(self) -> bool:
@@ -108,25 +129,16 @@ class Evaluation:
 
 
 def check_subject(subject: Subject) -> None:
-    """Raise ValueError for a row that cannot be measured; print the metrics that need larger pictures."""
-    measurement = subject.measurement
-    system = measurement.bundle.system
-    for scenario in measurement.scenarios:
+    """Raise ValueError for a row that cannot be measured; print what is left out, and why."""
+    _check_names(subject)
+    _check_captured(subject)
+    system = subject.measurement.bundle.system
+    for scenario in subject.scenarios:
         if system.only_linear and not scenario.is_linear:
             raise ValueError(
                 f"scenario {scenario.name!r}: {system.name} inverts linear degradations only; leave "
                 "it out with --set scenarios=[…]"
             )
-    for name, folder in subject.folders.items():
-        if name in (MODEL, *BASELINES) or not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(
-                f"--method {name}: taken, or not of letters, digits, . _ -; choose another name"
-            )
-        if "clean" not in subject.recipe.scenarios:
-            raise ValueError(
-                f"--method {name}: its pictures show the clean pairs, and the recipe lacks 'clean'"
-            )
-        check_pictures(name, folder, subject.scenes)
     for name in EVALUATED:
         if name not in metrics_for(subject.scenes):
             print_line(
@@ -134,9 +146,37 @@ def check_subject(subject: Subject) -> None:
             )
 
 
+def _check_names(subject: Subject) -> None:
+    taken = {MODEL, *BASELINES}
+    for option, folders in (("--method", subject.folders), ("--restore", subject.restored)):
+        for name in folders:
+            if name in taken or not re.fullmatch(r"[\w.-]+", name):
+                raise ValueError(
+                    f"{option} {name}: taken, or not of letters, digits, . _ -; choose another name"
+                )
+            taken.add(name)
+
+
+def _check_captured(subject: Subject) -> None:
+    """Say how many scenes a captured scenario has. Raises ValueError where there is nothing to measure."""
+    for scenario in subject.scenarios:
+        count = sum(case.scenario == scenario for case in subject.cases)
+        if scenario.captured and count < len(subject.scenes):
+            files = " and ".join(scenario.natives)
+            print_line(
+                f"  {scenario.name}: {count or 'none'} of {len(subject.scenes)} scenes has {files}"
+            )
+    if not subject.cases:
+        names = ", ".join(scenario.name for scenario in subject.scenarios)
+        raise ValueError(
+            f"no scene of split {subject.split!r} has the files of {names}; captured scenarios are for "
+            "data sets with captured pictures of both kinds, such as DSPFusion's"
+        )
+
+
 @dataclass(frozen=True)
 class Parts:
-    """An evaluation in parts of a few scenes; every finished part leaves its rows as a file in `folder`."""
+    """An evaluation a scene under a scenario at a time; each leaves its rows as a file in `folder`."""
 
     subject: Subject
     folder: Path
@@ -145,35 +185,29 @@ class Parts:
     def _inputs(self) -> str:
         return inputs_digest(self.subject.measurement)
 
-    def _path(self, scene_ids: Iterable[str]) -> Path:
-        part = digest_of(sorted(scene_ids))
-        return self.folder / f"{self._inputs[:16]}-{part[:16]}.parquet"
+    def _path(self, scene: str, scenario: str) -> Path:
+        return self.folder / f"{self._inputs[:16]}-{digest_of([scene, scenario])[:16]}.parquet"
 
-    @property
-    def paths(self) -> dict[Path, tuple[Scene, ...]]:
-        """The scenes of each part, by the file of its rows."""
-        # A few a task: long enough to load the bundle once for them, short enough to share.
-        scenes, starts = self.subject.scenes, range(0, len(self.subject.scenes), _SCENES_A_TASK)
-        parts = [scenes[start : start + _SCENES_A_TASK] for start in starts]
-        return {self._path(scene.id for scene in part): part for part in parts}
+    @cached_property
+    def paths(self) -> dict[Path, Case]:
+        """The cases, by the file of their rows."""
+        return {self._path(case.scene.id, case.scenario.name): case for case in self.subject.cases}
 
-    def left(self) -> list[tuple[Scene, ...]]:
-        """The parts to measure."""
-        left = [part for path, part in self.paths.items() if not path.is_file()]
+    def left(self) -> list[Case]:
+        """The cases to measure."""
+        left = [case for path, case in self.paths.items() if not path.is_file()]
         done = len(self.paths) - len(left)
         if done:
-            print_line(f"  {done} of {len(self.paths)} parts were measured before")
+            print_line(f"  {done} of {len(self.paths)} were measured before, by scene and scenario")
         return left
 
-    def keep(self, rows: Sequence[Row]) -> int:
-        """Write the rows of a part; return how many scenes it has."""
-        scene_ids = {row["scene"] for row in rows}
-        write_rows(rows, self._path(scene_ids))
-        return len(scene_ids)
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Write the rows of a case."""
+        write_rows(rows, self._path(rows[0]["scene"], rows[0]["scenario"]))
 
     def rows(self) -> list[Row]:
-        """The rows of all parts, in order; the report takes the first method for the model."""
-        methods = (MODEL, *self.subject.recipe.baselines, *self.subject.folders)
+        """The rows of all cases, in order; the report takes the first method for the model."""
+        methods = self.subject.measurement.methods
         return sorted(
             (row for path in self.paths for row in read_rows(path)),
             key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"])),
@@ -181,12 +215,12 @@ class Parts:
 
 
 def inputs_digest(measurement: Measurement) -> str:
-    """Digest of the definitions and the code that decide a part's rows.
+    """Digest of the definitions and the code that decide a case's rows.
 
     A scenario or a baseline may change under its name, and rows from before and after must not meet
     in one table. Any changed file of ours counts; measuring again is cheap.
     """
-    settings = measurement.model_dump(mode="json", exclude={"bundle", "folders"})
+    settings = measurement.model_dump(mode="json", exclude={"bundle", "given"})
     return digest_of([settings, _code_of(_MEASURING)])
 
 

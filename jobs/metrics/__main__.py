@@ -15,7 +15,13 @@ from jobs.command_line import Command, Verb, add_windows, run_command, window_ru
 
 def _measure(arguments: argparse.Namespace) -> None:
     from jobs.console import print_line
-    from jobs.metrics.run import measure_folders, print_means, score_folders, write_table
+    from jobs.metrics.run import (
+        measure_flicker,
+        measure_folders,
+        print_means,
+        score_folders,
+        write_table,
+    )
     from models.metrics import DEFAULT, METRICS
     from pipelines.evaluation.method_folders import check_complete, find_triples, with_windows
 
@@ -32,6 +38,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     table, failures = measure_folders(found, METRICS if arguments.variants else DEFAULT)
     if arguments.no_reference:
         table = score_folders(found.triples, table)
+    if arguments.sequence:
+        table = measure_flicker(found.triples, table)
     write_table(table, arguments.out)
     print_means(table, arguments.out)
     for reason in failures:
@@ -54,6 +62,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-reference", action="store_true", help="also MUSIQ, PI and TReS (extra: noreference)"
+    )
+    parser.add_argument(
+        "--sequence",
+        action="store_true",
+        help="the pictures are frames in order of name (0001, 0002, …): also their flicker (warping error)",
     )
     parser.add_argument(
         "--partial",

@@ -12,15 +12,19 @@ import torch
 
 from jobs.console import print_facts, print_line, progress
 from models.metrics import METRIC_VERSION, MIN_SIDE_PX
+from pipelines.evaluation.flicker import flicker
 from pipelines.evaluation.method_folders import (
     Found,
     Triple,
     measure_triples,
     read_picture,
+    read_source,
 )
 from pipelines.sources.pictures import to_tensor
 from pipelines.store.files import write_whole
 
+# Of frames in a sequence; lower is steadier.
+FLICKER = "flicker"
 Table = dict[str, dict[str, float]]
 
 
@@ -62,6 +66,21 @@ def score_folders(triples: tuple[Triple, ...], table: Table) -> Table:
     return table
 
 
+def measure_flicker(triples: tuple[Triple, ...], table: Table) -> Table:
+    """Add the flicker of frames, which follow each other in order of name; the first has none (NaN)."""
+    frames = [triple for triple in triples if triple.name in table]
+    if len(frames) < 2:
+        raise ValueError("a sequence has two frames at least; leave out --sequence")
+    pictures = (
+        (read_picture(triple.fused), read_source(triple.vi, "vi", triple.vi_window))
+        for triple in frames
+    )
+    values = [math.nan, *flicker(pictures)]
+    for triple, value in zip(frames, values, strict=True):
+        table[triple.name][FLICKER] = value
+    return table
+
+
 def write_table(table: Table, path: Path) -> None:
     """Write image, metric, value; a picture too small for a metric has the value nan."""
     stream = io.StringIO()
@@ -79,7 +98,10 @@ def means_of(table: Table) -> dict[str, str]:
         column = [values[name] for values in table.values()]
         known = [value for value in column if not math.isnan(value)]
         text = f"{sum(known) / len(known):.6g}" if known else "none"
-        few = f"  over {len(known)} of {len(column)}: needs {MIN_SIDE_PX.get(name)} px a side"
+        why = (
+            "the first has none" if name == FLICKER else f"needs {MIN_SIDE_PX.get(name)} px a side"
+        )
+        few = f"  over {len(known)} of {len(column)}: {why}"
         means[name] = text + (few if len(known) < len(column) else "")
     return means
 

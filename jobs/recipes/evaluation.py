@@ -4,7 +4,7 @@ from typing import get_args
 
 from jobs.config import EvaluateRecipe, PromoteRecipe
 from pipelines.evaluation.baselines import Baseline
-from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES
+from pipelines.evaluation.scenarios import CAPTURED, SCENARIOS, SEVERITIES
 from pipelines.promotion.gate import GateConfig
 
 _SINGLES = (
@@ -35,6 +35,11 @@ def all_() -> EvaluateRecipe:
 def severities() -> EvaluateRecipe:
     """Clean and every single degradation, weak, medium and strong."""
     return EvaluateRecipe(scenarios=("clean", *(scenario.name for scenario in SEVERITIES)))
+
+
+def captured() -> EvaluateRecipe:
+    """Pictures that a camera took in bad light, as they are; what a scene has no files of is left out."""
+    return EvaluateRecipe(scenarios=tuple(scenario.name for scenario in CAPTURED))
 
 
 def default() -> PromoteRecipe:

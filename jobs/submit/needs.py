@@ -48,7 +48,9 @@ def needs_of(words: Sequence[str]) -> Needs:
             on_ray = not (arguments.dry_run or arguments.show)
             return Needs(_ONE_CPU if on_ray else {}, _name(arguments.recipe, config))
         case "evaluate":
-            read_folders(arguments.method)
+            if not arguments.verb:
+                read_folders(arguments.method)
+                read_folders(arguments.restore, "--restore")
             evaluation = read_recipe(EVALUATION, arguments, shrink_evaluation)
             return Needs({} if arguments.show else _ONE_CPU, _name(arguments.recipe, evaluation))
         case "promote" if not arguments.verb:

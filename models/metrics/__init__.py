@@ -61,6 +61,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(("SCD", "CC"), statistics.correlations),
     Family(("PSNR", "PSNR_py_maxF", "PSNR_ml", "MSE_py"), statistics.errors),
     Family(("PSNR_target", "SSIM_target"), structure.target_similarity),
+    Family(("PSNR_target_affine",), structure.exposed_similarity),
     # DRFusion's, and what only variants need.
     Family(("Q_MI", "Q_NCIE"), statistics.normalised_information),
     # One number under the survey's name and under DRFusion's.
@@ -91,7 +92,7 @@ DEFAULT: tuple[str, ...] = (
 )
 # fmt: on
 # What an evaluation measures: sources are of high quality there, and make a target.
-EVALUATED: tuple[str, ...] = (*DEFAULT, "PSNR_target", "SSIM_target")
+EVALUATED: tuple[str, ...] = (*DEFAULT, "PSNR_target", "SSIM_target", "PSNR_target_affine")
 _NAMES = tuple(name for family in FAMILIES for name in family.names)
 # Other definitions that papers publish under these names, and DRFusion's five (spec, table).
 VARIANTS: tuple[str, ...] = tuple(name for name in _NAMES if name not in DEFAULT)

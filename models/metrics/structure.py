@@ -64,6 +64,22 @@ def target_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     }
 
 
+def exposed_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """PSNR in dB against the target of `target_similarity`, at the exposure that suits it best.
+
+    The fused levels get the gain (not below 0) and offset of least squares, as Weigert et al. 2018 (CARE,
+    supplement) compare restorations: a picture that is right but for its exposure is not off by its mean.
+    """
+    target = torch.maximum(a, b)
+    fused, wanted = (x - x.mean(dim=(1, 2), keepdim=True) for x in (f, target))
+    covariance = (fused * wanted).mean(dim=(1, 2), keepdim=True)
+    gain = ratio(covariance, fused.square().mean(dim=(1, 2), keepdim=True)).clamp(min=0)
+    # With a gain of 0 everything would equal a flat target.
+    gain = torch.where(wanted.abs().amax(dim=(1, 2), keepdim=True) > 0, gain, 1.0)
+    mse = (gain * fused - wanted).square().mean(dim=(1, 2))
+    return {"PSNR_target_affine": 10 * torch.log10(_PEAK**2 / mse)}
+
+
 def unit_similarity(f: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """SSIM of levels with L = 1, as MATLAB takes pictures of doubles."""
     maps = _maps(*(replicate_pad(x, _BORDER_PX) for x in (f, a, b)), peak=1.0)

@@ -173,4 +173,6 @@ BASELINES: Mapping[str, Fuser] = MappingProxyType(
         "wiener": _on_luminance(fuse_laplacian, smooth_adaptively),
     }
 )
+# Those that fuse and restore nothing: what is given restored pictures.
+RULES: tuple[Baseline, ...] = ("average", "maximum", "laplacian", "guided_filter")
 assert tuple(BASELINES) == get_args(Baseline)

@@ -12,8 +12,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,20 +26,28 @@ from models.metrics import EVALUATED, measurable, measure
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline
+from pipelines.evaluation.degraded_pairs import (
+    Case,
+    CleanAndDegraded,
+    cases_of,
+    degraded_pair,
+)
+from pipelines.evaluation.given_pictures import Given, given_pictures
 from pipelines.evaluation.hints import hints_of
-from pipelines.evaluation.method_folders import pictures_by_stem, read_picture
 from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded, Scenario, degrade, protocol_of
-from pipelines.sources.names import same_name
+from pipelines.evaluation.scenarios import Scenario, protocol_of
 from pipelines.sources.pictures import to_tensor, to_uint8
-from pipelines.sources.scenes import Read, Scene, fetched_scenes, load_pair, read_file
+from pipelines.sources.scenes import Read, Scene, read_file
+
+# Large enough for every metric that is measured, small enough for a second or two.
+_FORECAST_PX = 192
 
 
 class Measurement(BaseModel):
     """What is measured how: the argument of the tasks that travel to workers.
 
-    `folders` holds other methods' fused pictures of the clean pairs, by method. `protocol` is a digest of
-    what decides the numbers beside the model: rows of different ones are not compared.
+    `given` holds pictures of other programs. `protocol` is a digest of what decides the numbers beside
+    the model: rows of different ones are not compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,10 +55,16 @@ class Measurement(BaseModel):
     bundle: Bundle
     scenarios: tuple[Scenario, ...]
     baselines: tuple[Baseline, ...] = (BASELINE,)
-    folders: dict[str, Path] = {}
+    given: tuple[Given, ...] = ()
     metrics: tuple[str, ...] = EVALUATED
     seed: int = 0
     protocol: str = ""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Every method that has rows, in the order of tables."""
+        theirs = (name for other in self.given for name in other.methods(self.baselines))
+        return (MODEL, *self.baselines, *theirs)
 
 
 @dataclass(frozen=True)
@@ -70,12 +84,14 @@ class Example:
     note: str = ""
 
 
-def methods_of(measurement: Measurement, device: str = "cpu") -> dict[str, Fuser]:
-    """The fuser of a bundle, on a device, and the baselines it is compared with, by name."""
-    return {
-        MODEL: OnDevice(measurement.bundle.fuser(), use_device(device)),
-        **{name: BASELINES[name] for name in measurement.baselines},
-    }
+@lru_cache(maxsize=1)
+def _methods(bundle: Bundle, baselines: tuple[Baseline, ...], device: str) -> Mapping[str, Fuser]:
+    """The fuser of a bundle, on a device, and the baselines it is compared with, by name.
+
+    A worker has many cases of one bundle, one after the other.
+    """
+    fuser = OnDevice(bundle.fuser(), use_device(device))
+    return MappingProxyType({MODEL: fuser, **{name: BASELINES[name] for name in baselines}})
 
 
 class OnDevice(nn.Module):
@@ -93,7 +109,7 @@ class OnDevice(nn.Module):
 
 
 class FusedPicture(NamedTuple):
-    """A method's picture of a scene, B×3×H×W, beside the clean pair and what the method was given.
+    """A method's picture of a scene, B×3×H×W, beside the pair that it was made of.
 
     `head` is its row before the metrics; `source` names the picture in an error.
     """
@@ -101,73 +117,113 @@ class FusedPicture(NamedTuple):
     head: Row
     source: str
     fused: Tensor
-    vi: np.ndarray
-    ir: np.ndarray
-    degraded: Degraded
+    pair: CleanAndDegraded
 
 
-def evaluate_scenes(
-    scenes: Sequence[Scene],
-    measurement: Measurement,
-    read: Read = read_file,
-    device: str = "cpu",
-    *,
-    methods: Mapping[str, Fuser] | None = None,
-) -> list[Row]:
-    """Rows of some scenes under every scenario, one a method: the unit of work that goes to a worker.
+@dataclass(frozen=True)
+class CaseMeasurer:
+    """Measures a scene under a scenario by every method; its methods are loaded once for many cases.
 
-    The bundle is loaded once for all of them, onto `device`; metrics are a CPU's work. `read` fetches
-    sources by URI; `methods` replaces the bundle and the baselines. Raises ValueError, naming scene and
-    method, for a fused picture that cannot be measured.
+    `read` fetches sources by URI.
     """
-    methods = methods_of(measurement, device) if methods is None else methods
-    rows = []
-    protocols = {
-        scenario.name: protocol_of(scenario, measurement.protocol)
-        for scenario in measurement.scenarios
-    }
-    with fetched_scenes(scenes, read) as here:
-        for picture in _fused_pictures(here, measurement, methods):
-            vi, ir = to_tensor(picture.vi), to_tensor(picture.ir)
-            try:
-                values = measure(picture.fused, vi, ir, measurement.metrics)
-            except ValueError as error:
-                raise ValueError(f"{picture.source}: {error}") from error
-            measured = {name: float(value) for name, value in values.items()}
-            protocol = protocols[picture.head["scenario"]]
-            rows.append(picture.head | {"protocol": protocol} | measured)
-    return rows
+
+    measurement: Measurement
+    methods: Mapping[str, Fuser]
+    read: Read = read_file
+
+    def __call__(self, case: Case) -> list[Row]:
+        """A row a method. Raises ValueError, naming scene and method, for a fused picture that cannot be
+        measured.
+        """
+        measurement = self.measurement
+        protocol = protocol_of(case.scenario, measurement.protocol)
+        return [
+            picture.head | {"protocol": protocol} | _measured(picture, measurement.metrics)
+            for picture in self.pictures(case)
+        ]
+
+    def pictures(self, case: Case) -> Iterator[FusedPicture]:
+        """Every method's picture of a case, made when it is asked for."""
+        measurement = self.measurement
+        pair = degraded_pair(case, seed=measurement.seed, read=self.read)
+        yield from fuse_pair(case, pair, self.methods, measurement.bundle.system.hint_names)
+        theirs = given_pictures(case, pair.degraded, measurement.given, measurement.baselines)
+        for method, source, fused in theirs:
+            # How long another program took is not known here.
+            head = row_head(case.scene, case.scenario, method, math.nan)
+            yield FusedPicture(head, source, fused, pair)
 
 
-def _fused_pictures(
-    scenes: Sequence[Scene], measurement: Measurement, methods: Mapping[str, Fuser]
+def load_measurer(measurement: Measurement, read: Read, device: str) -> CaseMeasurer:
+    """A measurer of a measurement's methods on a device; a process loads those of one bundle once."""
+    methods = _methods(measurement.bundle, measurement.baselines, device)
+    return CaseMeasurer(measurement, methods, read)
+
+
+def measure_case(case: Case, measurement: Measurement, read: Read, device: str) -> list[Row]:
+    """The rows of one case: the unit of work that goes to a worker."""
+    return load_measurer(measurement, read, device)(case)
+
+
+def forecast_s(measurer: CaseMeasurer, cases: Sequence[Case]) -> float:
+    """Seconds that cases take one after the other, from a part of the first one.
+
+    Fusing and measuring grow with the pixels; reading and degrading are timed on the whole pair.
+    """
+    case, num_threads = cases[0], torch.get_num_threads()
+    torch.set_num_threads(1)  # what a worker has
+    try:
+        started = time.perf_counter()
+        pair = degraded_pair(case, seed=measurer.measurement.seed, read=measurer.read)
+        prepared = time.perf_counter() - started
+        small = _cropped(pair)
+        # The first pass pays for what is made once.
+        _, seconds = _tried(measurer, case, small), _tried(measurer, case, small)
+    finally:
+        torch.set_num_threads(num_threads)
+    pixels = sum(scene.width * scene.height for scene, _ in cases)
+    return (seconds / small.ir.size + prepared / pair.ir.size) * pixels
+
+
+def _tried(measurer: CaseMeasurer, case: Case, pair: CleanAndDegraded) -> float:
+    """Seconds to fuse a small pair by every method, and to measure as many pictures as a case has."""
+    measurement = measurer.measurement
+    started = time.perf_counter()
+    names = measurement.bundle.system.hint_names
+    pictures = [*fuse_pair(case, pair, measurer.methods, names)]
+    fused = time.perf_counter()
+    _measured(pictures[0], measurable(pair.ir.shape[0], pair.ir.shape[1], measurement.metrics))
+    a_measure = time.perf_counter() - fused
+    return fused - started + a_measure * len(measurement.methods)
+
+
+def _cropped(pair: CleanAndDegraded) -> CleanAndDegraded:
+    """The corner of a pair that a forecast is made from."""
+    rows = columns = slice(_FORECAST_PX)
+    degraded = pair.degraded
+    corners = degraded.vi[rows, columns], degraded.ir[rows, columns]
+    degraded = degraded._replace(vi=corners[0], ir=corners[1])
+    return CleanAndDegraded(pair.vi[rows, columns], pair.ir[rows, columns], degraded)
+
+
+def _measured(picture: FusedPicture, metrics: Sequence[str]) -> dict[str, float]:
+    vi, ir = to_tensor(picture.pair.vi), to_tensor(picture.pair.ir)
+    try:
+        values = measure(picture.fused, vi, ir, metrics)
+    except ValueError as error:
+        raise ValueError(f"{picture.source}: {error}") from error
+    return {name: float(value) for name, value in values.items()}
+
+
+def fuse_pair(
+    case: Case, pair: CleanAndDegraded, methods: Mapping[str, Fuser], hint_names: Sequence[str]
 ) -> Iterator[FusedPicture]:
-    """Every picture to measure, made when it is asked for."""
-    seed, hint_names = measurement.seed, measurement.bundle.system.hint_names
-    ours = (
-        fuse_scene(scene, scenario, methods, seed=seed, hint_names=hint_names)
-        for scene in scenes
-        for scenario in measurement.scenarios
-    )
-    others = measurement.folders if CLEAN_SCENARIO in measurement.scenarios else {}
-    theirs = (_picture_of(scene, *other) for scene in scenes for other in others.items())
-    return chain(chain.from_iterable(ours), theirs)
-
-
-def fuse_scene(
-    scene: Scene,
-    scenario: Scenario,
-    methods: Mapping[str, Fuser],
-    *,
-    seed: int,
-    hint_names: Sequence[str] = (),
-) -> Iterator[FusedPicture]:
-    """Fuse a scene under a scenario by every method.
+    """Fuse a degraded pair by every method.
 
     Methods are given the named hints from the scene's degradation record; baselines read none.
     """
-    vi, ir = load_pair(scene)
-    degraded = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
+    scene, scenario = case
+    degraded = pair.degraded
     hints = hints_of(hint_names, vi=degraded.vi_chain, ir=degraded.ir_chain)
     for name, fuse in methods.items():
         vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
@@ -177,8 +233,7 @@ def fuse_scene(
             fused = fuse(vi_lq, ir_lq, hints).fused.to("cpu", torch.float32)  # B 3 H W
             seconds = time.perf_counter() - start
         head = row_head(scene, scenario, name, seconds)
-        source = f"{scene.id}, {scenario.name}, method {name!r}"
-        yield FusedPicture(head, source, fused, vi, ir, degraded)
+        yield FusedPicture(head, f"{scene.id}, {scenario.name}, method {name!r}", fused, pair)
 
 
 def steps_means(
@@ -198,27 +253,21 @@ def steps_means(
         raise ValueError(f"{bundle.source}: this model does not sample in steps; unset steps")
     fuser = bundle.fuser()
     set_num_steps(fuser, num_steps)
-    alone = measurement.model_copy(update={"folders": {}})
-    methods = {MODEL: OnDevice(fuser, use_device(device))}
-    rows = evaluate_scenes(scenes, alone, read, methods=methods)
+    alone = measurement.model_copy(update={"given": ()})
+    measured = CaseMeasurer(alone, {MODEL: OnDevice(fuser, use_device(device))}, read)
+    rows = [row for case in cases_of(scenes, alone.scenarios) for row in measured(case)]
     # Without seconds: tasks run beside each other. They come back in any order.
     means = {name: float(np.mean([row[name] for row in rows])) for name in measurement.metrics}
     return {"num_steps": float(num_steps)} | means
 
 
-def make_example(
-    scene: Scene,
-    scenario: Scenario,
-    methods: Mapping[str, Fuser],
-    *,
-    seed: int,
-    hint_names: Sequence[str] = (),
-) -> Example:
-    """Return the pictures of `fuse_scene` with the same arguments."""
-    pictures = [*fuse_scene(scene, scenario, methods, seed=seed, hint_names=hint_names)]
+def make_example(case: Case, measured: CaseMeasurer, note: str = "") -> Example:
+    """The pictures of a case, by the methods of a measurer and those that are given."""
+    pictures = [*measured.pictures(case)]
     fused = {picture.head["method"]: to_uint8(picture.fused) for picture in pictures}
-    *_, vi, ir, degraded = pictures[0]
-    return Example(scene.id, scenario.name, vi, ir, degraded.vi, degraded.ir, fused)
+    vi, ir, degraded = pictures[0].pair
+    names = case.scene.id, case.scenario.name
+    return Example(*names, vi, ir, degraded.vi, degraded.ir, fused, note)
 
 
 def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
@@ -235,42 +284,3 @@ def choose_scenes(scenes: Sequence[Scene], count: int | None) -> tuple[Scene, ..
         places.append((turns[scene.dataset], place))
         turns[scene.dataset] += 1
     return tuple(scenes[place] for place in sorted(place for _, place in sorted(places)[:count]))
-
-
-def check_pictures(name: str, folder: Path, scenes: Sequence[Scene]) -> None:
-    """Raise ValueError unless a folder of fused pictures has one for every scene, each its own."""
-    files = pictures_by_stem(folder)
-    missing = [scene.id for scene in scenes if _stem(scene, files) is None]
-    if missing:
-        raise ValueError(
-            f"--method {name}: {folder} has no picture for {len(missing)} of {len(scenes)} scenes, "
-            f"the first is {missing[0]}; name each as its visible source or as its scene"
-        )
-    taken: dict[str, str] = {}
-    for scene in scenes:
-        stem = _stem(scene, files)
-        assert stem is not None
-        first = taken.setdefault(stem, scene.id)
-        if first != scene.id:
-            raise ValueError(
-                f"--method {name}: {files[stem]} would be the picture of both {first} and {scene.id}; "
-                "name each picture as its scene"
-            )
-
-
-def _stem(scene: Scene, files: Mapping[str, Path]) -> str | None:
-    # Sources of two data sets may have one name, scenes have not.
-    names = (scene.id, same_name(Path(scene.source("vi")[0]).stem))
-    return next((name for name in names if name in files), None)
-
-
-def _picture_of(scene: Scene, method: str, folder: Path) -> FusedPicture:
-    """Another method's picture of a clean pair, from its folder."""
-    files = pictures_by_stem(folder)
-    stem = _stem(scene, files)
-    assert stem is not None, "check_pictures finds it first"
-    vi, ir = load_pair(scene)
-    # How long another method took is not known here.
-    head = row_head(scene, CLEAN_SCENARIO, method, math.nan)
-    fused, clean = to_tensor(read_picture(files[stem])), Degraded(vi, ir, (), ())
-    return FusedPicture(head, str(files[stem]), fused, vi, ir, clean)

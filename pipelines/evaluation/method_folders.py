@@ -130,7 +130,11 @@ def read_picture(path: Path) -> np.ndarray:
     return image[:, :, None] if image.ndim == 2 else as_vi(image)
 
 
-def _read_source(path: Path, camera: Modality, window: Window | None) -> np.ndarray:
+def read_source(path: Path, camera: Modality, window: Window | None) -> np.ndarray:
+    """Read a camera's picture as uint8 H×W×3 RGB or H×W×1, through the window of its folder.
+
+    Raises ValueError that names it.
+    """
     image = apply_window(_stored(str(path)), window, str(path))
     if camera == "ir":
         return as_ir(image, str(path))
@@ -144,8 +148,8 @@ def measure_triple(triple: Triple, names: Sequence[str]) -> dict[str, float]:
     """
     pictures = [
         read_picture(triple.fused),
-        _read_source(triple.vi, "vi", triple.vi_window),
-        _read_source(triple.ir, "ir", triple.ir_window),
+        read_source(triple.vi, "vi", triple.vi_window),
+        read_source(triple.ir, "ir", triple.ir_window),
     ]
     sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in pictures]
     if len(set(sizes)) != 1:

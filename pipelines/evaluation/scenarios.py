@@ -4,12 +4,13 @@ Single conditions and the mixed ones are those of DSPFusion (its spec, 3.1 and P
 with low contrast or stripe noise), spelled in our names; `blur+random_noise` is ours: no published
 mixture touches blur or infrared noise.  Strengths are the catalogue's defaults, as shipped.
 `noise`, `blur` and `composite` are DRFusion's (its spec, 7). `NAME@weak`, `@medium` and `@strong`
-are the single ones at fixed strengths instead of drawn ones.
+are the single ones at fixed strengths instead of drawn ones. `captured_NAME` draws nothing: the scene
+has the degraded picture as a file, as the camera took it.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -28,7 +29,7 @@ class Scenario(BaseModel):
     """Degradations of each camera, in the order in which they are applied; empty means clean.
 
     Without a severity their strengths are drawn from the ranges, a scene its own. `own` holds
-    degradations that are not the catalogue's.
+    degradations that are not the catalogue's. A captured one is a native file of the scene instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class Scenario(BaseModel):
     vi: tuple[str, ...] = ()
     ir: tuple[str, ...] = ()
     severity: Severity | None = None
+    captured: bool = False
     vi_ranges: ViRanges = ViRanges()
     ir_ranges: IrRanges = IrRanges()
     own: OwnTransforms = OwnTransforms()
@@ -45,12 +47,22 @@ class Scenario(BaseModel):
     def _known(self) -> Self:
         check_names("vi", self.vi, self.own)
         check_names("ir", self.ir, self.own)
+        if self.captured and (self.severity or not (self.vi or self.ir)):
+            raise ValueError(
+                f"captured scenario {self.name!r}: name what a camera suffers, and no severity"
+            )
         return self
 
     @property
     def is_linear(self) -> bool:
-        """Whether both cameras suffer linear operators only."""
-        return is_linear("vi", self.vi) and is_linear("ir", self.ir)
+        """Whether both cameras suffer linear operators only; of a captured one nobody knows."""
+        return not self.captured and is_linear("vi", self.vi) and is_linear("ir", self.ir)
+
+    @property
+    def natives(self) -> tuple[str, ...]:
+        """The native files that a scene has to have, "vi_low_light" and so on; none unless captured."""
+        cameras = (("vi", self.vi), ("ir", self.ir)) if self.captured else ()
+        return tuple(f"{camera}_{'+'.join(names)}" for camera, names in cameras if names)
 
 
 class Degraded(NamedTuple):
@@ -125,16 +137,30 @@ SEVERITIES: tuple[Scenario, ...] = tuple(
     if len(scenario.vi) + len(scenario.ir) == 1
     for severity in get_args(Severity)
 )
+# The authors' files that a camera took, and no program made (their LL, OE and LC). The enhanced pair
+# is what they are measured against.
+CAPTURED: tuple[Scenario, ...] = tuple(
+    scenario.model_copy(update={"name": f"captured_{scenario.name}", "captured": True})
+    for scenario in (
+        Scenario(name="vi_low_light", vi=("low_light",)),
+        Scenario(name="vi_over_exposure", vi=("over_exposure",)),
+        Scenario(name="ir_low_contrast", ir=("low_contrast",)),
+        Scenario(name="low_light+low_contrast", vi=("low_light",), ir=("low_contrast",)),
+        Scenario(name="over_exposure+low_contrast", vi=("over_exposure",), ir=("low_contrast",)),
+    )
+)
+# Every scenario that has a name, in the order of tables.
+TABLE: tuple[Scenario, ...] = (*SCENARIOS, *SEVERITIES, *CAPTURED)
 
 
 def find_scenario(name: str | Scenario) -> Scenario:
     """Return the scenario of that name, or the given one. Raises ValueError that lists the known ones."""
     if isinstance(name, Scenario):
         return name
-    for scenario in (*SCENARIOS, *SEVERITIES):
+    for scenario in TABLE:
         if scenario.name == name:
             return scenario
-    known = ", ".join(scenario.name for scenario in SCENARIOS)
+    known = ", ".join(scenario.name for scenario in (*SCENARIOS, *CAPTURED))
     raise ValueError(f"no scenario {name!r}; known: {known}, and single ones with @weak and so on")
 
 
@@ -143,10 +169,14 @@ def protocol_of(scenario: Scenario, protocol: str) -> str:
 
     Two evaluations may give one name to scenarios of their own that differ; such rows do not compare.
     """
-    if scenario in SCENARIOS or scenario in SEVERITIES:
+    if scenario in TABLE:
         return protocol
-    definition = scenario.model_dump(mode="json"), scenario.own.address()
-    return digest_of([protocol, *definition])[:16]
+    return digest_of([protocol, *definition_of(scenario)])[:16]
+
+
+def definition_of(scenario: Scenario) -> list[Any]:
+    """All that decides what a scenario does, as JSON."""
+    return [scenario.model_dump(mode="json"), scenario.own.address()]
 
 
 def degrade(
@@ -157,6 +187,7 @@ def degrade(
     The pixels depend on (seed, scene_key, scenario, camera) alone: neither order, nor worker, nor
     what befalls the other camera changes them.
     """
+    assert not scenario.captured, "its pictures are files: degraded_pairs.degraded_pair reads them"
     address = (scene_key, scenario.name)
     vi_lq, vi_chain = _degrade_one(vi, "vi", scenario, rng_at(seed, *address, "vi"))
     ir_lq, ir_chain = _degrade_one(ir, "ir", scenario, rng_at(seed, *address, "ir"))

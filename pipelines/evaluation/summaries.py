@@ -11,7 +11,7 @@ import numpy as np
 
 from models.metrics import DIRECTION, METRICS
 from pipelines.evaluation.rows import REFERENCE, Row
-from pipelines.evaluation.scenarios import SCENARIOS, SEVERITIES
+from pipelines.evaluation.scenarios import TABLE
 
 OVERALL = "overall"
 HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")
@@ -126,9 +126,8 @@ def worst_cases(
 
 
 def in_table_order(names: set[str]) -> tuple[str, ...]:
-    """Sort scenario names in the order of SCENARIOS; unknown names come last."""
-    table = (*SCENARIOS, *SEVERITIES)
-    known = [scenario.name for scenario in table if scenario.name in names]
+    """Sort scenario names in the order of TABLE; unknown names come last."""
+    known = [scenario.name for scenario in TABLE if scenario.name in names]
     return (*known, *sorted(names.difference(known)))
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 _MOST_BINS = 24
+_LETTER = 6.2
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,16 @@ class BarChart:
     bars: Sequence[Bar]
     signed: bool = False
 
-    # A bar's line, the room for its label and for the number at its end.
+    # A bar's line, and the room for the number at its end.
     width: ClassVar[int] = 420
     line: ClassVar[int] = 22
-    label: ClassVar[int] = 150
     number: ClassVar[int] = 58
+
+    @property
+    def label(self) -> int:
+        """Room for the longest label, as wide as its letters are on average."""
+        longest = max(len(bar.label) for bar in self.bars)
+        return min(max(110, math.ceil(longest * _LETTER) + 12), 240)
 
     def x(self, value: float) -> float:
         """Where a value lies."""

@@ -19,6 +19,7 @@ from pipelines.reports.curves import Curve, CurveChart, curve_chart
 from pipelines.reports.evaluation_charts import bar_charts, map_of_points
 from pipelines.reports.filters import number
 from pipelines.reports.page import Figure, data_uri, write_page
+from pipelines.reports.verdict import verdict
 
 _NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
 Rows = Sequence[Mapping[str, Any]]
@@ -29,7 +30,8 @@ class EvaluationPage:
     """What the report shows; parts without content are left out.
 
     The first method of `rows` is the model; the others are what it is compared with.
-    `steps` holds means by the number of sampling steps.
+    `steps` holds means by the number of sampling steps, `command` what makes the page again, `run_url`
+    where its MLflow run is shown.
     """
 
     title: str
@@ -41,6 +43,8 @@ class EvaluationPage:
     points: Sequence[Point] = ()
     efficiencies: Sequence[Efficiency] = ()
     steps: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    command: str = ""
+    run_url: str = ""
 
 
 class Tile(NamedTuple):
@@ -68,6 +72,9 @@ def write_report(path: Path, page: EvaluationPage) -> None:
         "evaluation.html.j2",
         title=page.title,
         facts=page.facts,
+        verdict=verdict(summary, rows) if summary else "",
+        command=page.command,
+        run_url=page.run_url,
         overall=OVERALL,
         baseline=BASELINE,
         summary=summary,

@@ -1,4 +1,5 @@
 import csv
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from infra.no_reference import WEIGHTS, load_scores
 from jobs.metrics import __main__ as command
-from jobs.metrics.run import means_of, measure_folders, write_table
+from jobs.metrics.run import FLICKER, means_of, measure_flicker, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.evaluation.method_folders import find_triples
 
@@ -76,6 +77,22 @@ def test_variants_add_names_and_keep_the_defaults(folders: list[Path]) -> None:
     table, _ = measure_folders(find_triples(*folders), METRICS)
     assert list(table["a.png"])[: len(DEFAULT)] == list(DEFAULT)
     assert {"Qcb", "Q_P", "MI_ml_bits"} <= set(table["b.png"])
+
+
+def test_frames_of_a_sequence_have_flicker(folders: list[Path]) -> None:
+    # Nothing moves in the source, so all that changes is flicker.
+    (folders[0] / "b.png").write_bytes((folders[0] / "a.png").read_bytes())
+    before, after = (
+        cv2.imread(str(folders[2] / name), 0).astype(float) for name in ("a.png", "b.png")
+    )
+    found = find_triples(*folders)
+    table = measure_flicker(found.triples, measure_folders(found, ("EN",))[0])
+    first, second = (values[FLICKER] for values in table.values())
+    assert math.isnan(first)
+    assert second == pytest.approx(np.square(after - before).mean(), rel=0.01)
+    assert means_of(table)[FLICKER].endswith("over 1 of 2: the first has none")
+    with pytest.raises(ValueError, match="two frames at least"):
+        measure_flicker(found.triples[:1], table)
 
 
 def test_no_reference_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

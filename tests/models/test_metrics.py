@@ -36,7 +36,9 @@ REFERENCE_KEYS = {
     "PSNR": "PSNR_255",
 }
 # DRFusion's, and those against the target, of which the reference files have no values.
-UNREFERENCED = {"Q_CB", "Q_MI", "Q_NCIE", "Q_P", "Q_W", "PSNR_target", "SSIM_target"}
+UNREFERENCED = {
+    "Q_CB", "Q_MI", "Q_NCIE", "Q_P", "Q_W", "PSNR_target", "SSIM_target", "PSNR_target_affine"
+}  # fmt: skip
 # Its equal strengths hang on the last bit of square roots; the others hold the reference's 1e-9.
 TOLERANCES = {"Qabf_ml2022": 1e-4}
 SMALLEST = "07.png"
@@ -258,3 +260,30 @@ def test_against_the_target_is_against_two_sources_that_are_the_target() -> None
     best = measure(target, vi, ir, ["PSNR_target", "SSIM_target"])
     assert best["PSNR_target"].isinf().all()
     torch.testing.assert_close(best["SSIM_target"], torch.ones(2, dtype=torch.float64))
+
+
+def test_another_exposure_is_no_error() -> None:
+    levels = torch.randint(40, 200, (1, 1, 20, 24), generator=torch.Generator().manual_seed(0))
+    target = picture(levels[0, 0])
+    errors = torch.where(torch.arange(24) % 2 == 0, 2, -2).expand(20, 24)
+    names = ["PSNR_target", "PSNR_target_affine"]
+    # Half the gain and an offset of 10 levels, and errors of two levels that this makes twice as large.
+    exposed = picture(levels[0, 0] // 2 * 2 / 2 + 10 + errors)
+    strict, fair = (float(x) for x in measure(exposed, target, target, names).values())
+    grid = [
+        float((gain * (exposed - exposed.mean()) + offset - target).mul(255).square().mean())
+        for gain in np.linspace(1.5, 2.5, 41)
+        for offset in [float(target.mean())]
+    ]
+    assert strict < 15 < 34 < fair
+    assert fair == pytest.approx(10 * math.log10(255**2 / min(grid)), abs=0.05)
+    assert float(measure(target, target, target, names)["PSNR_target_affine"]) == math.inf
+    # Turned into its negative it is no picture of the target, whatever the gain.
+    spread = float((target * 255).var(correction=0))
+    negative = float(measure(1 - target, target, target, names)["PSNR_target_affine"])
+    assert negative == pytest.approx(10 * math.log10(255**2 / spread))
+    # A flat picture has no gain; 0 / 0 counts as 0.
+    flat = torch.full_like(target, 0.2)
+    assert float(measure(flat, target, target, names)["PSNR_target_affine"]) == pytest.approx(
+        negative
+    )

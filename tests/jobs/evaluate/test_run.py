@@ -1,5 +1,6 @@
 """An evaluation on Ray: what it leaves behind, and that it goes on where it was stopped."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,18 @@ def test_it_goes_on_where_it_was_stopped(
     last.rename(tmp_path / "away.png")
     with pytest.raises(ValueError, match=r"0002\.png: no such file"):
         evaluate(RECIPE, settings, **arguments)
-    (part,) = (settings.work / "reports").glob("*/parts/*.parquet")
-    before = read_rows(part)
+    parts = [*(settings.work / "reports").glob("*/parts/*.parquet")]
+    # By scene and scenario: what was done of the others is kept, one that was under way is lost.
+    assert 2 <= len(parts) <= 4
+    before = [row for part in parts for row in read_rows(part)]
     (tmp_path / "away.png").rename(last)
     capsys.readouterr()
     evaluated = evaluate(RECIPE, settings, **arguments)
-    assert "1 of 2 parts were measured before" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(parts)} of 6 were measured before" in said
+    assert re.search(
+        rf"{6 - len(parts)} left under scenarios, 4 methods: about [\d.]+ (s|min) on \d", said
+    )
     rows = read_rows(evaluated.folder / ROWS)
     assert all(row in rows for row in before if row["method"] != "grey")
     assert len(rows) == 3 * (2 * 3 + 1)
@@ -85,6 +92,8 @@ def test_another_method_must_have_every_picture(
     blurred = RECIPE.model_copy(update={"scenarios": ("vi_blur",)})
     with pytest.raises(ValueError, match="lacks 'clean'"):
         evaluate(blurred, settings, folders={"grey": others}, **arguments)
+    with pytest.raises(ValueError, match=r"no split 'test', it has val \(3 scenes\).*--hold-out"):
+        evaluate(RECIPE, settings, split="test", **arguments)
 
 
 def test_several_data_sets_have_rows_each(

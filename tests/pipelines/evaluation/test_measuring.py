@@ -13,11 +13,12 @@ from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import source_average
+from pipelines.evaluation.degraded_pairs import Case
 from pipelines.evaluation.measuring import (
+    CaseMeasurer,
     Measurement,
-    check_pictures,
     choose_scenes,
-    evaluate_scenes,
+    forecast_s,
     make_example,
 )
 from pipelines.evaluation.rows import Row
@@ -60,7 +61,7 @@ def evaluate_scene(
     scene: Scene, scenario: Scenario, methods: Mapping[str, Fuser], *, seed: int
 ) -> list[Row]:
     measurement = Measurement(bundle=BUNDLE, scenarios=(scenario,), metrics=MEASURED, seed=seed)
-    return evaluate_scenes([scene], measurement, methods=methods)
+    return CaseMeasurer(measurement, methods)(Case(scene, scenario))
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -127,7 +128,8 @@ def test_a_method_that_returns_nan_is_named(scenes: list[Scene]) -> None:
 
 def test_example_shows_what_was_measured(scenes: list[Scene]) -> None:
     scenario = find_scenario("vi_blur")
-    example = make_example(scenes[0], scenario, METHODS, seed=2)
+    measurement = Measurement(bundle=BUNDLE, scenarios=(scenario,), seed=2)
+    example = make_example(Case(scenes[0], scenario), CaseMeasurer(measurement, METHODS))
     vi, ir = load_pair(scenes[0])
     assert np.array_equal(example.vi, vi)
     assert np.array_equal(example.ir, ir)
@@ -150,15 +152,11 @@ def test_a_few_scenes_are_of_every_data_set(scenes: list[Scene]) -> None:
     assert choose_scenes(scenes, 1) == (scenes[0],)
 
 
-def test_one_picture_is_not_that_of_two_scenes(scenes: list[Scene], tmp_path: Path) -> None:
-    several = [of_dataset(scenes[0], name) for name in ("a", "b")]
-    fused = tmp_path / "fused"
-    fused.mkdir()
-    (fused / "a.png").write_bytes(Path(scenes[0].vi_uri).read_bytes())
-    with pytest.raises(
-        ValueError, match=r"a\.png would be the picture of both a-tiny-val-a and b-"
-    ):
-        check_pictures("other", fused, several)
-    for scene in several:
-        (fused / f"{scene.id}.png").write_bytes((fused / "a.png").read_bytes())
-    check_pictures("other", fused, several)
+def test_a_forecast_grows_with_the_cases(scenes: list[Scene]) -> None:
+    measurement = Measurement(bundle=BUNDLE, scenarios=(CLEAN_SCENARIO,), metrics=MEASURED)
+    cases = [Case(scene, CLEAN_SCENARIO) for scene in scenes]
+    measurer = CaseMeasurer(measurement, METHODS)
+    assert forecast_s(measurer, cases) > 0
+    threads = torch.get_num_threads()
+    forecast_s(measurer, cases)
+    assert torch.get_num_threads() == threads

@@ -13,7 +13,7 @@ from pipelines.evaluation.measuring import Example
 from pipelines.reports.evaluation_report import EvaluationPage, write_report
 
 METHODS = {"model": 0.61, "source_average": 0.42}
-VOID = {"meta", "img", "line", "circle", "polyline", "br"}
+VOID = {"meta", "img", "line", "circle", "polyline", "wbr"}
 
 
 class Checker(HTMLParser):
@@ -138,7 +138,10 @@ def test_data_sets_have_a_line_each_when_there_are_two(tmp_path: Path) -> None:
     rows = make_rows() + [row | better for row in make_rows()]
     page, checker = write(tmp_path / "two.html", rows=rows)
     section = page.partition("By data set")[2].partition("</section>")[0]
-    assert re.findall(r'<th scope="row">(.*?)</th>', section) == ["ms&lt;rs (1)", "tno (1)"]
+    assert re.findall(r'<th scope="row">(.*?)</th>', section) == 3 * [
+        "ms&lt;rs (1)",
+        "tno (1)",
+    ]
     assert "<strong>0.610</strong>" in section
     assert "Data set" in checker.text
 
@@ -195,3 +198,44 @@ def test_empty_parts_are_left_out(tmp_path: Path) -> None:
     assert "section" not in checker.tags
     assert "<h1>Evaluation</h1>" in page
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_page_opens_with_a_verdict_and_ends_with_its_command(tmp_path: Path) -> None:
+    values = {"model": (0.61, 0.62, 0.6), "average": (0.4, 0.45, 0.41), "other": (0.7, 0.71, 0.72)}
+    rows = [
+        make_rows()[0]
+        | {"method": method, "scene": f"s{scene}", "scenario": scenario, "VIF": value}
+        | {
+            "Qabf": 0.4 if method == "model" else 0.5,
+            "SSIM": 0.5 + 0.1 * (scene - 1) * (method == "model"),
+        }
+        for method, each in values.items()
+        for scene, value in enumerate(each)
+        for scenario in ("clean", "vi_blur")
+    ]
+    command = "python -m jobs.evaluate models:/x/3 --scenes <s>"
+    link = "http://mlflow:5000/#/experiments/1/runs/2"
+    page, checker = write(
+        tmp_path / "r.html", rows=rows, examples=[], command=command, run_url=link
+    )
+    said = next(text for text in checker.text if text.startswith("Against the average"))
+    assert said == (
+        "Against the average of the sources the model is better on VIF, worse on Qabf and not told apart "
+        "on SSIM (2 scenarios; 95 % intervals over 3 scenes). Of 3 methods measured in every scenario "
+        "it is first on none, other on VIF."
+    )
+    assert page.index("Against the average") < page.index("<table")
+    assert checker.text[-1] == command
+    assert checker.addresses == [link]
+
+
+def test_a_metric_has_a_table_with_a_column_a_method(tmp_path: Path) -> None:
+    page, _ = write(tmp_path / "r.html")
+    tables = re.findall(r"<h3>(\w+)</h3>\s*<div class=\"wide\">(.*?)</table>", page, re.DOTALL)
+    assert [name for name, _ in tables] == ["VIF", "Qabf", "SSIM", "EN"]
+    for _, table in tables:
+        assert re.findall(r'<th scope="col">(.*?)</th>', table.replace("<wbr>", "")) == [
+            "Scenario",
+            *METHODS,
+        ]
+        assert [len(re.findall("<td", line)) for line in table.split("<tr")[2:]] == [2, 2]

@@ -1,0 +1,62 @@
+"""Degraded pairs as files, for programs that are not ours: `jobs.evaluate export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infra.settings import Settings
+from jobs.config import EvaluateRecipe
+from jobs.console import print_line, progress
+from jobs.evaluate.run import chosen_scenes
+from jobs.locations import source_reader
+from jobs.placement import ANYWHERE, workers
+from pipelines.evaluation.degraded_pairs import (
+    MANIFEST,
+    cases_of,
+    finish_export,
+    left_to_export,
+    make_pair,
+    plan_export,
+    write_pair,
+)
+from pipelines.evaluation.scenarios import find_scenario
+
+
+def export_pairs(
+    recipe: EvaluateRecipe,
+    settings: Settings,
+    out: Path,
+    *,
+    scenes: str,
+    split: str = "val",
+    dataset: str | None = None,
+    local: bool = False,
+) -> int:
+    """Write every scene under every scenario of a recipe into `out`; return how many pairs it holds.
+
+    Pairs that it holds already are left as they are. On Ray, or `local` in this process. Raises
+    ValueError where there is nothing to export, or `out` holds an export of other pairs.
+    """
+    chosen = chosen_scenes(recipe, settings, scenes=scenes, split=split, dataset=dataset)
+    cases = cases_of(chosen, [find_scenario(name) for name in recipe.scenarios])
+    if not cases:
+        raise ValueError("no scene has the files of the captured scenarios; name others")
+    plan = plan_export(cases, seed=recipe.seed)
+    left = left_to_export(cases, out, plan)
+    if len(left) < len(cases):
+        print_line(f"  {len(cases) - len(left)} of {len(cases)} pairs were exported before")
+    shared = recipe.seed, source_reader(settings)
+    with (
+        workers(ANYWHERE, settings, local=local) as there,
+        progress("pairs", len(cases)) as advance,
+    ):
+        made = there.tasks(make_pair, left, *shared)
+        for done, files in enumerate(made, start=len(cases) - len(left) + 1):
+            write_pair(files, out)
+            advance(done, f"{files.case.scene.id}, {files.case.scenario.name}")
+    finish_export(cases, out, plan)
+    print_line(
+        f"  a method takes {out}/SCENARIO/vi and ir, writes ITS_FOLDER/SCENARIO/SCENE.png, and gets a copy "
+        f"of {out / MANIFEST}"
+    )
+    return len(cases)

@@ -1,0 +1,87 @@
+"""An evaluation in this process: other programs' pictures, and what is left of one that was stopped."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings
+from jobs.config import EvaluateRecipe
+from jobs.evaluate.export import export_pairs
+from jobs.evaluate.report import REPORT
+from jobs.evaluate.run import evaluate
+from jobs.evaluate.subject import ROWS
+from pipelines.evaluation.rows import MODEL, read_rows
+from pipelines.sources.index import write_index
+from pipelines.sources.scan import scan
+from pipelines.synthetic.pairs import write_scenes
+
+RECIPE = EvaluateRecipe(scenarios=("clean", "vi_blur"), num_examples=1)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A work folder with the index `small`: two rendered pairs."""
+    write_scenes(tmp_path / "small", split_counts={"val": 2}, seed=1, height=48, width=64)
+    work = tmp_path / "work"
+    write_index(scan(tmp_path / "small", dataset="small"), work / "scenes" / "small.parquet")
+    return Settings(work=work, tracking_uri="", artifact_root=None, ray_address=None)
+
+
+def test_what_was_measured_is_kept_by_scene_and_scenario(
+    settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = tmp_path / "small" / "val" / "ir" / "0001.png"
+    last.rename(tmp_path / "away.png")
+    arguments = {"model": str(tiny_bundle), "scenes": "small", "local": True}
+    with pytest.raises(ValueError, match=r"0001\.png: no such file"):
+        evaluate(RECIPE, settings, **arguments)
+    (tmp_path / "away.png").rename(last)
+    evaluated = evaluate(RECIPE, settings, **arguments)
+    said = capsys.readouterr().out
+    assert "2 scenes of small-val, 4 left under scenarios, 3 methods: about" in said
+    assert "2 of 4 were measured before" in said
+    assert len(read_rows(evaluated.folder / ROWS)) == 2 * 2 * 3
+    assert (
+        f"python -m jobs.evaluate {tiny_bundle} --scenes small"
+        in (evaluated.folder / REPORT).read_text()
+    )
+    with pytest.raises(ValueError, match=r"no split 'test', it has val \(2 scenes\).*--hold-out"):
+        evaluate(RECIPE, settings, split="test", **arguments)
+
+
+def test_other_programs_are_measured_in_every_scenario(
+    settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert export_pairs(RECIPE, settings, out, scenes="small", local=True) == 4
+    (out / "vi_blur" / "drawn" / "small-val-0001.json").unlink()
+    capsys.readouterr()
+    assert export_pairs(RECIPE, settings, out, scenes="small", local=True) == 4
+    assert "3 of 4 pairs were exported before" in capsys.readouterr().out
+    # A method that takes the infrared picture, and a restorer that changes nothing.
+    shutil.copytree(out, tmp_path / "same")
+    for scenario in ("clean", "vi_blur"):
+        shutil.copytree(out / scenario / "ir", tmp_path / "theirs" / scenario)
+    shutil.copy(out / "manifest.json", tmp_path / "theirs")
+    evaluated = evaluate(
+        RECIPE,
+        settings,
+        model=str(tiny_bundle),
+        scenes="small",
+        folders={"theirs": tmp_path / "theirs"},
+        restored={"same": tmp_path / "same"},
+        local=True,
+    )
+    rows = {(r["scene"], r["scenario"], r["method"]): r for r in read_rows(evaluated.folder / ROWS)}
+    assert len(rows) == 2 * 2 * 6
+    assert evaluated.means.keys() == {
+        MODEL, "average", "maximum", "theirs", "same+average", "same+maximum"
+    }  # fmt: skip
+    for (scene, scenario, method), row in rows.items():
+        if method == "average":
+            same = rows[scene, scenario, "same+average"]
+            assert same["VIF"] == pytest.approx(row["VIF"])
+    page = (evaluated.folder / REPORT).read_text()
+    assert "Fused: theirs" in page
+    assert "Fused: same+average" in page
