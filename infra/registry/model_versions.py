@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from infra.registry.leases import SUFFIX, Lease, age_s, create_lease, delete_lea
 
 # The tag of a version that names MLflow's logged model, which has its files and its metrics.
 _LOGGED_MODEL = "logged_model_id"
+_NOT_FOUND = 404
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Timeout of the promotion lock: a promotion takes seconds.
 LOCK_LEASE_S = 600.0
@@ -54,20 +56,32 @@ def register_bundle(
     Its signature is what the contract in its config.json says. Where this may have been interrupted, ask
     `resume_registration` first.
     """
-    experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
-        experiment, name=name, source_run_id=run_id, tags=dict(tags), model_type="fuser"
-    )
     with tempfile.TemporaryDirectory(prefix="model-") as scratch, _quiet():
-        _save(Path(scratch) / "model", bundle, requirements)
-        client.log_model_artifacts(logged.model_id, f"{scratch}/model")
-    client.finalize_logged_model(logged.model_id, "READY")
-    _create_model(client, name)
-    source, known = f"models:/{logged.model_id}", {**tags, _LOGGED_MODEL: logged.model_id}
-    with _quiet():
-        version = client.create_model_version(
-            name, source, run_id=run_id, tags=known, model_id=logged.model_id
-        )
+        folder = Path(scratch) / f"fuser-{uuid.uuid4().hex[:8]}"
+        _save(folder, bundle, requirements)
+        try:
+            logged = client.create_logged_model(
+                client.get_run(run_id).info.experiment_id,
+                name=name,
+                source_run_id=run_id,
+                tags=dict(tags),
+                model_type="fuser",
+            )
+        except MlflowException as error:
+            if error.get_http_status_code() != _NOT_FOUND and "404" not in str(error):
+                raise
+            # A server of MLflow 2 knows no logged models: its versions are of the run, without metrics.
+            client.log_artifacts(run_id, str(folder), folder.name)
+            source = f"{client.get_run(run_id).info.artifact_uri}/{folder.name}"
+            made: dict[str, Any] = {"source": source, "tags": dict(tags)}
+        else:
+            client.log_model_artifacts(logged.model_id, str(folder))
+            client.finalize_logged_model(logged.model_id, "READY")
+            known = {**tags, _LOGGED_MODEL: logged.model_id}
+            source = f"models:/{logged.model_id}"
+            made = {"source": source, "tags": known, "model_id": logged.model_id}
+        _create_model(client, name)
+        version = client.create_model_version(name, run_id=run_id, **made)
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
 
