@@ -158,6 +158,7 @@ async function fuse() {
   byId("stop").hidden = false;
   for (const frame of frames) URL.revokeObjectURL(frame.url);
   frames = [];
+  byId("result").hidden = true;
   try {
     for (const pair of todo) {
       say(todo.length > 1 ? `Fusing ${frames.length + 1} of ${todo.length} …` : "Fusing …");
