@@ -47,7 +47,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start nodes, servers and whole trainings count as hung after 20 minutes, not after 5."""
+    """Tests that start nodes, servers and whole trainings count as hung after 20 minutes, not after 5.
+
+    The longest files come first.
+    """
+    from tests.groups import FIRST
+
+    place = {file: number for number, file in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(FIRST)))
     for item in items:
         if any(item.get_closest_marker(name) for name in ("slow", "s3real", "hosts")):
             item.add_marker(pytest.mark.timeout(_LONG_S))
