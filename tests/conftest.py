@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 
 from infra.settings import Settings
+from models import find_system
 from pipelines.bundles.export import write_bundle
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards import write_shard
@@ -47,7 +48,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start nodes, servers and whole trainings count as hung after 20 minutes, not after 5."""
+    """Tests that start nodes, servers and whole trainings count as hung after 20 minutes, not after 5.
+
+    The longest files come first.
+    """
+    from tests.groups import FIRST
+
+    place = {file: number for number, file in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(FIRST)))
     for item in items:
         if any(item.get_closest_marker(name) for name in ("slow", "s3real", "hosts")):
             item.add_marker(pytest.mark.timeout(_LONG_S))
@@ -178,24 +186,38 @@ def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of an untrained tiny fuser. Exporting one takes a quarter of a minute, so the
-    processes of xdist share it."""
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a system's `untrained` fuser. Exporting one takes a quarter of a minute, so all
+    tests, and the processes of xdist, share it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder = shared / "tiny-bundle"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "config.json").exists():  # which is written last
-            write_bundle(folder, tiny_fuser().config, tiny_fuser(), origin={"run_id": "r"})
-    return folder
+
+    def made(name: str) -> Path:
+        folder = shared / f"bundle-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "config.json").exists():  # which is written last
+                fuser = untrained(name)
+                write_bundle(folder, find_system(name).tiny(), fuser, origin={"run_id": "r"})
+        return folder
+
+    return made
+
+
+def untrained(name: str) -> Any:
+    """A system's tiny fuser, the same each time."""
+    system = find_system(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return system.build_fuser(system.tiny()).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(bundle_of: Callable[[str], Path]) -> Path:
+    """The bundle of DSPFusion: tests that use it are that system's."""
+    return bundle_of("dspfusion")
 
 
 def tiny_fuser() -> Any:
-    """The fuser of `tiny_bundle`: DSPFusion's; tests that use it are that system's."""
-    from models.dspfusion.config import tiny
-    from models.dspfusion.fuser import DSPFusionFuser
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return DSPFusionFuser(tiny()).eval()
+    """The fuser of `tiny_bundle`."""
+    return untrained("dspfusion")

@@ -17,6 +17,19 @@ _TOGETHER = {
     "tests/jobs/promote/test_trace.py": "demo",
 }
 
+# They take minutes, so they begin first: else the other processes would wait for the one that has them.
+FIRST = (
+    "tests/toy/test_toy.py",
+    "tests/jobs/test_mlflow_server.py",
+    "tests/infra/cluster/test_nodes.py",
+    "tests/jobs/submit/test_submit.py",
+    "tests/jobs/test_demo.py",
+    "tests/jobs/train/test_killed.py",
+    "tests/infra/test_outage.py",
+    "tests/infra/test_serving.py",
+    "tests/pipelines/bundles/test_every_system.py",
+)
+
 
 class FileScheduling(LoadScopeScheduling):
     """Each file, or what must stay together, as a whole to the next process that is nearly idle.

@@ -101,7 +101,18 @@ def export_program(system: System, fuser: nn.Module) -> torch.export.ExportedPro
     if hints:
         sizes = (*sizes, ({0: batch},) * len(hints))
     program = system.program(fuser).eval()
-    return torch.export.export(program, (vi, ir, *hints), dynamic_shapes=sizes, strict=False)
+    with _without_cache():
+        return torch.export.export(program, (vi, ir, *hints), dynamic_shapes=sizes, strict=False)
+
+
+def _without_cache() -> Any:
+    """A block in which what torch infers of tensors without numbers is not kept for the next like it.
+
+    With free sizes there is hardly a next one: keeping took half of LURE's export.
+    """
+    from torch._dynamo import config  # seconds, which only those who export should wait
+
+    return config.patch(fake_tensor_cache_enabled=False)
 
 
 def checked_sizes(system: System) -> tuple[tuple[int, int, int], ...]:
@@ -135,16 +146,17 @@ def write_onnx(path: Path, bundle: Path) -> float:
     fuser, contract = read.fuser(), contract_of(read.system)
     # Not program.pt2: read back, the bounds of its sizes are no longer what the converter takes.
     program = export_program(read.system, fuser)
-    converted = torch.onnx.export(
-        program,
-        input_names=[*contract["inputs"]],
-        output_names=[
-            "fused" if name == "fused" else f"restored_{name}" for name in contract["outputs"]
-        ],
-        dynamo=True,
-        verbose=False,
-        optimize=False,  # onnxruntime does that when it loads; here it takes minutes
-    )
+    with _without_cache():
+        converted = torch.onnx.export(
+            program,
+            input_names=[*contract["inputs"]],
+            output_names=[
+                "fused" if name == "fused" else f"restored_{name}" for name in contract["outputs"]
+            ],
+            dynamo=True,
+            verbose=False,
+            optimize=False,  # onnxruntime does that when it loads; here it takes minutes
+        )
     assert converted is not None
     data = converted.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

@@ -1,34 +1,42 @@
 """Logs for machines, from a command; test_ddp.py has those of a training's ranks."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-from infra.settings import REPOSITORY
+import pytest
+
+from jobs.scan import __main__ as scan
 
 
-def test_a_command_tells_json(scene_folder: Path, tmp_path: Path) -> None:
+def test_a_command_tells_json(
+    scene_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Every line it prints, its facts and its mistakes, with the job it runs in."""
+
+    def run(folder: Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["scan", str(folder), "--work", str(tmp_path)])
+        with pytest.raises(SystemExit) as ended:
+            scan.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
     config = json.dumps({"metadata": {"job_submission_id": "scan-1"}})
-    told = {"FUSION_LOG": "json", "RAY_JOB_CONFIG_JSON_ENV_VAR": config}
-
-    def scan(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jobs.scan", str(folder), "--work", str(tmp_path)]
-        environment = {**os.environ, **environment}
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
-        )
-
-    lines = [json.loads(line) for line in scan(scene_folder, **told).stdout.splitlines()]
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
+    monkeypatch.setenv("FUSION_LOG", "json")
+    assert run(scene_folder) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert all(line["job"] == "scan-1" and line["level"] == "INFO" for line in lines)
     [shown] = [line["facts"] for line in lines if "facts" in line]
     assert shown["train"] == "16 scenes"
     assert any(line["message"] == "progress" and line["done"] == line["total"] for line in lines)
-    failed = scan(tmp_path / "absent", **told)
-    error = json.loads(failed.stderr)
-    assert (failed.returncode, error["level"]) == (2, "ERROR")
+    assert run(tmp_path / "absent") == 2
+    error = json.loads(capsys.readouterr().err)
+    assert error["level"] == "ERROR"
     assert "no such folder" in error["message"]
-    wrong = scan(scene_folder, FUSION_LOG="jsn")
-    assert wrong.stderr == "error: FUSION_LOG=jsn: write json or text\n"
+    monkeypatch.setenv("FUSION_LOG", "jsn")
+    assert run(scene_folder) == 2
+    assert capsys.readouterr().err == "error: FUSION_LOG=jsn: write json or text\n"

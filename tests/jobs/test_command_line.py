@@ -20,6 +20,7 @@ from jobs.commands import command_names, load_command
 from jobs.fuse.__main__ import PRECISIONS
 from models.system import Precision
 from tests.infra.command_lines import parse_command
+from tests.one_process import run_commands
 
 # What takes more than a tenth of a second to import.
 HEAVY = {"torch", "ray", "mlflow", "pyarrow", "cv2", "scipy", "numpy", "pydantic", "rich"}
@@ -114,20 +115,17 @@ def test_what_is_written_down_so_as_not_to_import_torch() -> None:
     assert get_args(Precision) == PRECISIONS
 
 
-def run(*words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_show_needs_nothing_but_the_recipe() -> None:
-    shown = run("jobs.evaluate", "--show", "--smoke", "--set", "seed=7")
-    assert shown.returncode == 0
-    lines = shown.stdout.splitlines()
+    shown, missing = run_commands(
+        [["jobs.evaluate", "--show", "--smoke", "--set", "seed=7"], ["jobs.evaluate", "--smoke"]],
+        REPOSITORY,
+    )
+    assert shown.status == 0
+    lines = shown.out.splitlines()
     assert "num_scenes = 2  # How many scenes of the split; null for all." in lines
     assert any(line.startswith("seed = 7") for line in lines)
-    missing = run("jobs.evaluate", "--smoke")
-    assert missing.returncode == 2
-    assert "the following arguments are required: model, --scenes" in missing.stderr
+    assert missing.status == 2
+    assert "the following arguments are required: model, --scenes" in missing.err
 
 
 def test_the_recipes_of_a_system_go_with_its_file(tmp_path: Path) -> None:
@@ -137,8 +135,16 @@ def test_the_recipes_of_a_system_go_with_its_file(tmp_path: Path) -> None:
     for path in (tmp_path / "jobs" / "recipes").glob("*.py"):
         if path.stem not in ("__init__", "datasets", "evaluation"):
             path.unlink()
-    for words in (["generate", "small"], ["evaluate"], ["promote"]):
-        assert run(f"jobs.{words[0]}", *words[1:], "--show", folder=tmp_path).returncode == 0
-    assert run("jobs.train", "--help", folder=tmp_path).stdout.endswith("recipes:\n")
-    error = run("jobs.train", "dspfusion_stage1_small", "--show", folder=tmp_path).stderr
-    assert error.startswith("error: no recipe 'dspfusion_stage1_small'")
+    *shown, listed, absent = run_commands(
+        [
+            ["jobs.generate", "small", "--show"],
+            ["jobs.evaluate", "--show"],
+            ["jobs.promote", "--show"],
+            ["jobs.train", "--help"],
+            ["jobs.train", "dspfusion_stage1_small", "--show"],
+        ],
+        tmp_path,
+    )
+    assert [ended.status for ended in shown] == [0, 0, 0]
+    assert listed.out.endswith("recipes:\n")
+    assert absent.err.startswith("error: no recipe 'dspfusion_stage1_small'")

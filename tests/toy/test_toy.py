@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipelines.synthetic.pairs import write_scenes
+from tests.one_process import Ended, run_commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -78,14 +80,12 @@ def add_toy(tree: Path) -> None:
     path.write_text(path.read_text().replace("from models.system", line + "from models.system", 1))
 
 
-def run(tree: Path, *words: str, work: Path, status: int = 0) -> str:
-    """Run one of the copy's own commands; its output."""
-    command = [sys.executable, "-m", *words, "--work", str(work)]
-    done = subprocess.run(
-        command, cwd=tree, capture_output=True, text=True, check=False, env=environment(tree)
-    )
-    assert done.returncode == status, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+def run(tree: Path, *commands: Sequence[str], work: Path) -> str:
+    """Run commands of the copy's own, none of which may fail; their output."""
+    words = [[*command, "--work", str(work)] for command in commands]
+    ended = run_commands(words, tree, environment(tree))
+    assert [each.status for each in ended] == [0] * len(commands), ended
+    return "".join(each.out for each in ended)
 
 
 def environment(tree: Path) -> dict[str, str]:
@@ -133,16 +133,13 @@ def work(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with rendered scenes, their index and the toy's dataset."""
     folder = tmp_path_factory.mktemp("work")
     write_scenes(folder / "src", split_counts={"train": 8, "val": 3}, seed=1, height=48, width=64)
-    run(tree, "jobs.scan", str(folder / "src"), "--name", "src", work=folder)
-    run(tree, "jobs.generate", "linear", "--scenes", "src", work=folder)
+    scan = ("jobs.scan", str(folder / "src"), "--name", "src")
+    run(tree, scan, ("jobs.generate", "linear", "--scenes", "src"), work=folder)
     return folder
 
 
 def test_a_killed_training_resumes_bit_for_bit_with_dropout(tree: Path, work: Path) -> None:
     train = ("jobs.train", "toy_only", "--local", "--set", "dataset=src-linear")
-    run(tree, *train, work=work)
-    whole = load_file(last_checkpoint(work) / "model.safetensors")
-    assert whole["last_step"] == 11
     other = work.with_name(f"{work.name}-killed")
     shutil.copytree(work, other, ignore=shutil.ignore_patterns("runs"))
     command = [sys.executable, "-m", *train, "--work", str(other)]
@@ -153,60 +150,62 @@ def test_a_killed_training_resumes_bit_for_bit_with_dropout(tree: Path, work: Pa
     process.send_signal(signal.SIGKILL)
     process.wait()
     stopped_at = last_checkpoint(other).name
-    run(tree, *train, work=other)
-    resumed = load_file(last_checkpoint(other) / "model.safetensors")
+    both = [[*train, "--work", str(folder)] for folder in (work, other)]
+    ended = run_commands(both, tree, environment(tree))
+    assert [each.status for each in ended] == [0, 0], ended
+    whole, resumed = (
+        load_file(last_checkpoint(folder) / "model.safetensors") for folder in (work, other)
+    )
+    assert whole["last_step"] == 11
     assert stopped_at < last_checkpoint(other).name
     assert whole.keys() == resumed.keys()
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_the_toy_goes_the_whole_way(tree: Path, work: Path) -> None:
-    out = run(tree, "jobs.train", "toy_only", "--set", "dataset=src-linear", work=work)
-    assert "models:/toy/1" in out
-    out = run(
-        tree, "jobs.evaluate", "models:/toy/1", "--scenes", "src", "--recipe", "linear_scenarios",
-        work=work,
-    )  # fmt: skip
-    assert "vi_blur" in out
-    refused = run_to_error(
-        tree, "jobs.evaluate", "models:/toy/1", "--scenes", "src", "--set",
-        'scenarios=["clean", "vi_rain"]', work=work,
-    )  # fmt: skip
-    assert "toy inverts linear degradations only" in refused
-    forced = ("--force", "--reason", "the toy is to be champion")
-    run(tree, "jobs.promote", "toy", *forced, work=work)
-    fuse_with_hints(tree, work)
+    train = ("jobs.train", "toy_only", "--set", "dataset=src-linear")
+    evaluate = ("jobs.evaluate", "models:/toy/1", "--scenes", "src")
+    assert "models:/toy/1" in run(tree, train, work=work)
+    assert "vi_blur" in run(tree, (*evaluate, "--recipe", "linear_scenarios"), work=work)
+    (forced, *fused, rain, tile, blind), pictures = promoted_and_fused(tree, work, evaluate)
+    assert [each.status for each in (forced, *fused)] == [0] * 4, (forced, *fused)
+    assert "given for vi and ir: the noise of each picture is estimated" in fused[0].out
+    # What the fuser is told changes the picture; what it cannot be told of is refused.
+    clean, told = (cv2.imread(str(picture)) for picture in pictures[1:3])
+    assert clean.shape == told.shape
+    assert not np.array_equal(clean, told)
+    assert [each.status for each in (rain, tile, blind)] == [2, 2, 2], (rain, tile, blind)
+    assert "has no linear operator" in rain.err
+    assert "tile_px=64: this system does not offer it" in tile.err
+    assert "toy inverts linear degradations only" in blind.err
     serve_by_pyfunc(tree, work)
 
 
-def run_to_error(tree: Path, *words: str, work: Path) -> str:
-    command = [sys.executable, "-m", *words, "--work", str(work)]
-    done = subprocess.run(
-        command, cwd=tree, capture_output=True, text=True, check=False, env=environment(tree)
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    return done.stderr
+def promoted_and_fused(
+    tree: Path, work: Path, evaluate: tuple[str, ...]
+) -> tuple[list[Ended], list[Path]]:
+    """Promote the version; fuse by it without a hint, and with three and an option; evaluate it wrongly.
 
-
-def fuse_with_hints(tree: Path, work: Path) -> None:
-    """What the fuser is told changes the picture; what it cannot be told of is refused."""
+    How each ended, and where each fusion's picture would be.
+    """
     name = sorted((work / "src" / "val" / "vi").iterdir())[0].name
     sources = [f"--{camera}={work / 'src' / 'val' / camera / name}" for camera in ("vi", "ir")]
-    fuse = ("jobs.fuse", "models:/toy@champion", *sources)
-    assert "given for vi and ir: the noise of each picture is estimated" in run(
-        tree, *fuse, f"--out={work / 'estimated.png'}", work=work
+    told = (
+        (),
+        ("--degradation=clean",),
+        ("--degradation=vi:gaussian_noise:sigma_level=60",),
+        ("--degradation=vi:low_light:gain=0.5,gamma=1.5",),
+        ("--tile=64",),
     )
-    run(tree, *fuse, "--degradation=clean", f"--out={work / 'clean.png'}", work=work)
-    noisy = "--degradation=vi:gaussian_noise:sigma_level=60"
-    run(tree, *fuse, noisy, f"--out={work / 'noisy.png'}", work=work)
-    clean, told = (cv2.imread(str(work / f"{name}.png")) for name in ("clean", "noisy"))
-    assert clean.shape == told.shape
-    assert not np.array_equal(clean, told)
-    rain = "--degradation=vi:low_light:gain=0.5,gamma=1.5"
-    error = run_to_error(tree, *fuse, rain, f"--out={work / 'x.png'}", work=work)
-    assert "has no linear operator" in error
-    error = run_to_error(tree, *fuse, "--tile=64", f"--out={work / 'x.png'}", work=work)
-    assert "tile_px=64: this system does not offer it" in error
+    pictures = [work / f"fused-{number}.png" for number in range(len(told))]
+    fuse = ("jobs.fuse", "models:/toy@champion", *sources)
+    commands = [
+        ("jobs.promote", "toy", "--force", "--reason", "the toy is to be champion"),
+        *((*fuse, *hint, f"--out={out}") for hint, out in zip(told, pictures, strict=True)),
+        (*evaluate, "--set", 'scenarios=["clean", "vi_rain"]'),
+    ]
+    words = [[*command, "--work", str(work)] for command in commands]
+    return run_commands(words, tree, environment(tree)), pictures
 
 
 def serve_by_pyfunc(tree: Path, work: Path) -> None:

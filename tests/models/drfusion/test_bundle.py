@@ -1,5 +1,6 @@
 """DRFusion as a bundle: the exported program, and the registered model's own padding."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,28 +10,23 @@ import torch
 
 from infra.registry.fuser_model import ServedFuser
 from models import find_system
-from models.drfusion.config import tiny
-from pipelines.bundles.export import checked_sizes, seeded_inputs, write_bundle
+from pipelines.bundles.export import checked_sizes, seeded_inputs
 from pipelines.bundles.programs import load_program
+from tests.conftest import untrained
 from tests.models.drfusion.samples import BLURRED, NOISY, hints, pair
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    torch.manual_seed(0)
-    config = tiny()
-    write_bundle(folder, config, find_system("drfusion").build_fuser(config).eval(), origin={})
-    return folder
+def bundle(bundle_of: Callable[[str], Path]) -> Path:
+    return bundle_of("drfusion")
 
 
 @torch.inference_mode()
 def test_the_program_is_the_module_at_any_even_size(bundle: Path) -> None:
     system = find_system("drfusion")
-    torch.manual_seed(0)
-    fuser = system.build_fuser(tiny()).eval()
+    fuser = untrained("drfusion")
     program = load_program(bundle / "program.pt2")
     for size in checked_sizes(system):
         vi, ir, _ = seeded_inputs(system, size, torch.Generator().manual_seed(1))
@@ -41,8 +37,7 @@ def test_the_program_is_the_module_at_any_even_size(bundle: Path) -> None:
 
 @torch.inference_mode()
 def test_the_registered_model_pads_as_the_fuser_does(bundle: Path) -> None:
-    torch.manual_seed(0)
-    fuser = find_system("drfusion").build_fuser(tiny()).eval()
+    fuser = untrained("drfusion")
     served = ServedFuser()
     served.load_context(
         SimpleNamespace(artifacts={"bundle": str(bundle)}, model_config={"device": "cpu"})

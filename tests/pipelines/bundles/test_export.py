@@ -4,27 +4,7 @@ import pytest
 import torch
 
 from pipelines.bundles.export import read_bundle, write_onnx
-from pipelines.bundles.programs import load_program
 from tests.conftest import tiny_fuser
-
-
-@pytest.mark.slow
-@torch.inference_mode()
-def test_program_equals_the_module_at_any_batch_and_size(tiny_bundle: Path) -> None:
-    program = load_program(tiny_bundle / "program.pt2")
-    fuser = tiny_fuser()
-    for batch, height, width in ((1, 16, 16), (2, 24, 40), (3, 72, 16)):
-        vi, ir = torch.rand(batch, 3, height, width), torch.rand(batch, 1, height, width)
-        torch.testing.assert_close(program(vi, ir), fuser(vi, ir).fused, atol=1e-4, rtol=0)
-
-
-@pytest.mark.slow
-def test_a_program_moves_to_another_device_whole(tiny_bundle: Path) -> None:
-    """On the device that has no numbers, which mixes with no other, what were left behind would raise."""
-    program = load_program(tiny_bundle / "program.pt2", "meta")
-    vi, ir = (torch.rand(2, channels, 24, 40, device="meta") for channels in (3, 1))
-    fused = program(vi, ir)
-    assert (fused.device.type, fused.shape) == ("meta", vi.shape)
 
 
 @pytest.mark.slow
