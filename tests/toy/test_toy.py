@@ -54,8 +54,12 @@ def delete_system(tree: Path) -> None:
     shutil.rmtree(tree / "models" / NAME)
     (tree / "jobs" / "recipes" / f"{NAME}.py").unlink()
     shutil.rmtree(tree / "tests" / "models" / NAME)
-    # Two fixtures of conftest.py make that system's networks.
-    gone = {NAME, "tiny_bundle", "tiny_fuser"}
+    # Two fixtures of conftest.py make that system's networks; a folder whose own has them needs them all.
+    networks = {"tiny_bundle", "tiny_fuser"}
+    for path in (tree / "tests").glob("*/**/conftest.py"):
+        if any(name in path.read_text() for name in networks):
+            shutil.rmtree(path.parent)
+    gone = {NAME, *networks}
     while found := [path for path in tests_of(tree) if any(x in path.read_text() for x in gone)]:
         for path in found:
             gone.add(".".join(path.relative_to(tree).with_suffix("").parts))

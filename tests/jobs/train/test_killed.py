@@ -20,7 +20,6 @@ from infra.settings import Settings
 from jobs.config import find_recipe, override, shrink_training
 from jobs.recipes import TRAINING
 from jobs.train.local import train_local
-from jobs.train.run import train
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import read_weights
@@ -52,11 +51,7 @@ def wait_for(driver: subprocess.Popen[bytes], log: Path, there: Callable[[], boo
 
 
 def test_the_same_command_resumes_to_the_same_bits(
-    version_root: tuple[DatasetVersion, LocalFolder],
-    ray_settings: Settings,
-    moto_url: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    version_root: tuple[DatasetVersion, LocalFolder], moto_url: str, tmp_path: Path
 ) -> None:
     version, root = version_root
     bucket = make_bucket(moto_url, "driver-killed").removeprefix("s3://")
@@ -65,21 +60,9 @@ def test_the_same_command_resumes_to_the_same_bits(
     changes += ["optim.checkpoint_every=5", "num_workers=1"]
     command = [sys.executable, "-m", "jobs.train", _NAME, "--smoke", "--work", str(work)]
     command += [word for change in changes for word in ("--set", change)]
-    # What the command makes of its words and its environment, for the drivers in this process.
-    recipe = override(shrink_training(find_recipe(TRAINING, _NAME)), changes)
-    settings = ray_settings.model_copy(
-        update={
-            "work": work,
-            "datasets_uri": str(root.path),
-            "runs_uri": f"s3://{bucket}/runs",
-            "s3_endpoint_url": moto_url,
-            "tracking_uri": f"sqlite:///{work}/mlflow.db",
-            "artifact_root": f"{work}/mlflow-artifacts",
-        }
-    )
     environment = os.environ | {
-        "FUSION_DATASETS": settings.datasets,
-        "FUSION_RUNS": settings.runs,
+        "FUSION_DATASETS": str(root.path),
+        "FUSION_RUNS": f"s3://{bucket}/runs",
         "AWS_ENDPOINT_URL": moto_url,
     }
     log_path = tmp_path / "log"
@@ -87,24 +70,37 @@ def test_the_same_command_resumes_to_the_same_bits(
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             wait_for(driver, log_path, lambda: "dataset  " in log_path.read_text())
-            message = rf"process {driver.pid} since .*stop it or wait"
-            with pytest.raises(ValueError, match=message):
-                train(recipe, settings, name=_NAME)
+            second = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            )
             assert driver.poll() is None, log_path.read_text()
+            assert second.returncode == 2, second.stderr
+            assert f"process {driver.pid} since" in second.stderr
+            assert "stop it or wait" in second.stderr
             wait_for(driver, log_path, lambda: listed_checkpoints(moto_url, bucket) >= 2)
         finally:
             driver.kill()
             driver.wait()
-    run_id = train(recipe, settings, name=_NAME).run_id
-    assert f"{run_id} (resumed)" in capsys.readouterr().out
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr.decode()
+    assert "(resumed)" in again.stdout.decode()
 
+    settings = Settings(
+        work=work,
+        datasets_uri=str(root.path),
+        tracking_uri=f"sqlite:///{work}/mlflow.db",
+        artifact_root=f"{work}/mlflow-artifacts",
+        ray_address=None,
+    )
     client = tracking.connect(settings)
     runs = client.search_runs([tracking.experiment_id(client)])
-    assert [run.info.run_id for run in runs] == [run_id]
+    assert len(runs) == 1
     assert runs[0].info.status == "FINISHED"
+    run_id = runs[0].info.run_id
     history = client.get_metric_history(run_id, "loss")
     # No gap and no repeat, and the losses of a run that nobody disturbed.
     assert sorted(metric.step for metric in history) == list(range(1, _STEPS + 1))
+    recipe = override(shrink_training(find_recipe(TRAINING, _NAME)), changes)
     undisturbed = read_weights(train_local(recipe, settings, name="undisturbed"))
     resumed = read_weights(tracking.fetch_folder(run_id, "checkpoint", tmp_path / "fetched"))
     assert undisturbed.keys() == resumed.keys()
