@@ -56,7 +56,7 @@ def delete_system(tree: Path) -> None:
     shutil.rmtree(tree / "tests" / "models" / NAME)
     # Two fixtures of conftest.py make that system's networks; a folder whose own has them needs them all.
     networks = {"tiny_bundle", "tiny_fuser"}
-    for path in (tree / "tests").glob("*/**/conftest.py"):
+    for path in [*(tree / "tests").glob("*/**/conftest.py")]:
         if any(name in path.read_text() for name in networks):
             shutil.rmtree(path.parent)
     gone = {NAME, *networks}
