@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobs.command_line import whole_number
+
 if TYPE_CHECKING:
     from infra.settings import Settings
 
 # Those of models.devices, which imports torch; a test holds them equal.
 DEVICES = ("auto", "cpu", "cuda")
+# Those of models.system, likewise.
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,28 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="SHARE",
         help="of a GPU that each Ray worker takes: 0.25 lets four share one (default: %(default)s)",
+    )
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Add `--batch`, `--tile` and `--precision`: how pictures are fused, by files or by requests."""
+    parser.add_argument(
+        "--batch",
+        type=whole_number(1, 4096),
+        metavar="N",
+        help="pairs of one size to fuse at once (default: 1 on a CPU, 8 on a GPU)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=whole_number(1, 2**20),
+        metavar="PX",
+        help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="bf16 is faster and a little off, see models/dspfusion/README.md (default: %(default)s)",
     )
 
 

@@ -23,14 +23,11 @@ from jobs.command_line import (
     whole_number,
     window_rules,
 )
-from jobs.placement import add_placement, placement_of
+from jobs.placement import add_computing, add_placement, placement_of
 
 if TYPE_CHECKING:
     from infra.settings import Settings
     from pipelines.bundles.fusing import Fusing
-
-# Those of models.system, which imports torch; a test holds them equal.
-PRECISIONS = ("float32", "bf16")
 
 
 def _fuse(arguments: argparse.Namespace) -> None:
@@ -117,12 +114,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     add_address(parser)
     add_placement(parser)
-    parser.add_argument(
-        "--batch",
-        type=whole_number(1, 4096),
-        metavar="N",
-        help="pairs of one size to fuse at once (default: 1 on a CPU, 8 on a GPU)",
-    )
+    add_computing(parser)
     parser.add_argument(
         "--partial", action="store_true", help="exit status 0 also when some cannot be fused"
     )
@@ -133,22 +125,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_windows(parser)
     parser.add_argument(
-        "--tile",
-        type=whole_number(1, 2**20),
-        metavar="PX",
-        help="fuse in overlapping tiles of PX a side: bounded memory for large pictures (4K: 512)",
-    )
-    parser.add_argument(
         "--tile-passes",
         type=whole_number(1, 1000),
         metavar="N",
         help="runs over the tiles: more are nearer to the whole picture (default: the model's)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="bf16 is faster and a little off, see models/dspfusion/README.md (default: %(default)s)",
     )
     parser.add_argument(
         "--compile",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from os import PathLike
 
@@ -39,18 +38,13 @@ class Model:
         other levels, or that the model does not take.
         """
         pictures = [self._pictures(vi, ir, place) for place, (vi, ir) in enumerate(pairs)]
-        of_size = defaultdict[tuple[int, ...], list[int]](list)
-        for place, (vi, _) in enumerate(pictures):
-            of_size[vi.shape[:2]].append(place)
-        fused: dict[int, np.ndarray] = {}
-        for places in of_size.values():
-            chosen = [pictures[place] for place in places]
-            hints = [self._fusing.hints(*pair) for pair in chosen]
-            for place, result in zip(places, self._fuse(chosen, hints), strict=True):
-                if isinstance(result, ValueError):
-                    raise ValueError(f"pair {place}: {result}") from result
-                fused[place] = to_levels(result, np.result_type(*pictures[place]))
-        return [fused[place] for place in range(len(pairs))]
+        hints = [self._fusing.hints(*pair) for pair in pictures]
+        fused = []
+        for place, result in enumerate(self._fuse(pictures, hints)):
+            if isinstance(result, ValueError):
+                raise ValueError(f"pair {place}: {result}") from result
+            fused.append(to_levels(result, np.result_type(*pictures[place])))
+        return fused
 
     def _pictures(self, vi: Picture, ir: Picture, place: int) -> Pictures:
         if not isinstance(vi, np.ndarray) and not isinstance(ir, np.ndarray):

@@ -37,8 +37,8 @@ def trained_scenes(client: Any, version: Any, settings: Settings) -> list[Scene]
         except ValueError:
             return None
         source = (tags or {}).get("init_from", "")
-        if source in pretrained_folders():
-            return scenes + list(read_index(pretrained_folders()[source] / SCENES).scenes)
+        if given := pretrained_folders().get(source):
+            return scenes + list(read_index(given / SCENES).scenes)
         if source and not source.startswith("runs:/"):
             return None  # a folder of weights, of no run
         run_id = source.removeprefix("runs:/")

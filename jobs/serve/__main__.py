@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.command_line import Command, Verb, add_address, add_work, run_command, whole_number
-from jobs.placement import add_placement, placement_of
+from jobs.placement import add_computing, add_placement, placement_of
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -79,25 +79,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a picture; a larger one is refused with 413 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--batch",
-        type=whole_number(1, 4096),
-        metavar="N",
-        help="pairs of one size to fuse at once (default: 1 on a CPU, 8 on a GPU)",
-    )
-    parser.add_argument(
-        "--tile",
-        type=whole_number(1, 2**20),
-        metavar="PX",
-        help="fuse in overlapping tiles of PX a side: bounded memory for large pictures",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bf16"),
-        default="float32",
-        help="as jobs.fuse has it (default: %(default)s)",
-    )
     add_placement(parser)
+    add_computing(parser)
     add_address(parser)
     add_work(parser)
 

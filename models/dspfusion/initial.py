@@ -36,9 +36,11 @@ def load_initial(
     if isinstance(objective, Stage2) and not same:
         objective.load_stage1(weights)
         return
-    # Stage I goes on with the networks that a Stage II had frozen.
-    shared = {key.split(".")[0] for key in (weights if same else objective.state_dict())}
-    objective.load_state_dict({k: v for k, v in weights.items() if k.split(".")[0] in shared})
+    if not same:
+        # Stage I goes on with the networks that a Stage II had frozen.
+        shared = {key.split(".")[0] for key in objective.state_dict()}
+        weights = {key: value for key, value in weights.items() if key.split(".")[0] in shared}
+    objective.load_state_dict(weights)
 
 
 def check_same_networks(

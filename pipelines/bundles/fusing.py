@@ -114,7 +114,7 @@ Pictures = tuple[np.ndarray, np.ndarray]
 
 
 class PictureFuser:
-    """A loaded model on a device: decoded pairs of one size in, fused pictures out."""
+    """A loaded model on a device: decoded pairs in, fused pictures out."""
 
     def __init__(self, fusing: Fusing, device: str = "cpu") -> None:
         self._device = use_device(device)
@@ -124,10 +124,22 @@ class PictureFuser:
     def __call__(
         self, pairs: Sequence[Pictures], hints: Sequence[Hints]
     ) -> list[Tensor | ValueError]:
-        """Fuse pairs of one size with the hints of each, to 1×3×H×W each, or why it could not be.
+        """Fuse pairs with the hints of each, to 1×3×H×W each, or why it could not be; in the pairs' order.
 
-        What is too much for the device at once is fused one by one.
+        Those of one size are fused at once, but for what is too much for the device: that one by one.
         """
+        of_size = defaultdict[tuple[int, ...], list[int]](list)
+        for place, (vi, _) in enumerate(pairs):
+            of_size[vi.shape[:2]].append(place)
+        fused: dict[int, Tensor | ValueError] = {}
+        for places in of_size.values():
+            chosen = [pairs[place] for place in places], [hints[place] for place in places]
+            fused |= zip(places, self._of_one_size(*chosen), strict=True)
+        return [fused[place] for place in range(len(pairs))]
+
+    def _of_one_size(
+        self, pairs: Sequence[Pictures], hints: Sequence[Hints]
+    ) -> list[Tensor | ValueError]:
         vi, ir = (
             torch.cat([to_tensor(pair[camera]) for pair in pairs]) for camera in (0, 1)
         )  # B 3 H W, B 1 H W
@@ -140,7 +152,7 @@ class PictureFuser:
         except torch.OutOfMemoryError:
             if len(pairs) > 1:
                 each = zip(pairs, hints, strict=True)
-                return [result for pair, one in each for result in self([pair], [one])]
+                return [result for pair, one in each for result in self._of_one_size([pair], [one])]
             return [ValueError("the GPU's memory is too small for it; try --tile")]
         except ValueError as error:
             return [error] * len(pairs)
@@ -170,20 +182,15 @@ class PairFuser:
         Pairs of one size are fused at once. They are read, and their pictures made, by a thread each.
         """
         with ThreadPoolExecutor(len(pairs)) as threads:
-            failures, of_size = [], defaultdict(list)
+            failures, read = [], list[_Read]()
             for pair, found in zip(pairs, threads.map(self._pictures, pairs), strict=True):
                 if isinstance(found, ValueError):
                     failures.append(_failure(pair, found))
                 else:
-                    of_size[found[0].shape[:2]].append((pair, found))
-            for batch in of_size.values():
-                fused = self._fuse(
-                    [pictures for _, pictures in batch],
-                    [self._hints(*pictures) for _, pictures in batch],
-                )
-                failures += [
-                    failure for failure in threads.map(self._write, batch, fused) if failure
-                ]
+                    read.append((pair, found))
+            pictures = [found for _, found in read]
+            fused = self._fuse(pictures, [self._hints(*found) for found in pictures])
+            failures += [failure for failure in threads.map(self._write, read, fused) if failure]
         return failures
 
     def _pictures(self, pair: FusablePair) -> Pictures | ValueError:

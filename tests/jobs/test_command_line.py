@@ -17,7 +17,7 @@ from infra.settings import REPOSITORY
 from infra.signals import handlers_kept
 from jobs.command_line import Command, Verb, parse_words, run_command
 from jobs.commands import command_names, load_command
-from jobs.fuse.__main__ import PRECISIONS
+from jobs.placement import PRECISIONS
 from models.system import Precision
 from tests.infra.command_lines import parse_command
 from tests.one_process import run_commands
