@@ -1,7 +1,8 @@
 """DRFusion recipes: its datasets, its trainings, its evaluation.
 
 One model per scenario, as the paper has it: noise, blur, and composite. A dataset holds one of them, in
-both cameras of every pair, at the strengths that were measured on the authors' files (spec 7).
+both cameras of every pair, at the strengths that were measured on the authors' files (spec 7). The small
+model is told the operators of each pair and learns all three at once (`drfusion_mixed`).
 """
 
 from degradations.catalogue import IrRanges, ViRanges
@@ -27,12 +28,12 @@ NOISE, BLUR = "gaussian_noise", "gaussian_blur"
 
 def drfusion_noise() -> DatasetConfig:
     """White noise of 14 levels in both cameras: `python -m jobs.generate drfusion_noise --scenes INDEX`."""
-    return _dataset("drfusion-noise", vi=NOISE, ir=NOISE)
+    return _dataset("drfusion-noise", vi=(NOISE,), ir=(NOISE,))
 
 
 def drfusion_blur() -> DatasetConfig:
     """Gaussian blur of 2 px in both cameras: `python -m jobs.generate drfusion_blur --scenes INDEX`."""
-    return _dataset("drfusion-blur", vi=BLUR, ir=BLUR)
+    return _dataset("drfusion-blur", vi=(BLUR,), ir=(BLUR,))
 
 
 def drfusion_composite() -> DatasetConfig:
@@ -41,7 +42,23 @@ def drfusion_composite() -> DatasetConfig:
     `python -m jobs.generate drfusion_composite --scenes INDEX`
     """
     both = f"{BLUR}+{NOISE}"
-    return _dataset("drfusion-composite", vi=both, ir=f"{both}+low_resolution", noise_level=8.0)
+    return _dataset(
+        "drfusion-composite", vi=(both,), ir=(f"{both}+low_resolution",), noise_range=(8.0, 8.0)
+    )
+
+
+def drfusion_mixed() -> DatasetConfig:
+    """The three scenarios in one set, noise of 6 to 16 levels: for one small model of all three.
+
+    `python -m jobs.generate drfusion_mixed --scenes INDEX`
+    """
+    both = f"{BLUR}+{NOISE}"
+    return _dataset(
+        "drfusion-mixed",
+        vi=(NOISE, BLUR, both),
+        ir=(NOISE, BLUR, f"{both}+low_resolution"),
+        noise_range=(6.0, 16.0),
+    )
 
 
 def drfusion_composite_medical() -> DatasetConfig:
@@ -51,7 +68,10 @@ def drfusion_composite_medical() -> DatasetConfig:
     """
     both = f"{BLUR}+{NOISE}"
     dataset = _dataset(
-        "drfusion-composite-medical", vi=f"{both}+low_resolution", ir=both, noise_level=8.0
+        "drfusion-composite-medical",
+        vi=(f"{both}+low_resolution",),
+        ir=(both,),
+        noise_range=(8.0, 8.0),
     )
     ranges = dataset.shard.vi_ranges.model_copy(
         update={"low_resolution": LowResolutionRanges(factor_range=(2, 2))}
@@ -130,11 +150,17 @@ def drfusion_scenarios_medical() -> EvaluateRecipe:
     return EvaluateRecipe(scenarios=("clean", "noise", "blur", composite))
 
 
-def _dataset(name: str, *, vi: str, ir: str, noise_level: float = 14.0) -> DatasetConfig:
-    noise = GaussianNoiseRanges(sigma_range_level=(noise_level, noise_level))
+def _dataset(
+    name: str,
+    *,
+    vi: tuple[str, ...],
+    ir: tuple[str, ...],
+    noise_range: tuple[float, float] = (14.0, 14.0),
+) -> DatasetConfig:
+    noise = GaussianNoiseRanges(sigma_range_level=noise_range)
     shard = ShardConfig(
-        vi=(vi,),
-        ir=(ir,),
+        vi=vi,
+        ir=ir,
         vi_ranges=ViRanges(gaussian_noise=noise),
         ir_ranges=IrRanges(gaussian_noise=noise),
         pairing="matched",

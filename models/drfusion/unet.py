@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.drfusion.config import GATE_REDUCTION, SIZE_MULTIPLE_PX, DRFusionConfig
+from models.layers import cpu_strips
+from models.layers.convolution import WideConv2d
 
 _MULTIPLIERS = (1, 2, 4, 8)
 _TIME_FACTOR = 4
@@ -38,6 +40,9 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
         """Return noise and weight of the state B×3×H×W at `timestep` T…1. Asserts even sides."""
         assert not any(side % SIZE_MULTIPLE_PX for side in x.shape[-2:]), "sides must be even"
+        if cpu_strips.use_strips(x, has_gradient=False):
+            # There and so, its convolutions need no copies: a quarter faster at full size.
+            x = x.contiguous(memory_format=torch.channels_last)
         time = self.time_embed(sinusoid(timestep, self.stem.out_channels, x))  # 1 D
         x, skips = self._encode(self.stem(x), time)
         for block in self.bottleneck:
@@ -110,11 +115,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, config: DRFusionConfig) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(config.num_groups, channels_in)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = WideConv2d(channels_in, channels_out)
         self.time = nn.Linear(_TIME_FACTOR * config.width, channels_out)
         self.norm2 = nn.GroupNorm(config.num_groups, channels_out)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = WideConv2d(channels_out, channels_out)
         same = channels_in == channels_out
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 

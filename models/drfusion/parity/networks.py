@@ -26,6 +26,7 @@ from models.drfusion.operators import Operators, operators_of
 from models.drfusion.parity.fill import fill, filled_fuser
 from models.drfusion.unet import UNet, sinusoid
 from models.golden import Arrays, TensorComparison, compare_tensor, compare_values, known_arrays
+from models.layers import cpu_strips
 
 # Spec 13, absolute; a long chain amplifies errors, for its ᾱ is small.
 FORWARD_TOLERANCE = 2e-5
@@ -56,6 +57,7 @@ def check_forward(name: str, arrays: Arrays) -> Iterator[TensorComparison]:
             yield compare_tensor(name, key, ours[key], expected, FORWARD_TOLERANCE)
 
 
+@cpu_strips.whole_maps()
 def _run_recorded(network: UNet, x: Tensor, timestep: int) -> dict[str, Tensor]:
     """Our maps under the names of the golden arrays."""
     maps: dict[str, Tensor] = {"sinusoid": sinusoid(timestep, network.stem.out_channels, x)}
@@ -102,10 +104,12 @@ def check_sampling(name: str, arrays: Arrays) -> Iterator[TensorComparison]:
         fuser, torch.from_numpy(arrays["x1"]), torch.from_numpy(arrays["x2"])
     )
     ours = _schedule(fuser, sigma_y)
-    for place, step in enumerate(fuser.chain.steps(observation)):
+    with cpu_strips.whole_maps():
+        steps = list(fuser.chain.steps(observation))
+    for place, step in enumerate(steps):
         fields = zip(("x_in", "noise", "mask", "x0", "out"), step, strict=True)
         ours |= {f"s{place}_{field}": tensor for field, tensor in fields}
-    ours |= {"output": step.out, "t_order": torch.arange(num_steps, 0, -1)}
+    ours |= {"output": steps[-1].out, "t_order": torch.arange(num_steps, 0, -1)}
     for key, expected in known_arrays(name, arrays, {**ours, "x1": None, "x2": None}):
         if key in ("alpha", "alpha_bar", "lam_gamma_sigma_a", "t_order"):
             yield compare_values(name, key, ours[key], expected, _NUMBER_TOLERANCE, floor=1e-3)

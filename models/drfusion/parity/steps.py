@@ -19,6 +19,7 @@ from models.drfusion.parity.networks import chain_tolerance, observe_plain
 from models.drfusion.released import official_name
 from models.drfusion.stage1 import Stage1
 from models.golden import Arrays, TensorComparison, compare_tensor, compare_values, known_arrays
+from models.layers import cpu_strips
 
 # Spec 13, relative.
 _LOSS_TOLERANCE = 1e-4
@@ -87,7 +88,7 @@ def _unweighted(found: dict[str, Tensor], loss: ChainLoss) -> dict[str, float]:
 
 def _after_adam(objective: Stage1, observation: Observation, clean: Tensor) -> dict[str, object]:
     torch.optim.Adam(objective.parameters(), lr=_RATE).step()
-    with torch.no_grad():
+    with torch.no_grad(), cpu_strips.whole_maps():
         output = objective.chain(observation)
         loss = float(objective.losses(output, clean)["loss"])
     return {

@@ -9,6 +9,8 @@ Shapes: H W pixels of one image, C channels, P channels of a projection, n pixel
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -23,6 +25,19 @@ Norm = tuple[Tensor, Tensor]
 Branch = tuple[Tensor, Tensor]
 
 
+_ALLOWED = ContextVar("strips_allowed", default=True)
+
+
+@contextmanager
+def whole_maps() -> Iterator[None]:
+    """Within, no layer goes by strips: what golden vectors and plain builds are compared with."""
+    token = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
 def use_strips(*maps: Tensor, has_gradient: bool = True) -> bool:
     """Whether a layer goes through these maps by strips: on a CPU, in eager mode.
 
@@ -31,6 +46,8 @@ def use_strips(*maps: Tensor, has_gradient: bool = True) -> bool:
     are of the maps' own number format, so not under autocast.
     """
     if torch.compiler.is_compiling() or any(x.device.type != "cpu" for x in maps):
+        return False
+    if not _ALLOWED.get():
         return False
     recorded = torch.is_grad_enabled()
     return not recorded or (has_gradient and not torch.is_autocast_enabled("cpu"))

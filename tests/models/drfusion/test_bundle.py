@@ -32,7 +32,8 @@ def test_the_program_is_the_module_at_any_even_size(bundle: Path) -> None:
         vi, ir, _ = seeded_inputs(system, size, torch.Generator().manual_seed(1))
         told = hints(*[NOISY, BLURRED, [0.0, 0, 3]][: size[0]])
         for ours, theirs in zip(fuser(vi, ir, told), program(vi, ir, *told.values()), strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+            # The fuser's maps are channels last, and its sums in another order.
+            torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -47,4 +48,4 @@ def test_the_registered_model_pads_as_the_fuser_does(bundle: Path) -> None:
     given = {"vi": vi, "ir": ir, **told}
     found = served.predict(None, {name: x.numpy() for name, x in given.items()})
     for name, ours in fuser(vi, ir, told)._asdict().items():
-        np.testing.assert_allclose(found[name], ours.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found[name], ours.numpy(), atol=3e-5)
