@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.metrics import DIRECTION
 from pipelines.evaluation.efficiency import Efficiency
 from pipelines.evaluation.measuring import Example
 from pipelines.evaluation.probes import Point
-from pipelines.evaluation.rows import BASELINE
+from pipelines.evaluation.rows import BASELINE, BETTER
 from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary, by_dataset, summarise
 from pipelines.reports.curves import Curve, CurveChart, curve_chart
 from pipelines.reports.evaluation_charts import bar_charts, map_of_points
@@ -77,6 +76,7 @@ def write_report(path: Path, page: EvaluationPage) -> None:
         run_url=page.run_url,
         overall=OVERALL,
         baseline=BASELINE,
+        falling=[name for name in summary.metrics if BETTER[name] < 0] if summary else [],
         summary=summary,
         tiles=list(_tiles(summary)) if summary else [],
         datasets=by_dataset(rows),
@@ -98,7 +98,7 @@ def _tiles(summary: Summary) -> Iterator[Tile]:
         for other in others:
             if (OVERALL, other, metric) in summary.means:
                 gain = mean - summary.means[OVERALL, other, metric]
-                better = DIRECTION[metric] * gain
+                better = BETTER[metric] * gain
                 gains.append((other, gain, "up" if better > 0 else "down" if better < 0 else ""))
         yield Tile(metric, mean, gains)
 
