@@ -21,6 +21,7 @@ from pipelines.reports.page import Figure, data_uri, write_page
 from pipelines.reports.verdict import verdict
 
 _NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
+_GAINS_IN_TILE = 4
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -47,7 +48,10 @@ class EvaluationPage:
 
 
 class Tile(NamedTuple):
-    """The model's mean of a metric over all scenarios, and its gains: method, gain, up or down."""
+    """The model's mean of a metric over all scenarios, and its gains: method, gain, up or down.
+
+    On the baseline, and on the strongest of the others.
+    """
 
     metric: str
     mean: float
@@ -93,14 +97,14 @@ def write_report(path: Path, page: EvaluationPage) -> None:
 def _tiles(summary: Summary) -> Iterator[Tile]:
     model, *others = summary.methods
     for metric in summary.headline:
-        mean = summary.means[OVERALL, model, metric]
-        gains = []
+        mean, gains = summary.means[OVERALL, model, metric], []
         for other in others:
             if (OVERALL, other, metric) in summary.means:
                 gain = mean - summary.means[OVERALL, other, metric]
                 better = BETTER[metric] * gain
-                gains.append((other, gain, "up" if better > 0 else "down" if better < 0 else ""))
-        yield Tile(metric, mean, gains)
+                kind = "up" if better > 0 else "down" if better < 0 else ""
+                gains.append((other != BASELINE, better, (other, gain, kind)))
+        yield Tile(metric, mean, [shown for *_, shown in sorted(gains)[:_GAINS_IN_TILE]])
 
 
 def _step_curves(steps: Mapping[int, Mapping[str, float]]) -> Iterator[CurveChart]:

@@ -115,7 +115,7 @@ def test_a_detector_and_flicker_are_measured_where_they_are_asked_for(
     assert 0 <= evaluated.means[MODEL]["detector_AP50"] <= 1
     page = (evaluated.folder / REPORT).read_text()
     assert "<h3>detector_agreement</h3>" in page
-    assert "except for Nabf, flicker." in page
+    assert '<h3>flicker <span class="quiet">lower is better</span></h3>' in page
 
 
 def test_a_detector_and_labels_count_by_what_they_hold(
