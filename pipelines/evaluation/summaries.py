@@ -42,15 +42,13 @@ class Summary:
         return [metric for metric in self.metrics if metric in EXTRAS]
 
     def best(self, scenario: str, metric: str) -> str | None:
-        """Name the best method under a scenario; None for a tie, a single method, or one without a mean."""
+        """Name the best method that has a mean; None for a tie or a single one."""
         sign = BETTER[metric]
         values = {
             method: sign * self.means[scenario, method, metric]
             for method in self.methods
-            if (scenario, method, metric) in self.means
+            if not math.isnan(self.means.get((scenario, method, metric), math.nan))
         }
-        if any(math.isnan(value) for value in values.values()):
-            return None
         leaders = [method for method, value in values.items() if value == max(values.values())]
         return leaders[0] if len(values) > 1 and len(leaders) == 1 else None
 
