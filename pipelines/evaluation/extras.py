@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from models.devices import use_device
 from models.metrics import to_grey
 from pipelines.detection.boxes import agreement, judge
 from pipelines.detection.detector import Detector, DetectorFile
@@ -75,7 +76,7 @@ class Beside(NamedTuple):
 def load_instruments(extras: Extras, load_scores: LoadScores, device: str) -> Instruments:
     """Make ready what extras need. Raises ValueError, with the remedy, for what is not installed."""
     detector = Detector(extras.detector) if extras.detector else None
-    return Instruments(load_scores(extras.scores, device), detector)
+    return Instruments(load_scores(extras.scores, str(use_device(device))), detector)
 
 
 def measure_extras(

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -6,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from models.devices import use_device
 from models.metrics import DIRECTION
 from pipelines.detection.boxes import Judged
-from pipelines.evaluation.extras import frames_before, score_picture
+from pipelines.evaluation.extras import (
+    Extras,
+    Score,
+    frames_before,
+    load_instruments,
+    score_picture,
+)
 from pipelines.evaluation.rows import (
     AGREEMENT,
     AP,
@@ -58,6 +66,17 @@ def test_scores_see_colours_and_the_target_is_the_brighter_source() -> None:
     scores = {LPIPS: distance, "MUSIQ": lambda picture: picture.sum(dim=(1, 2, 3))}
     values = score_picture(target, vi, ir, scores)
     assert values == {LPIPS: 0, "MUSIQ": pytest.approx(3 * 64 * 0.6)}
+
+
+def test_scores_are_loaded_for_a_device_that_exists() -> None:
+    asked: list[object] = []
+
+    def load(names: Sequence[str], device: str) -> dict[str, Score]:
+        asked.extend((names, torch.device(device).type))
+        return {}
+
+    assert load_instruments(Extras(scores=("PI",)), load, "auto").detector is None
+    assert asked == [("PI",), use_device("auto").type]
 
 
 def row(scene: str, method: str, **values: object) -> Row:
