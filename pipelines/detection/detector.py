@@ -68,7 +68,10 @@ class Detector:
         tensor = np.ascontiguousarray(placed.transpose(2, 0, 1)[None], np.float32) / 255  # 1 3 H W
         boxes = _boxes_of(self._session.run(None, {self._input: tensor})[0], self.name)
         corners = (boxes.corners - [place.left, place.top] * 2) / place.scale
-        return boxes._replace(corners=np.clip(corners, 0, [width, height] * 2))
+        corners = np.clip(corners, 0, [width, height] * 2)
+        # What is seen in the margins alone is not in the picture.
+        inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        return Boxes(corners[inside], boxes.classes[inside], boxes.scores[inside])
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """The input's size in pixels for a picture: its own, where the file takes any."""

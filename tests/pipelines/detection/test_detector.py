@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines.detection import detector as module
+from pipelines.detection.boxes import agreement
 from pipelines.detection.detector import Detector, read_detector
 from tests.bright_cells import write_detector
 
@@ -26,6 +27,9 @@ def test_boxes_are_in_pixels_of_the_picture(layout: str, tmp_path: Path) -> None
     boxes = detector(with_lamp()).above(0.9)
     assert boxes.corners.tolist() == [[32, 0, 48, 16]]
     assert boxes.classes.tolist() == [0]
+    # The margins are grey, and no part of the picture.
+    assert len(detector(with_lamp()).above(0.4).classes) == 1
+    assert agreement(detector(with_lamp()), detector(with_lamp())) == 1
     assert detector.names == {0: "Lamp"}
     assert len(detector(with_lamp()[:, :, :1]).above(0.9).classes) == 1
 
