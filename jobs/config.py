@@ -7,14 +7,16 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.settings import forbid_update_checks
 from jobs.recipes import Recipes
 from models import system_of
 from pipelines.evaluation.baselines import Baseline
+from pipelines.evaluation.rows import ScoreName
 from pipelines.evaluation.scenarios import TABLE, Scenario
 from pipelines.promotion.gate import GateConfig
 from pipelines.store.names import nearest
@@ -42,6 +44,14 @@ class EvaluateRecipe(BaseModel):
     """Scenes that are shown as pictures in the report."""
     seed: Seed = 0
     """Of the degradations that are drawn."""
+    scores: tuple[ScoreName, ...] = ()
+    """Learned scores by pyiqa: LPIPS_target, MUSIQ, PI, TReS."""
+    sequence: bool = False
+    """Whether the scenes are numbered frames: measures their flicker, too."""
+    detector: Path | None = None
+    """An ONNX file: what it finds in fused degraded pairs is compared with fused clean ones."""
+    labels: Path | None = None
+    """A folder of labelled boxes (YOLO, VOC) for the detector's AP; null: beside the visible pictures."""
 
     @field_validator("scenarios")
     @classmethod
@@ -54,6 +64,12 @@ class EvaluateRecipe(BaseModel):
             if name in taken or ours.count(name) > 1:
                 raise ValueError(f"a scenario {name!r} is there already; choose another name")
         return scenarios
+
+    @model_validator(mode="after")
+    def _labels_are_for_a_detector(self) -> Self:
+        if self.labels and not self.detector:
+            raise ValueError(f"labels {self.labels}: they are for a detector; name one, too")
+        return self
 
     @field_validator("baselines")
     @classmethod

@@ -22,12 +22,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.logging_utils import disable_logging, enable_logging
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from infra.registry.leases import SUFFIX, Lease, age_s, create_lease, delete_lease, read_lease
 
 # The tag of a version that names MLflow's logged model, which has its files and its metrics.
 _LOGGED_MODEL = "logged_model_id"
 _NOT_FOUND = 404
+# Tags of a version that are its run's: who trained it, and by which command.
+_ORIGIN = {"user": MLFLOW_USER, "source": MLFLOW_SOURCE_NAME}
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Timeout of the promotion lock: a promotion takes seconds.
 LOCK_LEASE_S = 600.0
@@ -53,15 +56,21 @@ def register_bundle(
 ) -> ModelVersion:
     """Log a bundle to a run as a pyfunc model, register it as a new version, alias it `challenger`.
 
-    Its signature is what the contract in its config.json says. Where this may have been interrupted, ask
+    Its signature is what the contract in its config.json says; the tags `user` and `source` are the run's,
+    for MLflow takes no user of a version. Where this may have been interrupted, ask
     `resume_registration` first.
     """
+    run = client.get_run(run_id)
+    tags = {
+        **tags,
+        **{key: run.data.tags[tag] for key, tag in _ORIGIN.items() if tag in run.data.tags},
+    }
     with tempfile.TemporaryDirectory(prefix="model-") as scratch, _quiet():
         folder = Path(scratch) / f"fuser-{uuid.uuid4().hex[:8]}"
         _save(folder, bundle, requirements)
         try:
             logged = client.create_logged_model(
-                client.get_run(run_id).info.experiment_id,
+                run.info.experiment_id,
                 name=name,
                 source_run_id=run_id,
                 tags=dict(tags),
@@ -72,7 +81,7 @@ def register_bundle(
                 raise
             # A server of MLflow 2 knows no logged models: its versions are of the run, without metrics.
             client.log_artifacts(run_id, str(folder), folder.name)
-            source = f"{client.get_run(run_id).info.artifact_uri}/{folder.name}"
+            source = f"{run.info.artifact_uri}/{folder.name}"
             made: dict[str, Any] = {"source": source, "tags": dict(tags)}
         else:
             client.log_model_artifacts(logged.model_id, str(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from mlflow.environment_variables import (
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -140,7 +142,7 @@ def open_run(
         run = before
     else:
         # With user and source, as MLflow's own `start_run` has them.
-        known = resolve_tags({**tags, **job_tags()})
+        known = resolve_tags({**tags, **job_tags(), MLFLOW_SOURCE_NAME: _command()})
         run = client.create_run(experiment_id(client), run_name=name, tags=known)
         bind_run(run.info.run_id)
     # A resumed run may lack some: its driver may have died before. MLflow never changes a parameter.
@@ -154,6 +156,12 @@ def open_run(
     if dataset and not (run.inputs and run.inputs.dataset_inputs):
         client.log_inputs(run.info.run_id, [_dataset_input(dataset)])
     return run
+
+
+def _command() -> str:
+    """What runs, as `jobs.train`; MLflow itself would write where that lies on this machine."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return str(spec.name).removesuffix(".__main__") if spec else Path(sys.argv[0]).name
 
 
 def _code_of_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.learned_scores import load_scores
 from infra.settings import Settings, code_commit
 from jobs.config import EvaluateRecipe
 from jobs.console import duration, print_line, progress
@@ -23,7 +24,13 @@ from jobs.placement import ANYWHERE, Placement
 from jobs.promote.describe import describe_version
 from jobs.scan.run import load_index
 from pipelines.evaluation.degraded_pairs import Case
-from pipelines.evaluation.measuring import choose_scenes, forecast_s, load_measurer, measure_case
+from pipelines.evaluation.measuring import (
+    choose_scenes,
+    forecast_s,
+    load_measurer,
+    measure_case,
+    with_instruments,
+)
 from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
 from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
 from pipelines.promotion.lineage import SCENES
@@ -143,7 +150,7 @@ def _measure(task: Evaluation) -> None:
         total, left = len(parts.paths), parts.left()
         with task.workers() as there, progress("scenes under scenarios", total) as advance:
             print_line(f"  {_forecast(task, left, there.count)}")
-            shared = task.subject.measurement, source_reader(task.settings)
+            shared = task.subject.measurement, source_reader(task.settings), load_scores
             measured = there.tasks(measure_case, left, *shared)
             for done, rows in enumerate(measured, start=total - len(left) + 1):
                 parts.keep(rows)
@@ -161,9 +168,11 @@ def _forecast(task: Evaluation, left: Sequence[Case], num_workers: int) -> str:
     cases = f"{len(subject.scenes)} scenes of {subject.where}, {len(left)} left under scenarios"
     if not left:
         return cases
-    measurer = load_measurer(subject.measurement, source_reader(task.settings), task.own_device)
+    device = task.own_device
+    measurer = load_measurer(subject.measurement, source_reader(task.settings), device)
+    measurer = with_instruments(measurer, load_scores, device)
     seconds = forecast_s(measurer, left) / min(num_workers, len(left))
-    methods, device = len(subject.measurement.methods), task.own_device
+    methods = len(subject.measurement.methods)
     return (
         f"{cases}, {methods} methods: about {duration(seconds)} on {num_workers} workers "
         f"(tried here on a corner of the first, device {device})"

@@ -12,6 +12,7 @@ from pathlib import Path
 from infra.settings import REPOSITORY, Settings
 from jobs.config import EvaluateRecipe
 from jobs.console import print_line
+from jobs.evaluate.extras import extras_of
 from jobs.placement import Placement, Workers, workers
 from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
@@ -81,6 +82,7 @@ class Subject:
             baselines=self.recipe.baselines,
             given=self.given,
             metrics=metrics_for(self.scenes),
+            extras=extras_of(self.recipe, self.scenes),
             seed=self.recipe.seed,
         )
 
@@ -90,7 +92,9 @@ class Subject:
         weights = sha256_of_file(self.bundle / "model.safetensors")
         scenes = digest_of([scene.digest for scene in self.scenes])
         pictures = {other.name: other.digests() for other in self.given}
-        how = [self.recipe.model_dump(mode="json"), inputs_digest(self.measurement)]
+        # Detector and labels count by what they hold, which is in the measurement, not by their paths.
+        settings = self.recipe.model_dump(mode="json", exclude={"detector", "labels"})
+        how = [settings, inputs_digest(self.measurement)]
         whole = [*how, weights, scenes, pictures]
         return {
             "model": self.model,

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from jobs.command_line import Command, Verb, add_windows, run_command, window_rules
 
+# Those of infra.learned_scores, which imports pydantic; a test holds them equal.
+SCORES = ("LPIPS_target", "MUSIQ", "PI", "TReS")
+
 
 def _measure(arguments: argparse.Namespace) -> None:
     from jobs.console import print_line
@@ -36,8 +39,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     for line in {line for triple in found.triples for line in triple.described()}:
         print_line(f"  {line}")
     table, failures = measure_folders(found, METRICS if arguments.variants else DEFAULT)
-    if arguments.no_reference:
-        table = score_folders(found.triples, table)
+    if arguments.score:
+        table = score_folders(found.triples, table, arguments.score)
     if arguments.sequence:
         table = measure_flicker(found.triples, table)
     write_table(table, arguments.out)
@@ -61,7 +64,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also what other papers publish under these names, and DRFusion's Q_ metrics",
     )
     parser.add_argument(
-        "--no-reference", action="store_true", help="also MUSIQ, PI and TReS (extra: noreference)"
+        "--score",
+        action="append",
+        default=[],
+        choices=SCORES,
+        help="also this learned score, by pyiqa (repeatable; extra: scores)",
     )
     parser.add_argument(
         "--sequence",

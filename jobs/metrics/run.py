@@ -6,12 +6,15 @@ import csv
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from infra.learned_scores import load_scores
 from jobs.console import print_facts, print_line, progress
 from models.metrics import METRIC_VERSION, MIN_SIDE_PX
+from pipelines.evaluation.extras import score_picture
 from pipelines.evaluation.flicker import flicker
 from pipelines.evaluation.method_folders import (
     Found,
@@ -20,11 +23,10 @@ from pipelines.evaluation.method_folders import (
     read_picture,
     read_source,
 )
+from pipelines.evaluation.rows import FLICKER
 from pipelines.sources.pictures import to_tensor
 from pipelines.store.files import write_whole
 
-# Of frames in a sequence; lower is steadier.
-FLICKER = "flicker"
 Table = dict[str, dict[str, float]]
 
 
@@ -52,16 +54,16 @@ def measure_folders(found: Found, names: tuple[str, ...]) -> tuple[Table, list[s
     return table, failures
 
 
-def score_folders(triples: tuple[Triple, ...], table: Table) -> Table:
-    """Add MUSIQ, PI and TReS of the fused pictures."""
-    from infra.no_reference import load_scores
-
-    scores = load_scores()
+def score_folders(triples: tuple[Triple, ...], table: Table, names: Sequence[str]) -> Table:
+    """Add learned scores of the fused pictures."""
+    scores = load_scores(names)
     triples = tuple(triple for triple in triples if triple.name in table)
-    with torch.inference_mode(), progress("scores", len(triples)) as advance:
+    with progress("scores", len(triples)) as advance:
         for done, triple in enumerate(triples, start=1):
-            fused = to_tensor(read_picture(triple.fused)).expand(-1, 3, -1, -1)
-            table[triple.name] |= {name: float(score(fused)) for name, score in scores.items()}
+            fused = to_tensor(read_picture(triple.fused))
+            vi = to_tensor(read_source(triple.vi, "vi", triple.vi_window))
+            ir = to_tensor(read_source(triple.ir, "ir", triple.ir_window))
+            table[triple.name] |= score_picture(fused, vi, ir, scores)
             advance(done, triple.name)
     return table
 

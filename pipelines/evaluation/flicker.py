@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,20 +17,36 @@ import numpy as np
 _SHARE, _OFFSET = 0.01, 0.5
 
 
-def flicker(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[float]:
-    """The warping error of each fused frame but the first, in squared levels; lower is steadier.
+class Motion(NamedTuple):
+    """From a frame to the one before: the way of each pixel (H×W×2), and which pixels both show (H×W)."""
 
-    Takes (fused, visible source) in order of time. Mean squared difference of a frame's grey levels from
-    those of the frame before, moved along the optical flow of the visible sources, over the pixels that
-    both show (warping error: Lai et al. 2018). All methods have the same flow, so they compare; what the
-    sources themselves change is in all of them. NaN where no pixel is in both.
-    """
+    there: np.ndarray
+    seen: np.ndarray
+
+
+def flicker(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[float]:
+    """The warping error of each fused frame but the first; takes (fused, visible) in order of time."""
     for (before, vi_before), (fused, vi) in pairwise(frames):
-        there, back = _flow(vi, vi_before), _flow(vi_before, vi)  # H W 2
-        seen = _visible(there, back)
-        moved = _moved(_grey(before).astype(np.float32), there)
-        errors = (_grey(fused) - moved)[seen] ** 2
-        yield float(errors.mean()) if errors.size else float("nan")
+        yield warping_error(before, fused, motion(vi_before, vi))
+
+
+def warping_error(before: np.ndarray, fused: np.ndarray, moves: Motion) -> float:
+    """How far a fused frame is from the one before, in squared levels; lower is steadier.
+
+    Mean squared difference of a frame's grey levels from those of the frame before, moved along the
+    optical flow of the visible sources, over the pixels that both show (warping error: Lai et al. 2018).
+    All methods have the same flow, so they compare; what the sources themselves change is in all of
+    them. NaN where no pixel is in both.
+    """
+    moved = _moved(_grey(before).astype(np.float32), moves.there)
+    errors = (_grey(fused) - moved)[moves.seen] ** 2
+    return float(errors.mean()) if errors.size else float("nan")
+
+
+def motion(vi_before: np.ndarray, vi: np.ndarray) -> Motion:
+    """The motion between two frames of the visible camera."""
+    there, back = _flow(vi, vi_before), _flow(vi_before, vi)  # H W 2
+    return Motion(there, _visible(there, back))
 
 
 def _flow(start: np.ndarray, end: np.ndarray) -> np.ndarray:

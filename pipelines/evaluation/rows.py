@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.metrics import METRIC_VERSION, METRICS
+from models.metrics import DIRECTION, METRIC_VERSION
 from pipelines.evaluation.scenarios import Scenario
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import whole_file
@@ -19,6 +20,27 @@ REFERENCE = "hq"
 # Names of the two methods that every evaluation of ours measures; the gate compares their rows.
 MODEL: Final = "model"
 BASELINE: Final = "average"
+# Extras, which a row has where they were asked for: `extras` says what they are.
+ScoreName = Literal["LPIPS_target", "MUSIQ", "PI", "TReS"]
+LPIPS: Final = "LPIPS_target"
+FLICKER: Final = "flicker"
+AGREEMENT: Final = "detector_agreement"
+# No column: it is of all pictures together, from what was detected in each (`detections`).
+AP: Final = "detector_AP50"
+DETECTIONS: Final = "detections"
+EXTRAS: Mapping[str, int] = MappingProxyType(
+    {LPIPS: -1, "MUSIQ": 1, "PI": -1, "TReS": 1, FLICKER: -1, AGREEMENT: 1, AP: 1}
+)
+# What is better, for everything that a row or a mean may hold: +1 means higher.
+BETTER: Mapping[str, int] = MappingProxyType({**DIRECTION, **EXTRAS})
+_JUDGED = pa.struct(
+    {
+        "found": pa.list_(
+            pa.struct({"label": pa.int32(), "score": pa.float64(), "hit": pa.bool_()})
+        ),
+        "labelled": pa.list_(pa.int32()),
+    }
+)
 _FIELDS: dict[str, pa.DataType] = {
     "scene": pa.string(),
     "dataset": pa.string(),
@@ -52,14 +74,18 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write rows as one Parquet file, whole or not at all. Rows must have the same columns."""
     if not rows:
         raise ValueError(f"{path}: no rows to write; evaluate at least one scene")
-    metrics = [name for name in rows[0] if name in METRICS]
-    expected = {*_FIELDS, *metrics}
+    values: list[tuple[str, pa.DataType]] = [
+        (name, _JUDGED if name == DETECTIONS else pa.float64())
+        for name in rows[0]
+        if name in BETTER or name == DETECTIONS
+    ]
+    expected = {*_FIELDS, *dict(values)}
     for row in rows:
         if row.keys() != expected:
             # from_pylist would drop the one and fill the other with nulls, in silence.
             odd = sorted(row.keys() ^ expected)
             raise ValueError(f"row of scene {row.get('scene')!r} differs in columns {odd}")
-    fields = [*_FIELDS.items(), *((name, pa.float64()) for name in metrics)]
+    fields = [*_FIELDS.items(), *values]
     with whole_file(path) as stream:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(fields)), stream)
 

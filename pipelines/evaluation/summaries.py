@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from itertools import product
 
 import numpy as np
 
-from models.metrics import DIRECTION, METRICS
-from pipelines.evaluation.rows import REFERENCE, Row
+from pipelines.detection.boxes import average_precision
+from pipelines.evaluation.rows import AP, BETTER, DETECTIONS, EXTRAS, REFERENCE, Row
 from pipelines.evaluation.scenarios import TABLE
 
 OVERALL = "overall"
@@ -35,13 +36,18 @@ class Summary:
         """The headline metrics that were measured."""
         return [metric for metric in HEADLINE if metric in self.metrics]
 
+    @property
+    def extras(self) -> list[str]:
+        """What was measured on request."""
+        return [metric for metric in self.metrics if metric in EXTRAS]
+
     def best(self, scenario: str, metric: str) -> str | None:
-        """Name the best method under a scenario; None for a tie or a single method."""
-        sign = DIRECTION[metric]
+        """Name the best method that has a mean; None for a tie or a single one."""
+        sign = BETTER[metric]
         values = {
             method: sign * self.means[scenario, method, metric]
             for method in self.methods
-            if (scenario, method, metric) in self.means
+            if not math.isnan(self.means.get((scenario, method, metric), math.nan))
         }
         leaders = [method for method, value in values.items() if value == max(values.values())]
         return leaders[0] if len(values) > 1 and len(leaders) == 1 else None
@@ -55,7 +61,8 @@ def summarise(rows: Sequence[Row]) -> Summary:
     """
     _check_comparable(rows)
     methods = tuple(dict.fromkeys(row["method"] for row in rows))
-    metrics = tuple(name for name in rows[0] if name in METRICS)
+    metrics = tuple(name for name in rows[0] if name in BETTER)
+    metrics += (AP,) * (DETECTIONS in rows[0])
     cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         cells[row["scenario"], row["method"]].append(row)
@@ -118,7 +125,7 @@ def worst_cases(
     for metric in metrics:
         values: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
         for row in rows:
-            values[row["method"]][row["scene"], row["scenario"]] = DIRECTION[metric] * row[metric]
+            values[row["method"]][row["scene"], row["scenario"]] = BETTER[metric] * row[metric]
         gains = {key: value - values[baseline][key] for key, value in values[model].items()}
         for key in sorted(gains, key=lambda key: (gains[key], key))[:count]:
             found[key] = (*found.get(key, ()), metric)
@@ -140,7 +147,7 @@ def _means(
     means = {}
     for method, metric in product(methods, metrics):
         each = {
-            name: _mean([row[metric] for row in cells[name, method]])
+            name: _of_cell(cells[name, method], metric)
             for name in scenarios
             if (name, method) in cells
         }
@@ -148,6 +155,17 @@ def _means(
         if len(each) == len(scenarios):
             means[OVERALL, method, metric] = _mean(list(each.values()))
     return means
+
+
+def _of_cell(rows: Sequence[Row], metric: str) -> float:
+    """A method's mean under a scenario; NaN where no row has a value."""
+    if metric == AP:
+        return average_precision([row[DETECTIONS] for row in rows if row[DETECTIONS] is not None])
+    values = [row[metric] for row in rows]
+    if metric in EXTRAS:
+        # A first frame has no flicker, a picture of nothing no agreement.
+        values = [value for value in values if not math.isnan(value)]
+    return _mean(values) if values else math.nan
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.metrics import DIRECTION
 from pipelines.evaluation.efficiency import Efficiency
 from pipelines.evaluation.measuring import Example
 from pipelines.evaluation.probes import Point
-from pipelines.evaluation.rows import BASELINE
+from pipelines.evaluation.rows import BASELINE, BETTER
 from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary, by_dataset, summarise
 from pipelines.reports.curves import Curve, CurveChart, curve_chart
 from pipelines.reports.evaluation_charts import bar_charts, map_of_points
@@ -22,6 +21,7 @@ from pipelines.reports.page import Figure, data_uri, write_page
 from pipelines.reports.verdict import verdict
 
 _NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
+_GAINS_IN_TILE = 4
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -48,7 +48,10 @@ class EvaluationPage:
 
 
 class Tile(NamedTuple):
-    """The model's mean of a metric over all scenarios, and its gains: method, gain, up or down."""
+    """The model's mean of a metric over all scenarios, and its gains: method, gain, up or down.
+
+    On the baseline, and on the strongest of the others.
+    """
 
     metric: str
     mean: float
@@ -77,6 +80,7 @@ def write_report(path: Path, page: EvaluationPage) -> None:
         run_url=page.run_url,
         overall=OVERALL,
         baseline=BASELINE,
+        falling=[name for name in summary.metrics if BETTER[name] < 0] if summary else [],
         summary=summary,
         tiles=list(_tiles(summary)) if summary else [],
         datasets=by_dataset(rows),
@@ -93,14 +97,14 @@ def write_report(path: Path, page: EvaluationPage) -> None:
 def _tiles(summary: Summary) -> Iterator[Tile]:
     model, *others = summary.methods
     for metric in summary.headline:
-        mean = summary.means[OVERALL, model, metric]
-        gains = []
+        mean, gains = summary.means[OVERALL, model, metric], []
         for other in others:
             if (OVERALL, other, metric) in summary.means:
                 gain = mean - summary.means[OVERALL, other, metric]
-                better = DIRECTION[metric] * gain
-                gains.append((other, gain, "up" if better > 0 else "down" if better < 0 else ""))
-        yield Tile(metric, mean, gains)
+                better = BETTER[metric] * gain
+                kind = "up" if better > 0 else "down" if better < 0 else ""
+                gains.append((other != BASELINE, better, (other, gain, kind)))
+        yield Tile(metric, mean, [shown for *_, shown in sorted(gains)[:_GAINS_IN_TILE]])
 
 
 def _step_curves(steps: Mapping[int, Mapping[str, float]]) -> Iterator[CurveChart]:

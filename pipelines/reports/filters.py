@@ -5,6 +5,7 @@ Minus signs are U+2212, which is as wide as a digit; units follow a narrow no-br
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,8 @@ def sentence(name: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits or so: 0.1234 -> 0.123, 23.456 -> 23.46; a dash for None."""
-    if value is None:
+    """Three digits or so: 0.1234 -> 0.123, 23.456 -> 23.46; a dash for None and NaN."""
+    if value is None or math.isnan(value):
         return "–"
     return fixed(value, 2 if abs(value) >= 10 else 3)
 

@@ -58,11 +58,13 @@ def _gains(rows: Rows, model: str, metric: str) -> list[float]:
 def _leaders(summary: Summary, model: str, num_methods: int) -> str:
     first = {metric: summary.best(OVERALL, metric) for metric in summary.headline}
     ours = [metric for metric, method in first.items() if method == model]
+    others = dict.fromkeys(method for method in first.values() if method not in (None, model))
     theirs = [
-        f"{method} on {metric}" for metric, method in first.items() if method not in (None, model)
+        f"{other} on {_listed([metric for metric, method in first.items() if method == other])}"
+        for other in others
     ]
     said = f"it is first on {_listed(ours)}" if ours else "it is first on none"
-    rest = f", {_listed(theirs)}" if theirs else ""
+    rest = f"; {'; '.join(theirs)}" if theirs else ""
     return f"Of {num_methods} methods measured in every scenario {said}{rest}."
 
 

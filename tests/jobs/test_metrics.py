@@ -3,16 +3,18 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 
-from infra.no_reference import WEIGHTS, load_scores
+from infra.learned_scores import NAMES, WEIGHTS, load_scores
 from jobs.metrics import __main__ as command
-from jobs.metrics.run import FLICKER, means_of, measure_flicker, measure_folders, write_table
+from jobs.metrics.run import means_of, measure_flicker, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.evaluation.method_folders import find_triples
+from pipelines.evaluation.rows import FLICKER, ScoreName
 
 
 @pytest.fixture
@@ -95,10 +97,11 @@ def test_frames_of_a_sequence_have_flicker(folders: list[Path]) -> None:
         measure_flicker(found.triples[:1], table)
 
 
-def test_no_reference_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learned_scores_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuple(NAMES) == get_args(ScoreName) == command.SCORES
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    with pytest.raises(ValueError, match=r"need pyiqa.*noreference"):
-        load_scores()
+    with pytest.raises(ValueError, match=r"MUSIQ, PI: pyiqa is needed .*'\.\[scores\]'"):
+        load_scores(["MUSIQ", "PI"])
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_no_reference_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatc
         ),
     ],
 )
-def test_no_reference_metrics_name_the_remedy(
+def test_learned_scores_name_the_remedy(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As the real package fails: with another torch's torchvision, and without a network.
@@ -120,7 +123,7 @@ def test_no_reference_metrics_name_the_remedy(
     monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=message):
-        load_scores()
+        load_scores([*NAMES][1:])
     sys.modules.pop("pyiqa", None)
 
 
@@ -135,5 +138,5 @@ def test_damaged_weights_are_not_called_missing(
     monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=r"MUSIQ cannot be read .*delete .*musiq_koniq"):
-        load_scores()
+        load_scores([*NAMES][1:])
     sys.modules.pop("pyiqa", None)

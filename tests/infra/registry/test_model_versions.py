@@ -42,6 +42,11 @@ def test_a_new_version_is_the_challenger_with_its_tags(client: MlflowClient) -> 
     version = registry.find_model(client, f"models:/{NAME}@challenger")
     assert str(version.version) == "2"
     assert version.tags["dataset_digest"] == "d"
+    run = client.get_run(version.run_id).data.tags
+    assert version.tags["user"] == run["mlflow.user"]
+    # The command, and not where it lies on this machine.
+    assert version.tags["source"] == run["mlflow.source.name"]
+    assert "/" not in version.tags["source"]
     assert str(registry.find_model(client, f"models:/{NAME}/1").version) == "1"
 
 

@@ -1,6 +1,8 @@
 """An evaluation in this process: other programs' pictures, and what is left of one that was stopped."""
 
+import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ from infra.settings import Settings
 from jobs.config import EvaluateRecipe
 from jobs.evaluate.export import export_pairs
 from jobs.evaluate.report import REPORT
-from jobs.evaluate.run import evaluate
-from jobs.evaluate.subject import ROWS
+from jobs.evaluate.run import chosen_scenes, evaluate
+from jobs.evaluate.subject import ROWS, Subject
 from pipelines.evaluation.rows import MODEL, read_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan
 from pipelines.synthetic.pairs import write_scenes
+from tests.bright_cells import write_detector
 
 RECIPE = EvaluateRecipe(scenarios=("clean", "vi_blur"), num_examples=1)
 
@@ -85,3 +88,73 @@ def test_other_programs_are_measured_in_every_scenario(
     page = (evaluated.folder / REPORT).read_text()
     assert "Fused: theirs" in page
     assert "Fused: same+average" in page
+
+
+def test_a_detector_and_flicker_are_measured_where_they_are_asked_for(
+    settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `detector` is not installed")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "0000.txt").write_text("0 0.5 0.5 0.25 0.25")
+    detector = write_detector(tmp_path / "bright.onnx")
+    asked = {"detector": detector, "labels": labels, "sequence": True, "num_examples": 0}
+    arguments = {"model": str(tiny_bundle), "scenes": "small", "local": True}
+    evaluated = evaluate(RECIPE.model_copy(update=asked), settings, **arguments)
+    said = capsys.readouterr().out
+    assert "flicker: 1 of 2 scenes follow another frame" in said
+    assert "AP over 1 boxes in 1 of 2 scenes" in said
+    rows = read_rows(evaluated.folder / ROWS)
+    assert {row["detector_agreement"] for row in rows if row["scenario"] == "clean"} == {1.0}
+    blurred = [row["detector_agreement"] for row in rows if row["scenario"] == "vi_blur"]
+    assert min(blurred) < 1
+    assert [math.isnan(row["flicker"]) for row in rows] == [
+        row["scene"] == "small-val-0000" for row in rows
+    ]
+    assert {row["detections"] is None for row in rows if row["scene"] == "small-val-0001"} == {True}
+    assert 0 <= evaluated.means[MODEL]["detector_AP50"] <= 1
+    page = (evaluated.folder / REPORT).read_text()
+    assert "<h3>detector_agreement</h3>" in page
+    assert '<h3>flicker <span class="quiet">lower is better</span></h3>' in page
+
+
+def test_a_detector_and_labels_count_by_what_they_hold(
+    settings: Settings, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels").mkdir()
+    text = tmp_path / "labels" / "0000.txt"
+
+    def digest(detector: Path, boxes: str) -> str:
+        text.write_text(boxes)
+        asked = {"detector": detector, "labels": text.parent}
+        scenes = chosen_scenes(RECIPE, settings, scenes="small", split="val", dataset=None)
+        recipe = RECIPE.model_copy(update=asked)
+        return Subject(recipe, "m", tiny_bundle, "w", "val", scenes).tags["config_digest"]
+
+    boxes, others = "0 0.5 0.5 0.25 0.25", "0 0.5 0.5 0.5 0.5"
+    first = digest(write_detector(tmp_path / "bright.onnx"), boxes)
+    assert digest((tmp_path / "bright.onnx").rename(tmp_path / "moved.onnx"), boxes) == first
+    other = write_detector(tmp_path / "other.onnx", "things")
+    assert len({first, digest(other, boxes), digest(tmp_path / "moved.onnx", others)}) == 3
+
+
+def test_what_is_asked_for_and_cannot_be_measured_is_said_first(
+    settings: Settings, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    (tmp_path / "labels").mkdir()
+    detector = write_detector(tmp_path / "bright.onnx")
+    for asked, message in (
+        ({"scores": ("MUSIQ",)}, r"MUSIQ: pyiqa is needed"),
+        ({"detector": tmp_path / "gone.onnx"}, r"gone\.onnx: no such file"),
+        (
+            {"detector": detector, "labels": tmp_path / "labels"},
+            r"no box of a class of bright\.onnx",
+        ),
+    ):
+        recipe = RECIPE.model_copy(update=asked)
+        with pytest.raises(ValueError, match=message):
+            evaluate(recipe, settings, model=str(tiny_bundle), scenes="small", local=True)
+    assert not (settings.work / "reports").exists()
+    with pytest.raises(ValueError, match="they are for a detector"):
+        EvaluateRecipe(scenarios=("clean",), labels=tmp_path)

@@ -8,6 +8,9 @@ from jobs.evaluate import subject as evaluate_rows
 from jobs.evaluate.subject import inputs_digest
 from models.dspfusion.config import tiny
 from pipelines.bundles.export import Bundle
+from pipelines.detection.detector import DetectorFile
+from pipelines.detection.labels import Labels
+from pipelines.evaluation.extras import Extras
 from pipelines.evaluation.measuring import Measurement
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, find_scenario
 
@@ -24,6 +27,9 @@ def test_parts_hang_on_what_is_measured_and_not_on_where_it_lies() -> None:
         {"scenarios": (CLEAN_SCENARIO, strong)},
         {"metrics": ("VIF",)},
         {"seed": 1},
+        {"extras": Extras(scores=("PI",))},
+        {"extras": Extras(labels={"a": Labels(corners=((0, 0, 1, 1),), classes=(0,))})},
+        {"extras": Extras(detector=DetectorFile(name="d", sha256="1", data=b""))},
     )
     digests = {inputs_digest(MEASUREMENT.model_copy(update=change)) for change in changes}
     assert len(digests | {inputs_digest(MEASUREMENT)}) == 1 + len(changes)

@@ -6,25 +6,31 @@ import pytest
 
 from infra.registry import model_versions as registry
 from infra.registry import tracking
+from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.recipes import TRAINING
 from jobs.train.inputs import plan_training
 from jobs.train.records import open_training_run
 from jobs.train.run import train
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.store.folders import LocalFolder
 from tests.settings import embedded_settings
 
 
+@pytest.fixture(scope="module")
+def settings(
+    published: tuple[DatasetVersion, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """MLflow in a folder of the tests, and the dataset version."""
+    work = embedded_settings(tmp_path_factory.mktemp("reuse"))
+    return work.model_copy(update={"datasets_uri": str(published[1])})
+
+
 def test_its_registration_is_finished_and_newer_code_is_named(
-    version_root: tuple[DatasetVersion, LocalFolder],
-    tmp_path: Path,
+    published: tuple[DatasetVersion, Path],
+    settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    version, root = version_root
-    settings = embedded_settings(tmp_path / "work").model_copy(
-        update={"datasets_uri": str(root.path)}
-    )
+    version, _ = published
     client = tracking.connect(settings)
     smoke = shrink_training(TRAINING["dspfusion_stage1_small"]())
     recipe = override(smoke, [f"dataset={version.name}", "register_as=late"])
@@ -59,3 +65,34 @@ def test_its_registration_is_finished_and_newer_code_is_named(
     # What it is registered under is no other training.
     unnamed = recipe.model_copy(update={"register_as": None})
     assert train(unnamed, settings, name="t") == trained.model_copy(update={"model": None})
+
+
+def test_again_opens_a_new_run_that_is_resumed_when_it_was_stopped(
+    published: tuple[DatasetVersion, Path],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    smoke = shrink_training(TRAINING["dspfusion_stage1_small"]())
+    recipe = override(smoke, [f"dataset={published[0].name}", "optim.seed=7"])
+    planned, client = plan_training(recipe, settings, name="t"), tracking.connect(settings)
+    first = open_training_run(client, planned)
+    tracking.finish_run(client, first)
+
+    class ClusterError(Exception):
+        """In place of a cluster: this is about which run is opened."""
+
+    def no_cluster(_: Settings) -> None:
+        raise ClusterError
+
+    monkeypatch.setattr("infra.cluster.connect.connected", no_cluster)
+    assert train(recipe, settings, name="t").run_id == first
+    with pytest.raises(ClusterError):
+        train(recipe, settings, name="t", again=True)
+    assert capsys.readouterr().out.count("trained already") == 1
+    second = open_training_run(client, planned)
+    assert second != first
+    # Stopped half-way the new run is the one that is resumed, and the old one is not reported.
+    with pytest.raises(ClusterError):
+        train(recipe, settings, name="t")
+    assert open_training_run(client, planned) == second

@@ -222,11 +222,31 @@ def test_the_page_opens_with_a_verdict_and_ends_with_its_command(tmp_path: Path)
     assert said == (
         "Against the average of the sources the model is better on VIF, worse on Qabf and not told apart "
         "on SSIM (2 scenarios; 95 % intervals over 3 scenes). Of 3 methods measured in every scenario "
-        "it is first on none, other on VIF."
+        "it is first on none; other on VIF."
     )
     assert page.index("Against the average") < page.index("<table")
     assert checker.text[-1] == command
     assert checker.addresses == [link]
+
+
+def test_what_is_above_the_scenarios_has_the_strongest_methods_and_the_extras(
+    tmp_path: Path,
+) -> None:
+    values = {"model": 0.5, "maximum": 0.4, "average": 0.3, "weak": 0.1, "weaker": 0.2, "best": 0.9}
+    rows = [
+        make_rows()[0] | {"method": method, "VIF": value, "flicker": 10 * value, "MUSIQ": math.nan}
+        for method, value in values.items()
+    ]
+    page, _ = write(tmp_path / "r.html", rows=rows, examples=[])
+    tile = page.partition("VIF, all scenarios")[2].partition("</div>")[0]
+    assert re.findall(r"against (\S+)<", tile) == ["average", "best", "maximum", "weaker"]
+    table = page.partition("<h2>All scenarios</h2>")[2].partition("</section>")[0]
+    line = re.search(r'<tr><th scope="row">weak</th>(.*?)</tr>', table, re.DOTALL)
+    assert line
+    # VIF, Qabf, SSIM, then what was asked for; flicker is better when it is low.
+    cells = re.findall(r"<td>(.*?)</td>", line[1])
+    assert cells == ["0.100", "0.500", "0.700", "<strong>1.000</strong>", "–"]
+    assert "flicker: lower is better" in table
 
 
 def test_a_metric_has_a_table_with_a_column_a_method(tmp_path: Path) -> None:

@@ -1,39 +1,48 @@
-"""No-reference quality through pyiqa, an extra: `pip install '.[noreference]'`.
+"""Scores by networks and natural statistics through pyiqa, an extra: `pip install '.[scores]'`.
 
 pyiqa fetches weights on first use, which makes it the outside world: this file alone imports it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# Our name -> pyiqa's. PI is better when lower, the others when higher.
-NAMES = {"MUSIQ": "musiq", "PI": "pi", "TReS": "tres"}
+# Our name -> pyiqa's. LPIPS and PI are better when lower, the others when higher.
+NAMES = {"LPIPS_target": "lpips", "MUSIQ": "musiq", "PI": "pi", "TReS": "tres"}
 # The files of weights that pyiqa 0.1.16 opens, below torch's hub folder (TORCH_HOME/hub).
 WEIGHTS = {
+    "LPIPS_target": ("checkpoints/alexnet-owt-7be5be79.pth", "pyiqa/LPIPS_v0.1_alex-df73285e.pth"),
     "MUSIQ": ("pyiqa/musiq_koniq_ckpt-e95806b9.pth",),
     "PI": ("pyiqa/NRQM_model.mat", "pyiqa/niqe_modelparameters.mat"),
     "TReS": ("checkpoints/resnet50-0676ba61.pth", "pyiqa/tres_koniq-f0502926.pth"),
 }
 
-# B×3×H×W in [0, 1] -> B scores.
-Score = Callable[[Any], Any]
+# B×3×H×W in [0, 1] -> B scores; LPIPS_target takes the target, too.
+Score = Callable[..., Any]
 
 
-def load_scores(device: str = "cpu") -> dict[str, Score]:
-    """Build the three metrics with their published weights, which pyiqa fetches if it has a network.
+def load_scores(names: Sequence[str], device: str = "cpu") -> Mapping[str, Score]:
+    """Build scores with their published weights, which pyiqa fetches if it has a network.
 
-    Raises ValueError when the package cannot be imported, or with the names of the files when weights
-    can be neither found nor fetched.
+    A process builds the same ones once. Raises ValueError when the package cannot be imported, or with
+    the names of the files when weights can be neither found nor fetched.
     """
+    return _load(tuple(names), device)
+
+
+@lru_cache(maxsize=1)
+def _load(names: tuple[str, ...], device: str) -> Mapping[str, Score]:
+    if not names:
+        return {}
     try:
         import pyiqa
     except ImportError as error:
         raise ValueError(
-            f"no-reference metrics need pyiqa ({error}); install it with "
-            "pip install '.[noreference]' (it brings torchvision)"
+            f"{', '.join(names)}: pyiqa is needed ({error}); install it with pip install '.[scores]' "
+            "(it brings torchvision)"
         ) from error
     except RuntimeError as error:
         # What torchvision raises when its operators do not load.
@@ -43,9 +52,9 @@ def load_scores(device: str = "cpu") -> dict[str, Score]:
             "PyTorch's own index for CPUs, not PyPI's"
         ) from error
     scores = {}
-    for name, key in NAMES.items():
+    for name in names:
         try:
-            scores[name] = pyiqa.create_metric(key, device=device)
+            scores[name] = pyiqa.create_metric(NAMES[name], device=device)
         except Exception as error:
             # Whatever its downloader and readers raise: URL, socket, pickle and file errors share
             # no parent.
