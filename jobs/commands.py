@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.command_line import Command
+from pipelines.store.names import nearest
 
 _FOLDER = Path(__file__).parent
 
@@ -35,3 +37,17 @@ def load_command(name: str) -> Command:
     module = importlib.import_module(f"jobs.{name}.__main__" if is_package else f"jobs.{name}")
     command: Command = module.COMMAND
     return command
+
+
+def words_of(command: Sequence[str], *, besides: Sequence[str] = ("submit",)) -> list[str]:
+    """The words of one of our commands but those `besides`, without the `--` before it.
+
+    Raises ValueError when it is none.
+    """
+    words = list(command[1:] if command[:1] == ["--"] else command)
+    known = [name for name in command_names() if name not in besides]
+    if not words or words[0] not in known:
+        given = words[0] if words else ""
+        hint = nearest(given, known)
+        raise ValueError(f"no command {given!r}{hint}; there are: {', '.join(known)}")
+    return words

@@ -55,6 +55,7 @@ def import_pretrained(name: str, settings: Settings, *, register_as: str | None 
             bundle.fuser(),
             tags,
             {FOLDER: Path(scratch)},
+            bundle.types,
         )
         return register_imported(imported, settings)
 

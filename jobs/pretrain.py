@@ -45,8 +45,9 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
     from jobs.evaluate.run import evaluate
     from jobs.evaluate.subject import ROWS as MEASURED
     from jobs.generate.run import generate, named
+    from jobs.locations import source_reader
     from jobs.scan.run import scan_folder
-    from pipelines.bundles.pretrained import write_pretrained
+    from pipelines.bundles.pretrained import write_pretrained, write_types
     from pipelines.store.files import write_whole
 
     name = Path(pairs).name
@@ -60,6 +61,7 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
     origin = {"commit": code_commit(), "dataset_digest": dataset.digest}
     trained = scenes.of_split(config.split)
     write_pretrained(out, _checkpoint(last, settings), origin=origin, scenes=trained)
+    write_types(out, trained, config.shard, source_reader(settings))
     write_whole(out / ROWS, (evaluated.folder / MEASURED).read_bytes())
 
 

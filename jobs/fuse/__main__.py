@@ -1,10 +1,11 @@
-"""python -m jobs.fuse MODEL --vi URI --ir URI --out URI: fuse a pair, or two folders of pairs.
+"""python -m jobs.fuse MODEL --vi URI --ir URI --out URI: fuse a pair, two folders of pairs, or two videos.
 
 MODEL is small (weights that come with this repository), models:/NAME@ALIAS, models:/NAME/VERSION or a
 bundle's folder; URIs are paths or s3://bucket/prefix. Results are PNG, of 16 bits a channel if an input
-was; a single one is a JPEG where --out says so. Folders are fused on Ray, by
-actors that hold the model; the same command again skips the pictures that exist. What cannot be
-fused is listed in OUT/failures.json, and the exit status is 1.
+was; a single one is a JPEG where --out says so. Folders are fused on Ray, by actors that hold the model;
+the same command again skips the pictures that exist. What cannot be fused is listed in OUT/failures.json,
+and the exit status is 1. Two videos, or folders of frames with --out NAME.mp4, are fused in this process,
+in order, and their flicker is measured; videos need `pip install '.[video]'`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def _fuse(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.console import print_facts, print_line
     from jobs.fuse.run import FuseTask, fuse_folders, fuse_one, is_picture, resolve_model
+    from jobs.fuse.sequence import fuse_sequence, is_sequence
     from jobs.locations import open_folder
     from pipelines.bundles.fusing import FAILURES
 
@@ -50,6 +52,9 @@ def _fuse(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         local=arguments.local,
     )
+    if is_sequence(task):
+        print_facts({"model": model, **fuse_sequence(fusing, settings, task)})
+        return
     kinds = [is_picture(uri) for uri in (task.vi, task.ir)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{task.vi} and {task.ir}: give two files or two folders")
@@ -102,11 +107,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", help="small, models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
     )
-    what = "picture, folder or s3://bucket/prefix"
+    what = "picture, video, folder or s3://bucket/prefix"
     parser.add_argument("--vi", required=True, help=f"visible {what}")
     parser.add_argument("--ir", required=True, help=f"infrared {what}")
     parser.add_argument(
-        "--out", required=True, help="PNG or JPEG to write (for two files), or folder"
+        "--out", required=True, help="PNG or JPEG to write (for two files), MP4, or folder"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace pictures that exist already"
@@ -157,6 +162,7 @@ COMMAND = Command(
     [
         "python -m jobs.fuse small --vi a_vi.png --ir a_ir.png --out a.png --side-by-side",
         "python -m jobs.fuse models:/dspfusion@champion --vi msrs/vi --ir msrs/ir --out fused",
+        "python -m jobs.fuse small --vi a_vi.mp4 --ir a_ir.mp4 --out a.mp4",
     ],
     Verb(_add_arguments, _fuse),
 )

@@ -16,6 +16,7 @@ from jobs.console import print_line, progress
 from jobs.locations import cached_folder, open_folder, open_sources, source_reader
 from jobs.placement import ANYWHERE, Placement
 from models.devices import use_device
+from pipelines.bundles.degradation_types import in_words
 from pipelines.bundles.fusing import (
     Failure,
     FusablePair,
@@ -273,7 +274,10 @@ def fuse_one(fusing: Fusing, settings: Settings, task: FuseTask) -> str:
     pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
     _check_targets([pair], root)
     fusing = _windowed(fusing, [pair], settings, task.windows)
-    failures = PairFuser(fusing, source_reader(settings), root, task.placement.device)([pair])
+    fuse = PairFuser(fusing, source_reader(settings), root, task.placement.device)
+    failures = fuse([pair])
     if failures:
         raise ValueError(failures[0].reason)
+    if seen := fuse.sees(pair):
+        print_line(f"  the model sees: {in_words(seen)}")
     return f"{root.uri}/{name}"

@@ -16,6 +16,7 @@ from jobs.console import print_line
 from jobs.promote.describe import describe_version
 from jobs.train.records import REQUIREMENTS
 from models.system import System
+from pipelines.bundles.degradation_types import DegradationTypes
 from pipelines.bundles.export import write_bundle
 from pipelines.bundles.released_weights import digests, read_released, system_of_files
 from pipelines.promotion.evidence import RELEASED, bundle_evidence
@@ -24,7 +25,7 @@ from pipelines.store.seeding import digest_of
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights to register as a version of `name`: a fuser, its tags, folders for the run to keep."""
+    """Weights to register as a version of `name`: a fuser, its tags, folders for the run, what it sees."""
 
     title: str
     name: str
@@ -32,6 +33,7 @@ class Imported:
     fuser: nn.Module
     tags: dict[str, str]
     folders: Mapping[str, Path] = field(default_factory=dict)
+    types: DegradationTypes | None = None
 
 
 def import_files(folder: Path, settings: Settings, *, name: str | None = None) -> str:
@@ -80,7 +82,7 @@ def _register(client: Any, imported: Imported, run_id: str) -> Any:
     origin = {**imported.tags, "run_id": run_id}
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         bundle = Path(scratch) / "bundle"
-        write_bundle(bundle, imported.config, imported.fuser, origin=origin)
+        write_bundle(bundle, imported.config, imported.fuser, origin=origin, types=imported.types)
         return registry.register_bundle(
             client,
             imported.name,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipelines.bundles.degradation_types import Seen
+
 
 @dataclass(frozen=True)
 class Request:
@@ -23,11 +25,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A fused picture's file, the model that made it, and the seconds that its batch took."""
+    """A fused picture's file, the model that made it, the seconds that its batch took, and what it sees."""
 
     picture: bytes = field(repr=False)
     model: str
     seconds: float
+    seen: Seen = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

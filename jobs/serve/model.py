@@ -115,7 +115,9 @@ class ServedModel:
                 seconds = time.perf_counter() - started
                 made = _encoded(items[place].form, pair, one)
                 answers[place] = (
-                    made if isinstance(made, Refused) else Answer(made, current.shown, seconds)
+                    made
+                    if isinstance(made, Refused)
+                    else Answer(made, current.shown, seconds, current.fuse.sees(pair))
                 )
         return [answers[place] for place in range(len(items))]
 

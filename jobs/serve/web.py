@@ -6,6 +6,7 @@ the files on.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -132,7 +133,13 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def _headers(answer: Answer) -> dict[str, str]:
-    return {"X-Model": answer.model, "X-Seconds": f"{answer.seconds:.3f}"}
+    headers = {"X-Model": answer.model, "X-Seconds": f"{answer.seconds:.3f}"}
+    if answer.seen:
+        likeliest = {camera: next(iter(shares.items())) for camera, shares in answer.seen.items()}
+        headers["X-Sees"] = json.dumps(
+            {camera: {name: round(share, 3)} for camera, (name, share) in likeliest.items()}
+        )
+    return headers
 
 
 def _form(accept: str) -> Literal["png", "jpeg"]:

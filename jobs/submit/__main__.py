@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 def _submit(arguments: argparse.Namespace) -> None:
     from infra.settings import declared_environment, refuse_secrets
+    from jobs.commands import words_of
     from jobs.submit.needs import needs_of
-    from jobs.submit.run import check_resources, follow, print_next, read_metadata, submit, words_of
+    from jobs.submit.run import check_resources, follow, print_next, read_metadata, submit
 
     words = words_of(arguments.command)
     needs = needs_of(words)

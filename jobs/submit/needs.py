@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from jobs.chain import read_steps
 from jobs.command_line import parse_words
 from jobs.commands import load_command
 from jobs.config import read_recipe, shrink_evaluation
@@ -40,6 +41,8 @@ def needs_of(words: Sequence[str]) -> Needs:
     command, *rest = words
     arguments = parse_words(load_command(command), rest)
     match command:
+        case "chain":
+            return _most_of([needs_of(step) for step in read_steps(arguments.steps)])
         case "train":
             recipe = read_training(arguments)
             return Needs(_of_training(recipe, arguments), _name(arguments.recipe, recipe))
@@ -64,6 +67,13 @@ def needs_of(words: Sequence[str]) -> Needs:
         case "demo":
             return Needs({"CPU": 2.0})
     return Needs({})
+
+
+def _most_of(steps: Sequence[Needs]) -> Needs:
+    """What a chain of steps needs, one after the other."""
+    names = sorted({name for step in steps for name in step.resources})
+    most = {name: max(step.resources.get(name, 0.0) for step in steps) for name in names}
+    return Needs(most, ", ".join(step.config for step in steps if step.config) or None)
 
 
 def _of_training(recipe: TrainingConfig, arguments: argparse.Namespace) -> dict[str, float]:

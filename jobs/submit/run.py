@@ -23,28 +23,16 @@ from infra.settings import (
     job_server,
     read_settings,
 )
-from jobs.commands import command_names
 from jobs.console import print_facts, print_line
 from jobs.locations import open_folder
 from jobs.submit.needs import Needs, missing
-from pipelines.store.names import check_name, nearest
+from pipelines.store.names import check_name
 
 if TYPE_CHECKING:
     from infra.submit import JobDetails, JobServer
 
 _IMAGE = "local:///app"
 _NUM_SHOWN = 3
-
-
-def words_of(command: Sequence[str]) -> list[str]:
-    """The words of one of our commands, without the `--` before it. Raises ValueError when it is none."""
-    words = list(command[1:] if command[:1] == ["--"] else command)
-    known = [name for name in command_names() if name != "submit"]
-    if not words or words[0] not in known:
-        given = words[0] if words else ""
-        hint = nearest(given, known)
-        raise ValueError(f"no command {given!r}{hint}; there are: {', '.join(known)}")
-    return words
 
 
 def entrypoint_of(words: Sequence[str]) -> str:

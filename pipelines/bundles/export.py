@@ -3,6 +3,7 @@
 config.json         the fuser's config, what its program takes and returns, and where it came from
 model.safetensors   its weights
 program.pt2         the exported program: `(vi, ir, *hints) -> fused` or `-> (fused, vi, ir)`
+types.json          where it is known: what each degradation looks like to the model
 
 On request its fuser is written as ONNX, wherever the user wants it.
 """
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from models import read_fuser_config, system_of
 from models.system import Fused, Hints, System, Weights
+from pipelines.bundles.degradation_types import TYPES, DegradationTypes
 from pipelines.store.files import write_whole
 from pipelines.training.checkpoints import load_weights, read_config, read_weights, tensors_of
 from pipelines.training.config import TrainingConfig
@@ -45,7 +47,12 @@ def fuser_of_checkpoint(folder: Path) -> tuple[BaseModel, nn.Module]:
 
 
 def write_bundle(
-    folder: Path, config: BaseModel, fuser: nn.Module, *, origin: Mapping[str, str]
+    folder: Path,
+    config: BaseModel,
+    fuser: nn.Module,
+    *,
+    origin: Mapping[str, str],
+    types: DegradationTypes | None = None,
 ) -> None:
     """Write a bundle; `origin` says where the weights come from (runs, dataset version, commit)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +65,8 @@ def write_bundle(
         "contract": contract_of(system),
         "origin": dict(origin),
     }
+    if types:
+        write_whole(folder / TYPES, types.as_bytes())
     write_whole(folder / "config.json", json.dumps(description, indent=1).encode())
 
 
@@ -190,6 +199,7 @@ class Bundle(BaseModel):
     source: str
     model: Annotated[SerializeAsAny[BaseModel], BeforeValidator(read_fuser_config)]
     weights: bytes = Field(repr=False)
+    types: DegradationTypes | None = Field(default=None, repr=False)
 
     @property
     def system(self) -> System:
@@ -216,7 +226,21 @@ def read_bundle(folder: Path) -> Bundle:
         model = read_fuser_config(described)
     except (ValidationError, ValueError) as error:
         raise ValueError(f"{folder}/config.json: not a model of ours ({error})") from error
-    return Bundle(source=str(folder), model=model, weights=path.read_bytes())
+    return Bundle(
+        source=str(folder),
+        model=model,
+        weights=path.read_bytes(),
+        types=_read_types(folder / TYPES),
+    )
+
+
+def _read_types(path: Path) -> DegradationTypes | None:
+    if not path.is_file():
+        return None
+    try:
+        return DegradationTypes.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: not a table of degradation types ({error})") from error
 
 
 def _fuser_with(config: BaseModel, weights: Weights, source: Path) -> nn.Module:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from degradations.chain import Applied
 from degradations.noise import estimate_noise_level
 from models.devices import all_sent, sent, use_device
 from models.system import FuseOptions, Hints
+from pipelines.bundles.degradation_types import TYPE_VECTOR, Seen
 from pipelines.bundles.export import Bundle
 from pipelines.checks.depth import Window, WindowRule, find_window
 from pipelines.evaluation.hints import hints_of
@@ -118,8 +119,8 @@ class PictureFuser:
 
     def __init__(self, fusing: Fusing, device: str = "cpu") -> None:
         self._device = use_device(device)
-        fuser = fusing.bundle.fuser().to(self._device)
-        self._fuse = fusing.bundle.system.prepare(fuser, fusing.options)
+        self._bundle, self._fuser = fusing.bundle, fusing.bundle.fuser().to(self._device)
+        self._fuse = fusing.bundle.system.prepare(self._fuser, fusing.options)
 
     def __call__(
         self, pairs: Sequence[Pictures], hints: Sequence[Hints]
@@ -136,6 +137,20 @@ class PictureFuser:
             chosen = [pairs[place] for place in places], [hints[place] for place in places]
             fused |= zip(places, self._of_one_size(*chosen), strict=True)
         return [fused[place] for place in range(len(pairs))]
+
+    def sees(self, pictures: Pictures) -> Seen:
+        """What the model sees that each camera suffers; empty where its types are not known."""
+        probe, types = self._bundle.system.probe, self._bundle.types
+        if probe is None or types is None:
+            return {}
+        seen: dict[str, dict[str, float]] = {}
+        cameras: tuple[Literal["vi", "ir"], ...] = ("vi", "ir")
+        for camera, picture in zip(cameras, pictures, strict=True):
+            with torch.inference_mode():
+                found = probe.embed(self._fuser, sent(to_tensor(picture), self._device), camera)
+            assert found is not None, "a model with types has the vectors that they were learnt of"
+            seen[camera] = types.shares(found[TYPE_VECTOR][0].cpu().numpy(), camera)
+        return seen
 
     def _of_one_size(
         self, pairs: Sequence[Pictures], hints: Sequence[Hints]
@@ -192,6 +207,11 @@ class PairFuser:
             fused = self._fuse(pictures, [self._hints(*found) for found in pictures])
             failures += [failure for failure in threads.map(self._write, read, fused) if failure]
         return failures
+
+    def sees(self, pair: FusablePair) -> Seen:
+        """What the model sees that each camera suffers; empty where its types are not known."""
+        pictures = self._pictures(pair)
+        return {} if isinstance(pictures, ValueError) else self._fuse.sees(pictures)
 
     def _pictures(self, pair: FusablePair) -> Pictures | ValueError:
         try:

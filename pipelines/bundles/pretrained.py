@@ -7,6 +7,7 @@ config.json         configurations of the fuser and of its last stage, and where
 model.safetensors   the weights, float16
 state.json          the last stage's steps, and digests of the two
 scenes.parquet      the pictures that it was trained on, so that it is not measured on them
+types.json          what each degradation looks like to the model (`degradation_types.py`)
 README.md           the model card
 """
 
@@ -20,16 +21,21 @@ from safetensors.torch import save_file
 
 import models
 from models import system_of
-from pipelines.bundles.export import contract_of
+from pipelines.bundles.degradation_types import TYPE_VECTOR, TYPES, learn_types
+from pipelines.bundles.export import contract_of, read_bundle
+from pipelines.datasets.plan import ShardConfig
+from pipelines.evaluation.probes import degraded_pictures, embed, single_scenarios
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
-from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.sources.scenes import Read, Scene, SceneTable
 from pipelines.store.files import sha256_of_file, write_whole
 from pipelines.training.checkpoints import CheckpointState, read_config, read_state, read_weights
 from pipelines.training.config import TrainingConfig
 
 SCENES = "scenes.parquet"
 _FILES = ("config.json", "model.safetensors")
+# Scenes whose pictures in every degradation make the mean vectors of types.json.
+_NUM_TYPED = 24
 
 
 def pretrained_folders() -> dict[str, Path]:
@@ -89,6 +95,23 @@ def write_pretrained(
     digests = {name: sha256_of_file(folder / name) for name in _FILES}
     state = CheckpointState(step=read_state(checkpoint).step, sha256=digests)
     write_whole(folder / "state.json", (state.model_dump_json() + "\n").encode())
+
+
+def write_types(folder: Path, scenes: SceneTable, shard: ShardConfig, read: Read) -> None:
+    """Write what the degradations of `shard` look like to pretrained weights, on scenes of their training.
+
+    Of a model without such vectors nothing is written.
+    """
+    bundle, step = read_bundle(folder), max(1, len(scenes) // _NUM_TYPED)
+    if bundle.system.probe is None:
+        return
+    chosen = [*scenes][::step][:_NUM_TYPED]
+    pictures = degraded_pictures(chosen, single_scenarios(shard), seed=shard.seed, read=read)
+    embedded = embed(bundle.system.probe, bundle.fuser(), pictures)
+    if embedded is None:
+        return
+    types = learn_types(embedded.vectors[TYPE_VECTOR], embedded.cameras, embedded.conditions)
+    write_whole(folder / TYPES, types.as_bytes())
 
 
 def _published(scene: Scene) -> Scene:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.chain import read_steps
 from jobs.command_line import parse_words
 from jobs.commands import load_command
 from jobs.config import read_recipe
@@ -30,6 +31,9 @@ def parse_command(line: str) -> argparse.Namespace:
     if module == "jobs.submit" and "--" in words:
         inner = words[words.index("--") + 1 :]
         return parse_command(shlex.join(["python", "-m", f"jobs.{inner[0]}", *inner[1:]]))
+    if module == "jobs.chain":
+        for step in read_steps(words):
+            parse_command(shlex.join(["python", "-m", f"jobs.{step[0]}", *step[1:]]))
     arguments = parse_words(load_command(module.removeprefix("jobs.")), words)
     if "recipe" in arguments and module in _RECIPES:
         read_recipe(_RECIPES[module], arguments)

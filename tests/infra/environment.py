@@ -45,5 +45,6 @@ def check_variable(name: str, *, image: str) -> None:
         for variable in ([variables] if isinstance(variables, str) else variables or ())
     } | {EnvProvider.ACCESS_KEY, EnvProvider.SECRET_KEY}
     read = read_by_settings() | botocore | set(dir(mlflow.environment_variables))
-    # An option of `mlflow server`, which click reads.
-    assert name in read | {"MLFLOW_BACKEND_STORE_URI"}, f"{name}: nobody reads it"
+    # An option of `mlflow server`, which click reads; and what Ray's C++ reads.
+    others = {"MLFLOW_BACKEND_STORE_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+    assert name in read | others, f"{name}: nobody reads it"

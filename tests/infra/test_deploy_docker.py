@@ -1,4 +1,4 @@
-"""infra/docker and infra/mlflow: linted, valid by the compose specification, closed by default."""
+"""infra/docker and infra/compose: linted, valid by the compose specification, closed by default."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import check_jsonschema
 import pytest
@@ -17,10 +18,12 @@ from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 
 from infra.settings import REPOSITORY
+from pipelines.bundles.pretrained import pretrained_folders
+from tests.infra.command_lines import parse_command
 from tests.infra.environment import check_variable, read_by_settings
 
 DOCKERFILE = REPOSITORY / "infra" / "docker" / "Dockerfile"
-COMPOSE = REPOSITORY / "infra" / "mlflow" / "compose.yaml"
+COMPOSE = REPOSITORY / "infra" / "compose" / "compose.yaml"
 
 
 def lint(path: Path) -> subprocess.CompletedProcess[str]:
@@ -152,7 +155,7 @@ def test_the_compose_file_is_closed_to_the_network() -> None:
 
 def test_the_compose_file_takes_every_secret_from_outside() -> None:
     text = COMPOSE.read_text()
-    asked = set(re.findall(r"\$\{([A-Z0-9_]+)", text))
+    asked = set(re.findall(r"\$\{([A-Z0-9_]+)", text)) - {"SERVED"}  # which model, with a default
     readme = (REPOSITORY / "infra" / "README.md").read_text()
     for name in asked:
         assert f"{name}=" in readme, f"infra/README.md does not say how to set {name}"
@@ -160,7 +163,7 @@ def test_the_compose_file_takes_every_secret_from_outside() -> None:
     for name, service in compose()["services"].items():
         for variable, value in service["environment"].items():
             check_variable(variable, image=service["image"])
-            if re.search("PASSWORD|SECRET|KEY", variable):
+            if re.search("PASSWORD|SECRET|KEY|_TOKEN", variable):
                 assert re.fullmatch(r"\$\{[A-Z0-9_]+(:\?.*)?\}", value), (name, variable)
     assert ".env" in shlex.split((REPOSITORY / ".gitignore").read_text())
 
@@ -173,3 +176,41 @@ def test_the_composed_server_takes_its_options() -> None:
     options = mlflow.cli.server.make_context("server", service["command"][4:]).params
     assert service["ports"] == [f"127.0.0.1:{options['port']}:{options['port']}"]
     assert f"localhost:{options['port']}" in options["allowed_hosts"].split(",")
+
+
+def test_the_composed_head_takes_jobs_from_this_machine() -> None:
+    import ray.scripts.scripts
+
+    service = compose()["services"]["ray"]
+    assert service["command"][:2] == ["ray", "start"]
+    options = ray.scripts.scripts.start.make_context("start", service["command"][2:]).params
+    assert options["head"]
+    assert options["block"]
+    assert service["ports"] == [f"127.0.0.1:{options['dashboard_port']}:8265"]
+    # Ray's head and the page are where MLflow and the store are by their services' names.
+    for name in ("ray", "page"):
+        user = compose()["services"][name]
+        for variable in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL"):
+            place = urlsplit(user["environment"][variable])
+            found = compose()["services"][place.hostname]
+            assert found["ports"] == [f"127.0.0.1:{place.port}:{place.port}"]
+            assert set(found["networks"]) & set(user["networks"])
+        assert user["environment"]["FUSION_WORK"] == user["volumes"][0].partition(":")[2]
+    allowed = compose()["services"]["mlflow"]["command"][-1]
+    assert allowed.startswith("--allowed-hosts=")
+    assert "mlflow:5000" in allowed.partition("=")[2].split(",")
+
+
+def test_the_composed_page_is_the_command_as_it_stands() -> None:
+    service = compose()["services"]["page"]
+    words = [re.sub(r"^\$\{SERVED:-(.+)\}$", r"\1", word) for word in service["command"]]
+    arguments = parse_command(shlex.join(words))
+    assert arguments.model in pretrained_folders()
+    assert arguments.host == "0.0.0.0"
+    assert "FUSION_SERVE_TOKEN" in service["environment"]
+    assert service["ports"] == [f"127.0.0.1:{arguments.port}:{arguments.port}"]
+
+
+def test_the_volume_of_the_work_folder_can_be_written() -> None:
+    (made,) = [rest for name, rest in instructions() if "useradd" in rest]
+    assert "install --directory --owner=fusion --group=fusion /work" in made

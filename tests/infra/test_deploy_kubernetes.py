@@ -290,10 +290,11 @@ def test_images_are_those_of_the_dockerfile() -> None:
     built = set(re.findall(r"-t (\S+) ", (REPOSITORY / "infra/docker/Dockerfile").read_text()))
     used = {container["image"] for name, container in containers() if name != "postgres"}
     assert used == built == {"fusion:cpu", "fusion:cuda"}
-    compose = yaml.safe_load((REPOSITORY / "infra/mlflow/compose.yaml").read_text())["services"]
+    compose = yaml.safe_load((REPOSITORY / "infra/compose/compose.yaml").read_text())["services"]
     (postgres,) = (container["image"] for name, container in containers() if name == "postgres")
     assert compose["postgres"]["image"] == postgres
-    assert compose["mlflow"]["image"] in built
+    for name in ("mlflow", "ray", "page"):
+        assert compose[name]["image"] in built
     for name, container in containers():
         gpus = int(container["resources"]["limits"].get("nvidia.com/gpu", 0))
         assert (gpus > 0) == (container["image"] == "fusion:cuda"), name

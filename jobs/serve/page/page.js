@@ -185,6 +185,7 @@ function factsOf(response, started) {
   return {
     version: response.headers.get("X-Model"),
     fuseSeconds: Number(response.headers.get("X-Seconds")),
+    seen: JSON.parse(response.headers.get("X-Sees") ?? "{}"),
     allSeconds: (performance.now() - started) / 1000,
   };
 }
@@ -203,9 +204,18 @@ function show(index) {
   byId("version").textContent = frame.version;
   byId("seconds").textContent =
     `${frame.fuseSeconds.toFixed(2)} s to fuse, ${frame.allSeconds.toFixed(2)} s with waiting and sending`;
+  byId("seen").textContent = seenInWords(frame.seen);
   const suffix = frame.type === "image/jpeg" ? "jpg" : "png";
   byId("download").href = frame.url;
   byId("download").download = `${frame.name}_fused.${suffix}`;
+}
+
+function seenInWords(seen) {
+  const parts = CAMERAS.filter((camera) => seen[camera]).map((camera) => {
+    const [[type, share]] = Object.entries(seen[camera]);
+    return `${NAMES[camera]} picture: ${type.replaceAll("_", " ")} (${Math.round(100 * share)} %)`;
+  });
+  return parts.join(", ") || "not known of this model";
 }
 
 function compareWith(camera) {

@@ -107,6 +107,7 @@ def test_files_are_dropped_compared_and_downloaded(page: Any, url: str, tmp_path
     assert page.evaluate("document.activeElement.id") == "result-title"
     assert page.locator("#version").text_content().startswith("bundle")
     assert "s to fuse" in page.locator("#seconds").text_content()
+    assert page.locator("#seen").text_content() == "not known of this model"
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
     assert download.value.suggested_filename == "a_vi_fused.png"

@@ -1,5 +1,6 @@
 """The service in this process: it makes what jobs.fuse makes, and a refusal is one line in words."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from jobs.fuse.run import FuseTask, fuse_one
 from jobs.serve.limits import Limits, sha256_of
 from jobs.serve.model import ServedModel
 from jobs.serve.web import web_app
+from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import Fusing
+from pipelines.bundles.pretrained import find_pretrained
 from pipelines.checks.depth import WindowRule
 from pipelines.sources.pictures import encode_jpeg
 from tests.jobs.serve.in_process import InThisProcess
@@ -50,6 +53,19 @@ def test_a_pair_is_fused_as_the_command_does(
     assert answer.headers["x-model"] == bundle.name
     assert float(answer.headers["x-seconds"]) > 0
     assert answer.content == fused_by_jobs_fuse(bundle, tmp_path, pair())
+
+
+def test_what_the_model_sees_is_in_a_header(client: TestClient, tmp_path: Path) -> None:
+    assert "x-sees" not in client.post("/fuse", files=pair()).headers, "the tiny model has no types"
+    small = ServedModel("small", FuseOptions(), embedded_settings(tmp_path))
+    with TestClient(web_app(InThisProcess(small), LIMITS)) as other:
+        answer = other.post("/fuse", files=pair())
+    seen = json.loads(answer.headers["x-sees"])
+    # Pictures of noise.
+    assert [*seen["ir"]] == ["random_noise"]
+    [(name, share)] = seen["vi"].items()
+    assert name in read_bundle(find_pretrained("small")).types.means["vi"]
+    assert 0 < share <= 1
 
 
 @pytest.mark.parametrize("rule", ["", "28000:31000", "1%:99%", "full"])

@@ -26,10 +26,11 @@ from infra.settings import (
     without_job_variables,
 )
 from infra.submit import JobServer, find_job, open_server, submit_job
+from jobs.commands import words_of
 from jobs.scan.run import scan_folder
 from jobs.submit.__main__ import main
 from jobs.submit.needs import missing, needs_of
-from jobs.submit.run import entrypoint_of, words_of
+from jobs.submit.run import entrypoint_of
 from pipelines.datasets.versions import find_version
 from pipelines.store.folders import LocalFolder
 from tests.ray_head import NODE_SECRETS, TOKEN, RayHead, ray_head
@@ -41,7 +42,7 @@ def test_entrypoint_quotes_and_knows_the_commands() -> None:
     words = words_of(["--", "generate", "small", "--set", 'shard.vi=["blur"]'])
     assert entrypoint_of(words) == "python -m jobs.generate small --set 'shard.vi=[\"blur\"]'"
     for wrong in ([], ["--", "rm"], ["--", "config"], ["--", "submit"]):
-        with pytest.raises(ValueError, match="there are: bench, demo, evaluate"):
+        with pytest.raises(ValueError, match="there are: bench, chain, demo, evaluate"):
             words_of(wrong)
     with pytest.raises(ValueError, match="did you mean 'generate'"):
         words_of(["generat"])
@@ -67,6 +68,10 @@ def test_entrypoint_quotes_and_knows_the_commands() -> None:
         ("generate gc", {}),
         ("evaluate models:/m@challenger --scenes x", {"CPU": 1}),
         ("promote dspfusion", {}),
+        (
+            "chain generate small --scenes x then train dspfusion_stage1_full_1gpu",
+            {"CPU": 1, "GPU": 1},
+        ),
     ],
 )
 def test_what_a_command_needs(line: str, resources: dict[str, float]) -> None:
@@ -85,6 +90,8 @@ def test_mistakes_are_found_before_the_cluster_is_asked() -> None:
         ("evaluate m --scenes x --method other", "write NAME=DIR"),
         ("fuse m --vi a --ir b --out c --degradation vi:fog", "no degradation 'fog'"),
         ("promote dspfusion --set gate.tolerance=nan", r"gate\.tolerance"),
+        ("chain generate small --scenes x then trian a", "did you mean 'train'"),
+        ("chain promote dspfusion then submit -- promote dspfusion", "no command 'submit'"),
     ):
         with pytest.raises(ValueError, match=message):
             needs_of(line.split())

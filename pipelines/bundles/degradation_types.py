@@ -1,0 +1,94 @@
+"""What a model sees that a picture suffers: the type whose mean vector its encoder's vector is nearest to.
+
+The vectors are those of a system's probe (DSPFusion: of its degradation encoder, spec 1.2). `types.json`
+beside a bundle's weights holds their means over pictures that the model was trained on.
+
+Legend: P pictures, D width of a vector, C types of a camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+TYPES = "types.json"
+# Of a probe's vectors the one that is learnt from: the embedding of the contrastive loss.
+TYPE_VECTOR = "type"
+# Camera to type to share, the largest first.
+Seen = Mapping[str, Mapping[str, float]]
+_TEMPERATURES = np.geomspace(0.005, 1.0, 24)
+
+
+class DegradationTypes(BaseModel):
+    """Mean vectors of length 1 by camera and type, and how sharply a cosine tells the types apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(gt=0)
+    means: Mapping[str, Mapping[str, tuple[float, ...]]]
+
+    def as_bytes(self) -> bytes:
+        """The file's content."""
+        return (self.model_dump_json() + "\n").encode()
+
+    def shares(self, vector: np.ndarray, camera: str) -> dict[str, float]:
+        """The share of each type of a camera for a vector D, largest first; they sum to 1.
+
+        A softmax of the cosines with the types' means, over the temperature.
+        """
+        names = [*self.means[camera]]
+        means = np.array([self.means[camera][name] for name in names])  # C D
+        found = _softmax(_unit(vector[None]) @ means.T / self.temperature)[0]
+        order = np.argsort(-found, kind="stable")
+        return {names[place]: float(found[place]) for place in order}
+
+
+def learn_types(
+    vectors: np.ndarray, cameras: Sequence[str], conditions: Sequence[str]
+) -> DegradationTypes:
+    """Types from the vectors P×D of pictures; a condition is camera_type, as the probes name it.
+
+    The temperature is the one under which the pictures' own types are the likeliest.
+    """
+    units, labels = _unit(vectors.astype(np.float64)), np.array(conditions)
+    means: dict[str, dict[str, tuple[float, ...]]] = {}
+    # Of each camera's pictures, and which of its types is right.
+    cosines: list[tuple[np.ndarray, np.ndarray]] = []
+    for camera in sorted(set(cameras)):
+        mine = np.array(cameras) == camera
+        names = np.unique(labels[mine])
+        centroids = _unit(np.stack([units[labels == name].mean(axis=0) for name in names]))
+        rounded = centroids.round(6).tolist()
+        means[camera] = {
+            str(name).removeprefix(f"{camera}_"): tuple(mean)
+            for name, mean in zip(names, rounded, strict=True)
+        }
+        cosines.append((units[mine] @ centroids.T, np.searchsorted(names, labels[mine])))
+    likelihoods = [
+        sum(float(_log_likelihood(found / t, right)) for found, right in cosines)
+        for t in _TEMPERATURES
+    ]
+    best = float(_TEMPERATURES[int(np.argmax(likelihoods))])
+    return DegradationTypes(temperature=round(best, 6), means=means)
+
+
+def _log_likelihood(logits: np.ndarray, right: np.ndarray) -> float:
+    chosen = _softmax(logits)[np.arange(len(right)), right]
+    return float(np.log(np.maximum(chosen, 1e-12)).sum())
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def in_words(seen: Seen) -> str:
+    """The likeliest type of each camera, for people: "vi low_light (81%), ir clean (90%)"."""
+    likeliest = [(camera, *next(iter(shares.items()))) for camera, shares in seen.items()]
+    return ", ".join(f"{camera} {name} ({share:.0%})" for camera, name, share in likeliest)
