@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import random
+import socket
 import tempfile
 import time
 import warnings
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import boto3
 import botocore.session
@@ -42,6 +44,7 @@ _MAX_CONFLICTS = 5
 # Outlasts an outage of a minute or two. Not boto3's mode "standard": its client has a budget of some
 # hundred retries for all its threads together, which a task that reads with several spends in seconds.
 _RETRIES = {"mode": "legacy", "total_max_attempts": 9}
+_CONNECT_S, _MAX_CONNECTS, _PORTS = 5, 3, {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -346,9 +349,34 @@ def connection_of(endpoint_url: str | None) -> Connection:
 
 
 @functools.cache
+def check_answers(endpoint_url: str | None) -> None:
+    """Raise ConnectionError where nothing listens at the store's address: in seconds, not a minute.
+
+    Once a process. Amazon's own store and one behind a proxy are left to boto3, which tries for longer.
+    """
+    at = urlsplit(_client(endpoint_url).meta.endpoint_url)
+    host, proxied = str(at.hostname), at.scheme in getproxies() and not proxy_bypass(at.netloc)
+    if proxied or host.endswith(".amazonaws.com"):
+        return
+    for tried in range(_MAX_CONNECTS):
+        time.sleep(tried)
+        try:
+            with socket.create_connection((host, at.port or _PORTS[at.scheme]), _CONNECT_S):
+                return
+        except OSError as error:
+            reason = error
+    raise ConnectionError(
+        f"no S3 store answers at {at.geturl()} ({reason}); its address is AWS_ENDPOINT_URL, or "
+        "endpoint_url of ~/.aws/config"
+    )
+
+
+@functools.cache
 def _client(endpoint_url: str | None) -> Any:
     """One client a process: it is safe to share between threads, and slow to create."""
-    config = Config(retries=_RETRIES, connect_timeout=5, read_timeout=60, max_pool_connections=32)
+    config = Config(
+        retries=_RETRIES, connect_timeout=_CONNECT_S, read_timeout=60, max_pool_connections=32
+    )
     # A session of its own: boto3's default one must not create clients in threads.
     session = boto3.session.Session()
     return session.client("s3", endpoint_url=endpoint_url, config=config)

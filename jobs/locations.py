@@ -18,16 +18,17 @@ def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
     """Open a folder by its path or `s3://bucket/prefix`.
 
     Remote files are kept under the work folder, up to a limit, unless not `cached`. Raises ValueError
-    on another scheme.
+    on another scheme, ConnectionError where no store answers.
     """
     scheme, separator, _ = uri.partition("://")
     if not separator:
         return LocalFolder(Path(uri).resolve())
     if scheme != "s3":
         raise ValueError(f"{uri}: give a path or s3://bucket/prefix")
-    from infra.storage import S3Folder, split_uri
+    from infra.storage import S3Folder, check_answers, split_uri
 
     split_uri(uri)
+    check_answers(settings.s3_endpoint_url)
     cache = settings.work / "cache" / "files" if cached else None
     return S3Folder(uri.rstrip("/"), settings.s3_endpoint_url, cache, settings.cache_bytes)
 
