@@ -18,7 +18,7 @@ from models.lure.stage2 import Stage2
 from models.system import Stage, System, Weights
 
 # What a fuser needs of an objective's state: all but the teachers and the running moments.
-_OF_FUSER = ("prompts", "encoders", "decoders", "fusion", "fused_decoder")
+_OF_FUSER = ("prompts", "routers", "encoders", "decoders", "fusion", "fused_decoder")
 
 
 def _build_objective(config: Stage1Config | Stage2Config) -> nn.Module:

@@ -153,9 +153,9 @@ def full() -> LUREConfig:
 
 
 def small() -> LUREConfig:
-    """A model for CPU training, of a quarter of the widths and one block a level."""
+    """A model for CPU training, of three eighths of the widths and one block a level."""
     return LUREConfig(
-        width=8, num_blocks=(1, 1, 1, 1), num_heads=(1, 1, 2, 4), num_refinement_blocks=1
+        width=12, num_blocks=(1, 1, 1, 1), num_heads=(1, 1, 2, 4), num_refinement_blocks=1
     )
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from models.color import to_rgb
 from models.lure.config import MIN_SIZE_PX, SIZE_MULTIPLE_PX, LUREConfig
 from models.lure.networks import Decoder, Encoder, Latents, fusion_modules
+from models.lure.router import Routers
 from models.lure.text import CAMERAS, PromptTable, hash_vectors
 from models.system import Fused, Hints, check_pair
 
@@ -26,6 +27,7 @@ class LUREFuser(nn.Module):
         self.prompts = PromptTable(hash_vectors())  # weights bring their own
         self.encoders = nn.ModuleDict({camera: Encoder(config) for camera in CAMERAS})
         self.decoders = nn.ModuleDict({camera: Decoder(config) for camera in CAMERAS})
+        self.routers = Routers(config)
         if config.fusion == "learned":
             self.fusion = fusion_modules(config)
             self.fused_decoder = Decoder(config)
@@ -40,6 +42,14 @@ class LUREFuser(nn.Module):
         vi, ir = (F.pad(picture, padding, mode="reflect") for picture in (vi, ir))
         pictures = self.fuse_padded(vi, ir, hints["vi_task"], hints["ir_task"])
         return Fused(*(picture[..., :height, :width] for picture in pictures))
+
+    def seen(self, vi: Tensor, ir: Tensor) -> Hints:
+        """What a pair seems to suffer: `vi_task` and `ir_task` B int64, by the tasks' statistics."""
+        seen = {}
+        for camera, picture in (("ir", to_rgb(ir)), ("vi", vi)):
+            maps = self.encoders[camera].get_submodule("embed")(picture)  # B C H W
+            seen[f"{camera}_task"] = self.routers.of(camera).nearest(maps)
+        return seen
 
     def fuse_padded(
         self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor
