@@ -46,7 +46,7 @@ class LUREFuser(nn.Module):
     def seen(self, vi: Tensor, ir: Tensor) -> Hints:
         """What a pair seems to suffer: `vi_task` and `ir_task` B int64, by the tasks' statistics."""
         seen = {}
-        for camera, picture in (("ir", to_rgb(ir)), ("vi", vi)):
+        for camera, picture in zip(CAMERAS, (to_rgb(ir), vi), strict=True):
             maps = self.encoders[camera].get_submodule("embed")(picture)  # B C H W
             seen[f"{camera}_task"] = self.routers.of(camera).nearest(maps)
         return seen
