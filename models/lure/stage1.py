@@ -88,7 +88,8 @@ class Stage1(nn.Module):
         encoder, decoder, teacher = (
             networks[camera] for networks in (self.encoders, self.decoders, self.teachers)
         )
-        self.routers.of(camera).observe(encoder.get_submodule("embed")(lq), task)
+        with unrounded(lq):
+            self.routers.of(camera).observe(encoder.get_submodule("embed")(lq), task)
         both = encoder(torch.cat([lq, pseudo]), torch.cat([text, pseudo_text]))  # 2b C H W, four
         restored, kept = decoder(both).chunk(2)  # b 3 H W each
         with torch.no_grad():
