@@ -23,8 +23,8 @@ Precision = Literal["float32", "bf16"]
 
 # Hints: what a fuser may know of the degradation of each picture, by kind:
 # `operators` are float32 B×3 (noise sigma, blur sigma in px, block side of low resolution),
-# `prompts` int64 B (what the picture suffers, by its place in the catalogue). Both come from a
-# degradation record, by `degradations.operators`.
+# `prompts` int64 B (what the picture suffers, by its place in the catalogue; -1: find out). Both come
+# from a degradation record, by `degradations.operators`.
 HINT_NAMES: Mapping[HintKind, tuple[str, ...]] = {
     "none": (),
     "operators": ("vi_op", "ir_op"),

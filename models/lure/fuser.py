@@ -3,6 +3,7 @@
 Shapes: B batch, H W pixels.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,7 +11,7 @@ from models.color import to_rgb
 from models.lure.config import MIN_SIZE_PX, SIZE_MULTIPLE_PX, LUREConfig
 from models.lure.networks import Decoder, Encoder, Latents, fusion_modules
 from models.lure.router import Routers
-from models.lure.text import CAMERAS, PromptTable, hash_vectors
+from models.lure.text import CAMERAS, Camera, PromptTable, hash_vectors
 from models.system import Fused, Hints, check_pair
 
 
@@ -18,7 +19,7 @@ class LUREFuser(nn.Module):
     """Fuse `vi` B×3×H×W and `ir` B×1×H×W in [0, 1], told by `vi_task` and `ir_task` B int64.
 
     Returns fused and restored pictures in (0, 1), for any H, W >= 16 (spec 6). One forward pass, nothing
-    is drawn: each task speaks by its plainest prompt.
+    is drawn: each task speaks by its plainest prompt. A negative task is found out from the picture.
     """
 
     def __init__(self, config: LUREConfig) -> None:
@@ -40,16 +41,21 @@ class LUREFuser(nn.Module):
         height, width = vi.shape[-2:]
         padding = (0, -width % SIZE_MULTIPLE_PX, 0, -height % SIZE_MULTIPLE_PX)
         vi, ir = (F.pad(picture, padding, mode="reflect") for picture in (vi, ir))
-        pictures = self.fuse_padded(vi, ir, hints["vi_task"], hints["ir_task"])
+        vi_task = self._told_or_found("vi", vi, hints["vi_task"])
+        ir_task = self._told_or_found("ir", to_rgb(ir), hints["ir_task"])
+        pictures = self.fuse_padded(vi, ir, vi_task, ir_task)
         return Fused(*(picture[..., :height, :width] for picture in pictures))
 
-    def seen(self, vi: Tensor, ir: Tensor) -> Hints:
-        """What a pair seems to suffer: `vi_task` and `ir_task` B int64, by the tasks' statistics."""
-        seen = {}
-        for camera, picture in zip(CAMERAS, (to_rgb(ir), vi), strict=True):
-            maps = self.encoders[camera].get_submodule("embed")(picture)  # B C H W
-            seen[f"{camera}_task"] = self.routers.of(camera).nearest(maps)
-        return seen
+    def told(self, camera: Camera, picture: Tensor, task: Tensor) -> Tensor:
+        """Tasks B int64, in the place of negative ones what pictures B×3×H×W seem to suffer."""
+        maps = self.encoders[camera].get_submodule("embed")(picture)  # B C H W
+        return torch.where(task < 0, self.routers.of(camera).nearest(maps), task)
+
+    def _told_or_found(self, camera: Camera, picture: Tensor, task: Tensor) -> Tensor:
+        if not (task < 0).any():
+            return task  # without the work of looking
+        self.routers.of(camera).check()
+        return self.told(camera, picture, task)
 
     def fuse_padded(
         self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor
@@ -77,5 +83,8 @@ class PaddedFuser(nn.Module):
 
     def forward(self, vi: Tensor, ir: Tensor, *hints: Tensor) -> tuple[Tensor, ...]:
         """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, told by vi_task and ir_task B int64."""
+        vi_task, ir_task = hints
+        vi_task = self.fuser.told("vi", vi, vi_task)
+        ir_task = self.fuser.told("ir", to_rgb(ir), ir_task)
         # A plain tuple: an exported program cannot be saved with a named one.
-        return self.fuser.fuse_padded(vi, ir, *hints)
+        return self.fuser.fuse_padded(vi, ir, vi_task, ir_task)

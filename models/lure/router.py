@@ -56,20 +56,20 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def nearest(self, maps: Tensor) -> Tensor:
-        """Task numbers B of pictures' first maps B×C×H×W, by Mahalanobis' distance.
-
-        Raises ValueError where Stage I has not seen two tasks.
-        """
-        known = self.num_seen.nonzero().squeeze(1)
-        if len(known) < 2:
-            raise ValueError(
-                "these weights know no statistics of tasks, so that they cannot tell what a picture "
-                "suffers; train Stage I, or say it"
-            )
+        """Task numbers B of pictures' first maps B×C×H×W, by Mahalanobis' distance."""
         covariance = self.covariance.double()
         covariance = covariance + torch.diag(_RIDGE * covariance.diagonal() + _LEAST**2)
-        gaps = _numbers(maps)[:, None].double() - self.mean[known].double()  # B T F
-        return known[(gaps @ covariance.inverse() * gaps).sum(dim=2).argmin(dim=1)]
+        gaps = _numbers(maps)[:, None].double() - self.mean.double()  # B T F
+        distances = (gaps @ covariance.inverse() * gaps).sum(dim=2)  # B T
+        return distances.masked_fill(self.num_seen == 0, torch.inf).argmin(dim=1)
+
+    def check(self) -> None:
+        """Raise ValueError where Stage I has not seen two tasks to choose from."""
+        if (self.num_seen > 0).sum() < 2:
+            raise ValueError(
+                "these weights have no statistics of tasks, so that they cannot tell what a picture "
+                "suffers; train Stage I, or say what it is"
+            )
 
 
 class Routers(nn.Module):

@@ -56,7 +56,7 @@ def test_what_has_seen_no_two_tasks_refuses():
     router = Router(channels=3, num_tasks=3)
     router.observe(maps(0, seed=0), torch.zeros(8, dtype=torch.long))
     with pytest.raises(ValueError, match="no statistics of tasks"):
-        router.nearest(maps(0, seed=0))
+        router.check()
 
 
 def test_stage_one_observes_each_picture_under_its_task():
