@@ -42,14 +42,31 @@ class LUREFuser(nn.Module):
         padding = (0, -width % SIZE_MULTIPLE_PX, 0, -height % SIZE_MULTIPLE_PX)
         vi, ir = (F.pad(picture, padding, mode="reflect") for picture in (vi, ir))
         vi_task = self._told_or_found("vi", vi, hints["vi_task"])
-        ir_task = self._told_or_found("ir", to_rgb(ir), hints["ir_task"])
+        ir_task = self._told_or_found("ir", ir, hints["ir_task"])
         pictures = self.fuse_padded(vi, ir, vi_task, ir_task)
         return Fused(*(picture[..., :height, :width] for picture in pictures))
 
     def told(self, camera: Camera, picture: Tensor, task: Tensor) -> Tensor:
-        """Tasks B int64, in the place of negative ones what pictures B×3×H×W seem to suffer."""
+        """Tasks B int64, in the place of negative ones what pictures of a camera seem to suffer."""
+        picture = to_rgb(picture) if camera == "ir" else picture
         maps = self.encoders[camera].get_submodule("embed")(picture)  # B C H W
         return torch.where(task < 0, self.routers.of(camera).nearest(maps), task)
+
+    def latents(self, camera: Camera, picture: Tensor, task: Tensor) -> Latents:
+        """The latents of pictures B×3×H×W or B×1×H×W under tasks B, H and W multiples of 8."""
+        picture = to_rgb(picture) if camera == "ir" else picture
+        latents: Latents = self.encoders[camera](picture, self.prompts.plainest(camera, task))
+        return latents
+
+    def restore(self, camera: Camera, picture: Tensor, task: Tensor) -> Tensor:
+        """Restored pictures of one camera, B×3×H×W or B×1×H×W as they came, H and W multiples of 8."""
+        restored: Tensor = self.decoders[camera](self.latents(camera, picture, task))
+        return restored.mean(dim=1, keepdim=True) if camera == "ir" else restored
+
+    def sees(self, camera: Camera, picture: Tensor) -> Tensor:
+        """Tasks B that pictures B×3×H×W or B×1×H×W seem to suffer. ValueError without statistics."""
+        unknown = torch.full((len(picture),), -1, device=picture.device)
+        return self._told_or_found(camera, picture, unknown)
 
     def _told_or_found(self, camera: Camera, picture: Tensor, task: Tensor) -> Tensor:
         if not (task < 0).any():
@@ -61,8 +78,7 @@ class LUREFuser(nn.Module):
         self, vi: Tensor, ir: Tensor, vi_task: Tensor, ir_task: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return fused, vi and ir of a pair whose H and W are multiples of 8: the part to export."""
-        z_ir = self.encoders["ir"](to_rgb(ir), self.prompts.plainest("ir", ir_task))
-        z_vi = self.encoders["vi"](vi, self.prompts.plainest("vi", vi_task))
+        z_ir, z_vi = self.latents("ir", ir, ir_task), self.latents("vi", vi, vi_task)
         restored_ir = self.decoders["ir"](z_ir).mean(dim=1, keepdim=True)  # B 1 H W
         return self._fuse(z_ir, z_vi), self.decoders["vi"](z_vi), restored_ir
 
@@ -85,6 +101,6 @@ class PaddedFuser(nn.Module):
         """Fuse vi B×3×H×W and ir B×1×H×W, H and W multiples of 8, told by vi_task and ir_task B int64."""
         vi_task, ir_task = hints
         vi_task = self.fuser.told("vi", vi, vi_task)
-        ir_task = self.fuser.told("ir", to_rgb(ir), ir_task)
+        ir_task = self.fuser.told("ir", ir, ir_task)
         # A plain tuple: an exported program cannot be saved with a named one.
         return self.fuser.fuse_padded(vi, ir, vi_task, ir_task)

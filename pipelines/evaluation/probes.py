@@ -109,7 +109,8 @@ def embed(probe: Probe, fuser: nn.Module, pictures: Iterable[Picture]) -> Embedd
     with torch.inference_mode():
         for picture in pictures:
             image = to_tensor(picture.image).to(device)  # 1 C H W, 3 or 1 channels
-            found = probe.embed(fuser, image, picture.camera)  # 1 D each
+            suffers = picture.condition.removeprefix(f"{picture.camera}_")
+            found = probe.embed(fuser, image, picture.camera, suffers)  # 1 D each
             if found is None:
                 return None
             rows.append({name: vector[0].cpu().numpy() for name, vector in found.items()})
