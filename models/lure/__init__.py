@@ -20,6 +20,8 @@ from models.lure.text import PSEUDO_TASK, TASKS, Camera
 from models.lure.unified import latent_gap_ratio
 from models.system import Probe, Prompted, Stage, System, Weights
 
+# Side of what the probe looks at: hundreds of pictures are embedded.
+_EMBEDDED_PX = 192
 # What a fuser needs of an objective's state: all but the teachers and the running moments.
 _OF_FUSER = ("prompts", "routers", "encoders", "decoders", "fusion", "fused_decoder")
 
@@ -42,12 +44,14 @@ def _fuser_weights(
 def _embed(
     fuser: LUREFuser, picture: Tensor, camera: Camera, suffers: str
 ) -> dict[str, Tensor] | None:
-    """Means 1×C of the deepest latents, under the picture's own prompt and under none (spec 7, ii).
+    """Means 1×C of the deepest latents, under the picture's own prompt and the clean one's (spec 7, ii).
 
-    What has no prompt is told as clean.
+    Of the middle of the picture. What has no prompt is told as clean.
     """
-    height, width = (side // SIZE_MULTIPLE_PX * SIZE_MULTIPLE_PX for side in picture.shape[-2:])
-    picture, known = picture[..., :height, :width], list(TASKS[camera])
+    known = list(TASKS[camera])
+    for axis in (2, 3):
+        side = min(picture.shape[axis], _EMBEDDED_PX) // SIZE_MULTIPLE_PX * SIZE_MULTIPLE_PX
+        picture = picture.narrow(axis, (picture.shape[axis] - side) // 2, side)
     own = torch.tensor([known.index(suffers) if suffers in known else PSEUDO_TASK])
     return {
         name: fuser.latents(camera, picture, task.to(picture.device))[-1].mean(dim=(2, 3))

@@ -170,3 +170,39 @@ def _means(some: Sequence[Restored]) -> dict[str, float]:
     means = {name: float(np.mean([each.values[name] for each in some])) for name in some[0].values}
     found = np.mean([each.seen == each.single.suffers for each in some])
     return {"pictures": len(some), "found": float(found)} | means
+
+
+def heeded(
+    prompted: Prompted, fuser: Any, scenes: Iterable[Scene], config: ShardConfig, *, read: Read
+) -> dict[str, float]:
+    """Whether prompts are heeded, in numbers of all degraded pictures of scenes; nothing without any.
+
+    The mean latent gap ratio, how often the task is found out, and the means of PSNR in dB of the
+    pictures as they came and restored under their own, the clean, a wrong and the found prompt.
+    """
+    singles = list(single_pictures(scenes, config, seed=config.seed, read=read))
+    degraded = [single for single in singles if single.suffers != CLEAN]
+    if not degraded:
+        return {}
+    restored = [
+        restore_single(prompted, fuser, single, config.names(single.camera)) for single in degraded
+    ]
+    means = _means(restored)
+    gaps = latent_gaps(prompted, fuser, degraded).values()
+    return {
+        "latent_gap": float(np.mean([*gaps])),
+        "task_found": means["found"],
+        **{f"PSNR_{name}": means[f"PSNR_{name}"] for name in TRIED},
+    }
+
+
+def heeded_in_words(found: Mapping[str, float]) -> dict[str, str]:
+    """What `heeded` found, for a page; nothing where it found nothing."""
+    if "latent_gap" not in found:
+        return {}
+    decibels = ", ".join(f"{name} {found[f'PSNR_{name}']:.1f}" for name in TRIED)
+    return {
+        "latent gap ratio": f"{found['latent_gap']:.2f}",
+        "degradation found out": f"{100 * found['task_found']:.0f} %",
+        "PSNR in dB by prompt": decibels,
+    }

@@ -137,3 +137,15 @@ def test_what_has_no_statistics_cannot_find_out():
     batch = pairs()
     with pytest.raises(ValueError, match="no statistics of tasks"):
         fuser_of(STAGE2)(batch["vi_lq"], batch["ir_lq"], hints(vi=-1))
+
+
+@torch.no_grad()
+def test_the_probe_looks_at_the_middle_under_each_prompt():
+    fuser, picture = fuser_of(STAGE2), torch.rand(1, 3, 210, 300)
+    found = SYSTEM.probe.embed(fuser, picture, "vi", "low_light")
+    middle = picture[..., 9:201, 54:246]
+    for name, task in (("latents", 4), ("latents_unprompted", 0)):
+        expected = fuser.latents("vi", middle, torch.tensor([task]))[-1].mean(dim=(2, 3))
+        torch.testing.assert_close(found[name], expected)
+    untold = SYSTEM.probe.embed(fuser, picture, "vi", "blur+random_noise")
+    assert torch.equal(untold["latents"], untold["latents_unprompted"])

@@ -16,6 +16,8 @@ from pipelines.evaluation.restoration import (
     TRIED,
     WINDOW_PX,
     Single,
+    heeded,
+    heeded_in_words,
     latent_gaps,
     means_by_kind,
     restore_single,
@@ -24,6 +26,7 @@ from pipelines.evaluation.restoration import (
 from pipelines.sources.layouts import Layout
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scan import ScanRules, scan
+from pipelines.sources.scenes import read_file
 from tests.models.lure.samples import open_text
 
 SHARD = ShardConfig(vi=("blur", "low_light"), ir=("stripe_noise",), num_negatives=2)
@@ -81,10 +84,28 @@ def test_means_and_gaps_are_of_each_kind(fuser: LUREFuser) -> None:
     assert 0 < latent_gaps(PROMPTED, fuser, same)["vi", "low_light"] < gaps["vi", "low_light"]
 
 
+def test_a_fuser_in_numbers(fuser: LUREFuser, tmp_path: Path) -> None:
+    for name in ("gt/c", "lq/c", "gt/d", "lq/d"):
+        picture = single(seed=ord(name[-1]))
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), picture.lq if "lq" in name else picture.gt)
+    rules = ScanRules(layout=Layout(camera="vi", lq="low_light"))
+    scenes = scan(tmp_path, dataset="lol", rules=rules).scenes
+    found = heeded(PROMPTED, fuser, scenes, SHARD, read=read_file)
+    assert found.keys() == {"latent_gap", "task_found", *(f"PSNR_{name}" for name in TRIED)}
+    assert found["task_found"] == 1
+    assert found["latent_gap"] > 0
+    words = heeded_in_words(found)
+    assert words["degradation found out"] == "100 %"
+    assert heeded(PROMPTED, fuser, [], SHARD, read=read_file) == heeded_in_words({}) == {}
+
+
 def test_a_scene_gives_its_own_degraded_pictures_or_those_of_the_recipe(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, side in (("pair/vi/a", 200), ("pair/ir/a", 200), ("pair/vi/b", 96), ("pair/ir/b", 96),
-                       ("lol/gt/c", 200), ("lol/lq/c", 200)):  # fmt: skip
+    sides = {"pair/vi/b": 96, "pair/ir/b": 96}
+    whole = ("pair/vi/a", "pair/ir/a", "lol/gt/c", "lol/lq/c", "lol/gt/d", "lol/lq/d")
+    for name, side in (sides | dict.fromkeys(whole, 200)).items():
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         channels = 1 if "/ir/" in name else 3
@@ -103,6 +124,8 @@ def test_a_scene_gives_its_own_degraded_pictures_or_those_of_the_recipe(tmp_path
         ("pair", ("vi", "low_light")),
         ("pair", ("ir", "clean")),
         ("pair", ("ir", "stripe_noise")),
+        ("lol", ("vi", "clean")),
+        ("lol", ("vi", "low_light (own files)")),
         ("lol", ("vi", "clean")),
         ("lol", ("vi", "low_light (own files)")),
     ]
