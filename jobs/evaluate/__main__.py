@@ -105,13 +105,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _restore(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.config import describe_settings, read_recipe
-    from jobs.console import print_facts, print_line
-
-    recipe = read_recipe(DATASETS, arguments, lambda recipe: recipe)
-    if arguments.show:
-        print_line("\n".join(describe_settings(recipe)))
-        return
+    from jobs.config import find_recipe
+    from jobs.console import print_facts
     from jobs.evaluate.restoration import measure_restoration
 
     measure_restoration(
@@ -120,7 +115,7 @@ def _restore(arguments: argparse.Namespace) -> None:
         arguments.out,
         scenes=arguments.scenes,
         split=arguments.split,
-        shard=recipe.shard,
+        shard=find_recipe(DATASETS, arguments.degraded_by).shard,
         num_scenes=arguments.num_scenes,
     )
     print_facts({"table": str(arguments.out)})
@@ -183,7 +178,12 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the first ones (default: all)",
     )
-    add_recipe_arguments(parser, DATASETS, default="lure")
+    parser.add_argument(
+        "--degraded-by",
+        default="shipped",
+        metavar="RECIPE",
+        help="dataset recipe for scenes without degraded files of their own (default: %(default)s)",
+    )
     add_work(parser)
 
 
