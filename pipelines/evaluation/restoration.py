@@ -113,13 +113,20 @@ def restore_single(
     lq, gt = to_tensor(single.lq), to_tensor(single.gt)  # 1 C H W
     task = known.index(single.suffers)
     seen = int(prompted.sees(fuser, lq, single.camera))
-    others = [name for name in trained if name != single.suffers]
-    after = trained.index(single.suffers) if single.suffers in trained else 0
-    wrong = known.index(others[after % len(others)])
-    tasks = torch.tensor([task, 0, wrong, seen])  # P
+    tasks = torch.tensor(
+        [task, 0, known.index(_another(single.suffers, trained, known)), seen]
+    )  # P
     pictures = lq.expand(len(tasks), -1, -1, -1)  # P C H W
     restored = prompted.restore(fuser, pictures, single.camera, tasks).clamp(0, 1)
     return Restored(single, _measured(torch.cat([lq, restored]), gt), known[seen])
+
+
+def _another(suffers: str, trained: Sequence[str], known: Sequence[str]) -> str:
+    """The trained degradation after a picture's own; where that is the only one, any other but clean."""
+    others = [name for name in trained if name != suffers]
+    others = others or [name for name in known if name not in (CLEAN, suffers)]
+    place = trained.index(suffers) if suffers in trained else 0
+    return others[place % len(others)]
 
 
 def _measured(pictures: Tensor, gt: Tensor) -> dict[str, float]:
