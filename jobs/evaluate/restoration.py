@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from jobs.fuse.run import bundle_of
 from jobs.locations import source_reader
 from jobs.scan.run import load_index
 from models import system_of
+from models.system import Prompted
 from pipelines.bundles.export import fuser_of_checkpoint, read_bundle
 from pipelines.datasets.plan import ShardConfig
 from pipelines.evaluation.measuring import choose_scenes
 from pipelines.evaluation.restoration import (
     TRIED,
+    WINDOW_PX,
+    Single,
+    is_large_enough,
     latent_gaps,
     means_by_kind,
     restore_single,
@@ -53,24 +57,35 @@ def measure_restoration(
             f"{model}: {system_of(config).name} takes no prompts; see jobs.evaluate MODEL"
         )
     chosen = choose_scenes(load_index(settings, scenes).scenes.of_split(split), num_scenes)
-    singles = list(single_pictures(chosen, shard, seed=shard.seed, read=source_reader(settings)))
-    if not singles:
-        raise ValueError(f"--scenes {scenes} --split {split}: no picture is large enough")
+    large = [scene for scene in chosen if is_large_enough(scene)]
+    if not large:
+        raise ValueError(
+            f"--scenes {scenes} --split {split}: of {len(chosen)} scenes none is of {WINDOW_PX} pixels a side"
+        )
+    if len(large) < len(chosen):
+        print_line(f"  {len(chosen) - len(large)} scenes are smaller than {WINDOW_PX} px, left out")
+    singles = list(single_pictures(large, shard, seed=shard.seed, read=source_reader(settings)))
+    kinds = _measured(prompted, fuser, singles, shard)
+    write_whole(out, _csv(kinds))
+    for line in _table(kinds):
+        print_line(line)
+    return kinds
+
+
+def _measured(
+    prompted: Prompted, fuser: Any, singles: Sequence[Single], shard: ShardConfig
+) -> Kinds:
+    restored = []
     with progress("pictures", len(singles)) as advance:
-        restored = []
         for done, single in enumerate(singles, start=1):
             trained = shard.names(single.camera)
             restored.append(restore_single(prompted, fuser, single, trained))
             advance(done, f"{single.scene}, {single.suffers}")
     gaps = latent_gaps(prompted, fuser, singles)
-    kinds = {
+    return {
         kind: dict(means) | ({"latent_gap": gaps[kind]} if kind in gaps else {})
         for kind, means in means_by_kind(restored).items()
     }
-    write_whole(out, _csv(kinds))
-    for line in _table(kinds):
-        print_line(line)
-    return kinds
 
 
 def _fuser(model: str, settings: Settings) -> tuple[BaseModel, Any]:

@@ -26,6 +26,7 @@ from pipelines.sources.scenes import Read, Scene, load_native, load_picture, rea
 
 # In the middle: what the networks cost is bounded, and all pictures are of one size.
 WINDOW_PX = 192
+_MOST_AT_ONCE = 16
 _METRICS = ("PSNR_target", "SSIM_target")
 # The picture as it came, and restored under its own prompt, the clean one's, another's, the one found out.
 TRIED = ("input", "own", "clean", "wrong", "auto")
@@ -57,6 +58,11 @@ class Restored:
     seen: str
 
 
+def is_large_enough(scene: Scene) -> bool:
+    """Whether the window fits into a scene's pictures."""
+    return min(scene.height, scene.width) >= WINDOW_PX
+
+
 def single_pictures(
     scenes: Iterable[Scene], config: ShardConfig, *, seed: int, read: Read = read_file
 ) -> Iterator[Single]:
@@ -66,7 +72,7 @@ def single_pictures(
     recipe, at its strengths. Scenes that are smaller than the window are left out.
     """
     for scene in scenes:
-        if min(scene.height, scene.width) < WINDOW_PX:
+        if not is_large_enough(scene):
             continue
         for camera in scene.cameras:
             gt = _window(load_picture(scene, camera, read))
@@ -145,13 +151,18 @@ def _measured(pictures: Tensor, gt: Tensor) -> dict[str, float]:
 def latent_gaps(
     prompted: Prompted, fuser: Any, singles: Iterable[Single]
 ) -> dict[tuple[str, str], float]:
-    """The latent gap ratio of each kind of degraded picture of which there are two scenes or more."""
+    """The latent gap ratio of each kind of degraded picture of which there are two or more.
+
+    Of the first ones: they go through the encoder at once.
+    """
     kinds = defaultdict[tuple[str, str], list[Single]](list)
     for single in singles:
         if single.suffers != CLEAN:
             kinds[single.kind].append(single)
     return {
-        kind: _latent_gap(prompted, fuser, some) for kind, some in kinds.items() if len(some) > 1
+        kind: _latent_gap(prompted, fuser, some[:_MOST_AT_ONCE])
+        for kind, some in kinds.items()
+        if len(some) > 1
     }
 
 
