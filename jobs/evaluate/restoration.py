@@ -60,7 +60,7 @@ def measure_restoration(
     large = [scene for scene in chosen if is_large_enough(scene)]
     if not large:
         raise ValueError(
-            f"--scenes {scenes} --split {split}: of {len(chosen)} scenes none is of {WINDOW_PX} pixels a side"
+            f"--scenes {scenes} --split {split}: of {len(chosen)} scenes none is of {WINDOW_PX} px"
         )
     if len(large) < len(chosen):
         print_line(f"  {len(chosen) - len(large)} scenes are smaller than {WINDOW_PX} px, left out")
