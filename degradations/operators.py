@@ -16,6 +16,9 @@ from degradations.chain import Applied
 from degradations.noise import GaussianNoiseParams
 from degradations.resolution import LowResolutionParams
 
+# In the place of a degradation: the system that is asked shall find out. No line of the catalogue has it.
+AUTO = "auto"
+AUTO_TASK = -1
 _BLURS = ("blur", "gaussian_blur")
 _LINEAR = (*_BLURS, "low_resolution", "gaussian_noise")
 
@@ -76,7 +79,7 @@ def task_names(modality: Modality) -> tuple[str, ...]:
 
 
 def task_number(modality: Modality, chain: Sequence[Applied]) -> int:
-    """Index in `task_names` of what a picture suffers.
+    """Index in `task_names` of what a picture suffers; `AUTO_TASK` where the system shall find out.
 
     Raises ValueError for a chain of several degradations, for which no prompt is defined yet.
     """
@@ -85,6 +88,7 @@ def task_number(modality: Modality, chain: Sequence[Applied]) -> int:
         raise ValueError(
             f"{shown}: tasks of several degradations are not defined; pass one or none"
         )
-    return (
-        task_names(modality).index(find(modality, chain[0].name).name) if chain else 0
-    )  # 0: clean
+    if not chain:
+        return 0  # clean
+    name = chain[0].name
+    return AUTO_TASK if name == AUTO else task_names(modality).index(find(modality, name).name)

@@ -23,8 +23,8 @@ Precision = Literal["float32", "bf16"]
 
 # Hints: what a fuser may know of the degradation of each picture, by kind:
 # `operators` are float32 B×3 (noise sigma, blur sigma in px, block side of low resolution),
-# `prompts` int64 B (what the picture suffers, by its place in the catalogue). Both come from a
-# degradation record, by `degradations.operators`.
+# `prompts` int64 B (what the picture suffers, by its place in the catalogue; -1: find out). Both come
+# from a degradation record, by `degradations.operators`.
 HINT_NAMES: Mapping[HintKind, tuple[str, ...]] = {
     "none": (),
     "operators": ("vi_op", "ir_op"),
@@ -112,12 +112,26 @@ class Stage:
 class Probe:
     """Vectors that a fuser makes of one picture, to see whether degradations form groups.
 
-    `embed(fuser, picture 1×C×H×W, camera)` returns vectors of one picture by name, 1×D each; the
-    first is the one that is drawn as a map. None for a model without them.
+    `embed(fuser, picture 1×C×H×W, camera, what it suffers)` returns vectors of one picture by name, 1×D
+    each; the first is the one that is drawn as a map. None for a model without them.
     """
 
     title: str
-    embed: Callable[[Any, Tensor, Literal["vi", "ir"]], dict[str, Tensor] | None]
+    embed: Callable[[Any, Tensor, Literal["vi", "ir"], str], dict[str, Tensor] | None]
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What a fuser that takes prompts does with pictures of one camera, each told its task.
+
+    Pictures are B×3×H×W, infrared ones B×1×H×W, tasks B int64. `restore` returns restored pictures,
+    `sees` the tasks that pictures seem to suffer. `latent_gap` takes degraded pictures, their clean ones,
+    camera and tasks: how far the ones lie from the others, over how far clean ones lie apart; B >= 2.
+    """
+
+    restore: Callable[[Any, Tensor, Literal["vi", "ir"], Tensor], Tensor]
+    sees: Callable[[Any, Tensor, Literal["vi", "ir"]], Tensor]
+    latent_gap: Callable[[Any, Tensor, Tensor, Literal["vi", "ir"], Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,8 @@ class System:
     num_steps: Callable[[Any], int | None] = lambda config: None
     set_num_steps: Callable[[Any, int], None] | None = None
     probe: Probe | None = None
+    # Of a system whose hints are prompts: what can be measured of single pictures.
+    prompted: Prompted | None = None
     released: ReleasedWeights | None = None
     # How the system is compared with a folder of golden vectors (`pipelines.parity`).
     golden: Golden | None = None

@@ -9,6 +9,9 @@ export writes the degraded pairs as PNG, with a manifest. --method NAME=DIR take
 pictures of them (DIR/SCENARIO/SCENE.png), --restore NAME=DIR restored ones (DIR/SCENARIO/vi/SCENE.png and
 ir/), which the baselines then fuse; both folders get a copy of the manifest. Fused pictures of the clean
 pairs alone may lie in DIR itself.
+
+restoration measures what a system that takes prompts restores of single pictures, by what they suffer:
+under their own prompt, another's, none, and the one that it finds out.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from jobs.command_line import (
     add_work,
     options_again,
     run_command,
+    whole_number,
 )
 from jobs.placement import add_placement, placement_of
-from jobs.recipes import EVALUATION
+from jobs.recipes import DATASETS, EVALUATION
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -99,6 +103,24 @@ def _export(arguments: argparse.Namespace) -> None:
     print_facts({"pairs": str(count), "folder": str(arguments.out)})
 
 
+def _restore(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.config import find_recipe
+    from jobs.console import print_facts
+    from jobs.evaluate.restoration import measure_restoration
+
+    measure_restoration(
+        arguments.model,
+        read_settings(work=arguments.work),
+        arguments.out,
+        scenes=arguments.scenes,
+        split=arguments.split,
+        shard=find_recipe(DATASETS, arguments.degraded_by).shard,
+        num_scenes=arguments.num_scenes,
+    )
+    print_facts({"table": str(arguments.out)})
+
+
 def read_folders(assignments: Sequence[str], option: str = "--method") -> dict[str, Path]:
     """The folders of an option, by name. Raises ValueError for one that is not written NAME=DIR."""
     folders = {}
@@ -144,6 +166,27 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add_work(parser)
 
 
+def _add_restoration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", help="models:/NAME/VERSION, or the folder of a bundle or checkpoint"
+    )
+    _add_scenes(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the table to write, CSV")
+    parser.add_argument(
+        "--num-scenes",
+        type=whole_number(1, 10**6),
+        metavar="N",
+        help="the first ones (default: all)",
+    )
+    parser.add_argument(
+        "--degraded-by",
+        default="shipped",
+        metavar="RECIPE",
+        help="dataset recipe for scenes without degraded files of their own (default: %(default)s)",
+    )
+    add_work(parser)
+
+
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", required=True, help="name of a scene index, or its path")
     parser.add_argument("--split", default="val", help="of the index (default: %(default)s)")
@@ -158,9 +201,10 @@ COMMAND = Command(
         "python -m jobs.evaluate models:/dspfusion/3 --scenes msrs --split test --recipe all",
         "python -m jobs.evaluate export --scenes roadscene --recipe all --out work/pairs",
         "python -m jobs.evaluate models:/dspfusion/3 --scenes roadscene --recipe all --method A=results/a",
+        "python -m jobs.evaluate restoration models:/lure/1 --scenes restoration --split test --out t.csv",
     ],
     Verb(_add_arguments, _evaluate),
-    {"export": Verb(_add_export, _export)},
+    {"export": Verb(_add_export, _export), "restoration": Verb(_add_restoration, _restore)},
 )
 
 

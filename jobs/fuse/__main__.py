@@ -147,11 +147,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--degradation",
+        "--prompt",
         action="append",
         default=[],
         metavar="[CAMERA:]NAME:PARAM=VALUE",
         help="what a camera suffers, or both, for models that take hints (repeatable, in order), such as "
-        "noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4 or vi:clean",
+        "noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4, vi:clean or auto",
     )
     add_work(parser)
 

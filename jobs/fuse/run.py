@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from degradations.catalogue import CLEAN, Modality, find, is_known
 from degradations.chain import Applied
+from degradations.operators import AUTO
 from infra.settings import Settings
 from jobs.console import print_line, progress
 from jobs.locations import cached_folder, open_folder, open_sources, source_reader
@@ -216,9 +218,10 @@ def bundle_of(model: str, settings: Settings) -> Path:
 def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
     """Degradations of the cameras that are told of, from `[CAMERA:]NAME[:PARAM=VALUE,…]`, in that order.
 
-    Without a camera it is both; "clean" is none. "noise" and "blur" are the Gaussian ones, and the
-    beginning of a parameter's name will do: `noise:sigma=14`. Raises ValueError for a camera, degradation
-    or parameter that does not exist.
+    Without a camera it is both; "clean" is none, "auto" what the model finds itself. "noise" and "blur" are
+    the Gaussian ones, "low light" is `low_light`, and the beginning of a parameter's name will do:
+    `noise:sigma=14`. Without any its strength is not known, as for prompts. Raises ValueError for a camera,
+    degradation or parameter that does not exist.
     """
     chains: dict[str, list[Applied]] = {}
     for text in texts:
@@ -228,14 +231,19 @@ def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
         name, _, assignments = rest.partition(":")
         for modality in (camera,) if camera else ("vi", "ir"):
             chain = chains.setdefault(f"{modality}_chain", [])
-            if name != CLEAN:
+            if name == AUTO:
+                chain.append(Applied(name=AUTO, params={}))
+            elif name != CLEAN:
                 chain.append(_told(text, cast(Modality, modality), name, assignments))
     return chains
 
 
 def _told(text: str, modality: Modality, name: str, assignments: str) -> Applied:
+    name = re.sub("[ -]", "_", name.strip().lower())
     name = name if is_known(modality, name) else _SHORT_NAMES.get(name, name)
     degradation = find(modality, name)
+    if not assignments:
+        return Applied(name=name, params={})
     known = degradation.params_type.model_fields
     params = {}
     for key, _, value in (pair.partition("=") for pair in assignments.split(",") if pair):

@@ -50,7 +50,7 @@ def needs_of(words: Sequence[str]) -> Needs:
             config = read_dataset(arguments)
             on_ray = not (arguments.dry_run or arguments.show)
             return Needs(_ONE_CPU if on_ray else {}, _name(arguments.recipe, config))
-        case "evaluate":
+        case "evaluate" if arguments.verb != "restoration":
             if not arguments.verb:
                 read_folders(arguments.method)
                 read_folders(arguments.restore, "--restore")

@@ -37,6 +37,10 @@ def train_local(
                 write_preview(folder, metrics[PREVIEW], step)
             if scratch:
                 _keep(folder, scratch, step)
+                if config.stage.is_probed and _is_shown(config, step):
+                    # How the groups of degradations merge, or part, in the course of the training.
+                    name = f"{Path(MAP).stem}-{step:08d}.html"
+                    _write_map(folder / name, _checkpoints(folder)[-1], planned, settings)
 
         before = _checkpoints(folder)
         run_training(
@@ -60,6 +64,11 @@ def _keep(folder: Path, scratch: Path, step: int) -> None:
         shutil.copytree(scratch, copy, dirs_exist_ok=True)
     for old in _checkpoints(folder)[:-2]:
         shutil.rmtree(old)
+
+
+def _is_shown(config: TrainingConfig, step: int) -> bool:
+    every = config.preview_every
+    return every is not None and step % every == 0 and step < config.optim.num_steps
 
 
 def _checkpoints(folder: Path) -> list[Path]:

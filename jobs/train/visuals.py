@@ -24,6 +24,7 @@ from pipelines.evaluation.probes import (
     stored_pictures,
     tell_apart,
 )
+from pipelines.evaluation.restoration import heeded, heeded_in_words
 from pipelines.reports.evaluation_charts import map_of_points
 from pipelines.reports.page import write_page
 from pipelines.sources.scenes import SceneTable
@@ -73,10 +74,15 @@ def write_map(
     if embedded is None:
         return {}
     found = tell_apart(on_unseen) if on_unseen and len(set(on_unseen.scenes)) > 1 else {}
+    prompted = system_of(config).prompted
+    if found and prompted and unseen:
+        shard, read = version.config.shard, source_reader(settings)
+        found |= heeded(prompted, fuser, unseen[:_MAPPED_SCENES], shard, read=read)
     facts = {
         "scenes": f"{len(set(embedded.scenes))}, {'unseen' if on_unseen else 'trained on'}",
         "conditions": str(embedded.num_conditions),
         **in_words(found),
+        **heeded_in_words(found),
     }
     write_page(
         path,

@@ -53,7 +53,7 @@ def _shrink(config: Stage1Config | Stage2Config) -> Stage1Config | Stage2Config:
 
 
 def _embed(
-    fuser: DSPFusionFuser, picture: Tensor, camera: Literal["vi", "ir"]
+    fuser: DSPFusionFuser, picture: Tensor, camera: Literal["vi", "ir"], suffers: str
 ) -> dict[str, Tensor] | None:
     """Degradation prior (its tokens' mean) and type vector of a picture, 1×D each (spec 1.2)."""
     encoder = fuser.degradation

@@ -98,15 +98,15 @@ class GatedFeedForward(nn.Module):
         self.context = depthwise3x3(2 * hidden)
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=False)
 
-    def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        """Return x plus its normalised, gated self."""
+    def forward(self, x: Tensor, norm: ChannelNorm | None) -> Tensor:
+        """Return x plus its normalised, gated self; without a norm, its gated self."""
         # Gate and value apart, so that each of their maps lies without gaps.
         project, context = self.project_in.weight.chunk(2), self.context.weight.chunk(2)
         branches = list(zip(project, context, strict=True))
-        if cpu_strips.use_strips(x):
+        if norm is not None and cpu_strips.use_strips(x):
             affine = norm.weight, norm.bias
             return cpu_strips.feed_forward(x, affine, branches, self.project_out.weight)
-        normed = norm(x)
+        normed = x if norm is None else norm(x)
         gate, value = (depthwise(pointwise(normed, w), kernel) for w, kernel in branches)
         return pointwise(F.gelu(gate) * value, self.project_out.weight) + x
 

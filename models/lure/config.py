@@ -10,7 +10,6 @@ from pydantic import (
     BaseModel,
     Field,
     NonNegativeFloat,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -28,8 +27,10 @@ Depth = Annotated[int, Field(gt=0, le=64)]
 class LUREConfig(BaseModel, frozen=True, extra="forbid"):
     """Widths and depths of encoders, decoders and fusion, level 1 first.
 
-    `fusion` "mean" takes the mean of the latents and the visible camera's restoration decoder: the
-    fuser after Stage I, which has no fusion modules.
+    `inner_residual`, `guidance` and `norm` are for ablations (spec 7, v): attention without its inner
+    residual; prompts that scale and shift each channel, which is FiLM; and layers that are normalised
+    after they are added. `fusion` "mean" takes the mean of the latents and the visible camera's
+    restoration decoder: the fuser after Stage I, which has no fusion modules.
     """
 
     system: Literal["lure"] = "lure"
@@ -38,6 +39,9 @@ class LUREConfig(BaseModel, frozen=True, extra="forbid"):
     num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 2, 4, 8)
     num_refinement_blocks: Depth = 2
     ffn_expansion: float = Field(2.66, ge=1, le=16)
+    inner_residual: bool = True
+    guidance: Literal["attention", "film"] = "attention"
+    norm: Literal["pre", "post"] = "pre"
     fusion: Literal["learned", "mean"] = "learned"
 
     @property
@@ -93,7 +97,7 @@ class Stage1Config(BaseModel, frozen=True, extra="forbid"):
     text: TextConfig = TextConfig()
     pseudo_weight: NonNegativeFloat = 0.5
     ssim_weight: NonNegativeFloat = 0.2
-    unified_weight: PositiveFloat = 1
+    unified_weight: NonNegativeFloat = 1
     statistics_weight: NonNegativeFloat = 0.1
     ramp_steps: PositiveInt = 20_000
     teacher_decay: float = Field(0.999, ge=0, lt=1)
@@ -153,9 +157,9 @@ def full() -> LUREConfig:
 
 
 def small() -> LUREConfig:
-    """A model for CPU training, of a quarter of the widths and one block a level."""
+    """A model for CPU training, of three eighths of the widths and one block a level."""
     return LUREConfig(
-        width=8, num_blocks=(1, 1, 1, 1), num_heads=(1, 1, 2, 4), num_refinement_blocks=1
+        width=12, num_blocks=(1, 1, 1, 1), num_heads=(1, 1, 2, 4), num_refinement_blocks=1
     )
 
 

@@ -26,10 +26,7 @@ class Encoder(nn.Module):
         widths = config.level_widths
         self.embed = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.downs = nn.ModuleList([nn.Identity(), *(Downsample(width) for width in widths[:3])])
-        self.guided = nn.ModuleList(
-            TextBlock(width, num_heads=heads, ffn_expansion=config.ffn_expansion)
-            for width, heads in zip(widths, config.num_heads, strict=True)
-        )
+        self.guided = nn.ModuleList(TextBlock(config, level) for level in range(len(widths)))
         self.levels = nn.ModuleList(
             _plain_blocks(config, level, depth - 1) for level, depth in enumerate(config.num_blocks)
         )
@@ -70,24 +67,19 @@ class Decoder(nn.Module):
 
 
 def _plain_blocks(config: LUREConfig, level: int, depth: int) -> nn.Sequential:
-    width, heads = config.level_widths[level], config.num_heads[level]
-    return nn.Sequential(
-        *(
-            PlainBlock(width, num_heads=heads, ffn_expansion=config.ffn_expansion)
-            for _ in range(depth)
-        )
-    )
+    return nn.Sequential(*(PlainBlock(config, level) for _ in range(depth)))
 
 
 class FusionModule(nn.Module):
     """Weigh the two cameras' latents B×C×H×W of a level by channel and pixel (spec 3.6)."""
 
-    def __init__(self, channels: int, *, num_heads: int, ffn_expansion: float) -> None:
+    def __init__(self, config: LUREConfig, level: int) -> None:
         super().__init__()
+        channels = config.level_widths[level]
         layers = (nn.Linear(2 * channels, channels // 2), nn.ReLU())
         self.channel = nn.Sequential(*layers, nn.Linear(channels // 2, 2 * channels))
         self.spatial = nn.Conv2d(4, 2, 7, padding=3)
-        self.block = PlainBlock(channels, num_heads=num_heads, ffn_expansion=ffn_expansion)
+        self.block = PlainBlock(config, level)
 
     def forward(self, ir: Tensor, vi: Tensor) -> Tensor:
         """Return the fused latent."""
@@ -113,8 +105,4 @@ def _channel_max(x: Tensor) -> Tensor:
 
 def fusion_modules(config: LUREConfig) -> nn.ModuleList:
     """One fusion module a level."""
-    levels = zip(config.level_widths, config.num_heads, strict=True)
-    return nn.ModuleList(
-        FusionModule(width, num_heads=heads, ffn_expansion=config.ffn_expansion)
-        for width, heads in levels
-    )
+    return nn.ModuleList(FusionModule(config, level) for level in range(len(config.num_blocks)))

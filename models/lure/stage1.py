@@ -14,6 +14,7 @@ from models.losses import Ssim
 from models.lure.blocks import PlainBlock, TextBlock
 from models.lure.config import Stage1Config
 from models.lure.networks import Decoder, Encoder, Latents
+from models.lure.router import Routers
 from models.lure.text import CAMERAS, PSEUDO_TASK, TASKS, Camera, PromptTable, read_vectors
 from models.lure.unified import Moments, alignment_loss, moments_by_task, statistics_loss
 from models.system import Batch, trainable
@@ -41,6 +42,7 @@ class Stage1(nn.Module):
         self.encoders = nn.ModuleDict({camera: Encoder(config.model) for camera in CAMERAS})
         self.decoders = nn.ModuleDict({camera: Decoder(config.model) for camera in CAMERAS})
         self.teachers = deepcopy(self.encoders).requires_grad_(False)
+        self.routers = Routers(config.model)
         self.similarity = Ssim()
         # Running moments of clean pictures, a row a camera; nothing is seen of a camera at 0.
         self.register_buffer("num_seen", torch.zeros(len(CAMERAS), dtype=torch.long))
@@ -86,6 +88,8 @@ class Stage1(nn.Module):
         encoder, decoder, teacher = (
             networks[camera] for networks in (self.encoders, self.decoders, self.teachers)
         )
+        with unrounded(lq):
+            self.routers.of(camera).observe(encoder.get_submodule("embed")(lq), task)
         both = encoder(torch.cat([lq, pseudo]), torch.cat([text, pseudo_text]))  # 2b C H W, four
         restored, kept = decoder(both).chunk(2)  # b 3 H W each
         with torch.no_grad():

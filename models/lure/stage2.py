@@ -13,6 +13,7 @@ from models.losses import FusionLoss
 from models.lure.blocks import PlainBlock, TextBlock
 from models.lure.config import Stage2Config
 from models.lure.networks import Decoder, Encoder, Latents, fusion_modules
+from models.lure.router import Routers
 from models.lure.text import CAMERAS, PSEUDO_TASK, Camera, PromptTable, hash_vectors
 from models.system import Batch, Weights, trainable
 
@@ -39,6 +40,7 @@ class Stage2(nn.Module):
         self.prompts = PromptTable(hash_vectors())  # Stage I's replace them
         self.encoders = nn.ModuleDict({camera: Encoder(config.model) for camera in CAMERAS})
         self.decoders = nn.ModuleDict({camera: Decoder(config.model) for camera in CAMERAS})
+        self.routers = Routers(config.model)
         self.fusion = fusion_modules(config.model)
         self.fused_decoder = Decoder(config.model)
         weights = dict(config.fusion_weights)
@@ -55,6 +57,7 @@ class Stage2(nn.Module):
         """Load what a Stage I objective learned; the fusion decoder starts as the visible one's copy."""
         for name, network in (
             ("prompts", self.prompts),
+            ("routers", self.routers),
             ("encoders", self.encoders),
             ("decoders", self.decoders),
             ("decoders.vi", self.fused_decoder),

@@ -2,7 +2,8 @@
 
 The stream is a function of (seed, version, step): the batches of all ranks together hold the same samples
 for any number of ranks. It has no state, so a resumed run continues the same stream by starting at its
-step, every rank gets the same number of batches, and within a pass no sample is seen twice, on any rank.
+step, every rank gets the same number of batches, and within a pass no sample is seen twice, on any rank
+(of "singles" a picture of a rare kind is: `balance.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipelines.batches.balance import balanced_ends
 from pipelines.batches.decoding import load_group, load_single
 from pipelines.batches.open_shards import MOST_OPEN, OpenShards
 from pipelines.batches.order import StreamOrder
@@ -73,8 +76,15 @@ class ShardBatches:
         self._fields = tuple(fields)
         self._batch_size, self._crop_px, self._seed = batch_size, crop_px, seed
         self._rank, self._world_size, self._late = rank, world_size, late
-        counts = _count_samples(version, root, sampler, fields)
-        self._order = StreamOrder(counts, seed=seed, window_shards=window_shards)
+        rows, counts = _count_samples(version, root, sampler, fields)
+        # In a balanced pass a rare picture has several turns; elsewhere each sample has one.
+        self._turn_ends = (
+            balanced_ends(rows, [shard.name for shard in version.shards])
+            if sampler == "singles"
+            else [np.arange(1, count + 1) for count in counts]
+        )
+        num_turns = np.array([ends[-1] if len(ends) else 0 for ends in self._turn_ends], np.int64)
+        self._order = StreamOrder(num_turns, seed=seed, window_shards=window_shards)
         self._shards = OpenShards(version, root, sampler, counts.tolist())
         num_open = len(self._order.shards_near(0, rank=rank, world_size=world_size)[0])
         if num_open > MOST_OPEN:
@@ -84,7 +94,7 @@ class ShardBatches:
             )
 
     def __len__(self) -> int:
-        """Samples in one pass over the data, all ranks together."""
+        """Turns of samples in one pass over the data, all ranks together."""
         return len(self._order)
 
     def positions(self, step: int) -> range:
@@ -104,9 +114,14 @@ class ShardBatches:
 
     def sample_at(self, position: int) -> Sample:
         """The sample at a position: pass after pass, each in an order of its own."""
-        shard, place = self._order.at(position)
+        shard, place = self._place(position)
         with self._shards.reading(shard) as samples:
             return samples[place]
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """Shard, and place among its samples, of a position."""
+        shard, turn = self._order.at(position)
+        return shard, int(np.searchsorted(self._turn_ends[shard], turn, "right"))
 
     def batch(self, step: int) -> Batch:
         """Decode and cut this rank's batch of `step` (0-based), pictures as uint8; opens shards ahead."""
@@ -128,7 +143,7 @@ class ShardBatches:
         self._shards.close()
 
     def _row(self, position: int, crop_px: int) -> dict[str, Tensor]:
-        shard, place = self._order.at(position)
+        shard, place = self._place(position)
         rng = rng_at(self._seed, "crop", str(position))
         with self._shards.reading(shard) as samples:
             sample = samples[place]
@@ -142,8 +157,8 @@ class ShardBatches:
 
 def _count_samples(
     version: DatasetVersion, root: Folder, sampler: SamplerName, fields: Sequence[str]
-) -> np.ndarray:
-    """Samples of each shard of the version, by its index; checks operators where `fields` hold some."""
+) -> tuple[pa.Table, np.ndarray]:
+    """The index's rows, and samples of each shard; checks operators where `fields` hold some."""
     column = "pictures" if sampler == "singles" else "vi"
     linear = not _OPERATORS.isdisjoint(fields)
     more = ["scene", "natives", "pictures", "ir"] if linear else []
@@ -161,4 +176,4 @@ def _count_samples(
         )
     if linear:
         check_operators(rows, sampler)
-    return counts
+    return rows, counts

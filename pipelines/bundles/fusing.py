@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from degradations.catalogue import CLEAN
 from degradations.chain import Applied
 from degradations.noise import estimate_noise_level
 from models.devices import all_sent, sent, use_device
@@ -147,7 +148,8 @@ class PictureFuser:
         cameras: tuple[Literal["vi", "ir"], ...] = ("vi", "ir")
         for camera, picture in zip(cameras, pictures, strict=True):
             with torch.inference_mode():
-                found = probe.embed(self._fuser, sent(to_tensor(picture), self._device), camera)
+                there = sent(to_tensor(picture), self._device)
+                found = probe.embed(self._fuser, there, camera, CLEAN)
             assert found is not None, "a model with types has the vectors that they were learnt of"
             seen[camera] = types.shares(found[TYPE_VECTOR][0].cpu().numpy(), camera)
         return seen

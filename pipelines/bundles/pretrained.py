@@ -108,7 +108,7 @@ def write_types(folder: Path, scenes: SceneTable, shard: ShardConfig, read: Read
     chosen = [*scenes][::step][:_NUM_TYPED]
     pictures = degraded_pictures(chosen, single_scenarios(shard), seed=shard.seed, read=read)
     embedded = embed(bundle.system.probe, bundle.fuser(), pictures)
-    if embedded is None:
+    if embedded is None or TYPE_VECTOR not in embedded.vectors:
         return
     types = learn_types(embedded.vectors[TYPE_VECTOR], embedded.cameras, embedded.conditions)
     write_whole(folder / TYPES, types.as_bytes())

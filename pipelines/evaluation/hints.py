@@ -25,6 +25,7 @@ def _hint(name: str, chain: Chain) -> Tensor:
     try:
         match name:
             case "vi_op" | "ir_op":
+                _check_strengths(chain)
                 return torch.from_numpy(operator_numbers(chain))[None]  # 1 3
             case "vi_task":
                 return torch.tensor([task_number("vi", chain)])
@@ -33,3 +34,12 @@ def _hint(name: str, chain: Chain) -> Tensor:
     except ValueError as error:
         raise ValueError(f"hint {name}: {error}") from error
     raise ValueError(f"no hint {name!r}; there are: vi_op, ir_op, vi_task, ir_task")
+
+
+def _check_strengths(chain: Chain) -> None:
+    for applied in chain:
+        if not applied.params:
+            raise ValueError(
+                f"{applied.name} without its strength, of which the operator is made; write it as in "
+                "noise:sigma=14 or blur:sigma=2"
+            )

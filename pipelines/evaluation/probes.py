@@ -1,6 +1,6 @@
 """A system's probe on pictures: do the vectors of those that suffer the same lie together?
 
-Legend: P pictures, D width of a vector.
+Legend: P pictures, N of them learned from, T tried, D width of a vector, K conditions.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from pipelines.store.folders import Folder
 # Fewer pictures make no map.
 MIN_PICTURES = 8
 _SCENES_OF_A_SHARD = 8
+# Of a number's variance: vectors may be wider than there are pictures.
+_RIDGE = 0.01
 
 
 class Point(BaseModel):
@@ -109,7 +111,8 @@ def embed(probe: Probe, fuser: nn.Module, pictures: Iterable[Picture]) -> Embedd
     with torch.inference_mode():
         for picture in pictures:
             image = to_tensor(picture.image).to(device)  # 1 C H W, 3 or 1 channels
-            found = probe.embed(fuser, image, picture.camera)  # 1 D each
+            suffers = picture.condition.removeprefix(f"{picture.camera}_")
+            found = probe.embed(fuser, image, picture.camera, suffers)  # 1 D each
             if found is None:
                 return None
             rows.append({name: vector[0].cpu().numpy() for name, vector in found.items()})
@@ -134,22 +137,37 @@ def map_points(embedded: Embedded, *, seed: int) -> list[Point]:
 
 
 def tell_apart(embedded: Embedded) -> dict[str, float]:
-    """How well the conditions are told apart, by `centroid_accuracy`, and what chance would give."""
+    """How well the conditions are told apart, by `centroid_accuracy`, and what chance would give.
+
+    Beside it `linear_accuracy` of the first vectors, and what chance would give there.
+    """
     accuracies = {
         f"{name}_accuracy": centroid_accuracy(vectors, embedded.conditions, embedded.scenes)
         for name, vectors in embedded.vectors.items()
     }
-    return accuracies | {"accuracy_of_chance": 1 / embedded.num_conditions}
+    linear, chance = linear_accuracy(embedded, next(iter(embedded.vectors.values())))
+    return accuracies | {
+        "accuracy_of_chance": 1 / embedded.num_conditions,
+        "linear_probe": linear,
+        "linear_probe_of_chance": chance,
+    }
 
 
 def in_words(apart: Mapping[str, float]) -> dict[str, str]:
     """What `tell_apart` found, for a page; nothing where it found nothing."""
     if not apart:
         return {}
-    *found, (_, chance) = apart.items()
-    shares = [f"{100 * value:.0f} % by {name.removesuffix('_accuracy')}" for name, value in found]
-    words = f"{', '.join(shares)}; by chance {100 * chance:.0f} %"
-    return {"degradations told apart": words}
+    shares = [
+        f"{100 * value:.0f} % by {name.removesuffix('_accuracy')}"
+        for name, value in apart.items()
+        if name.endswith("_accuracy")
+    ]
+    words = f"{', '.join(shares)}; by chance {100 * apart['accuracy_of_chance']:.0f} %"
+    linear, chance = (100 * apart[name] for name in ("linear_probe", "linear_probe_of_chance"))
+    return {
+        "degradations told apart": words,
+        "by a linear probe within a camera": f"{linear:.0f} %; by chance {chance:.0f} %",
+    }
 
 
 def centroid_accuracy(
@@ -174,6 +192,34 @@ def centroid_accuracy(
     centroids = _unit(np.stack([units[known & (labels == name)].mean(axis=0) for name in names]))
     nearest = names[(units[~known] @ centroids.T).argmax(axis=1)]
     return float((nearest == labels[~known]).mean())
+
+
+def linear_accuracy(embedded: Embedded, vectors: np.ndarray) -> tuple[float, float]:
+    """Share of pictures whose condition a linear probe of vectors P×D tells, and that of chance.
+
+    Ridge regression to the conditions of a camera, learned from every other scene in order of name and
+    tried on the rest: what a latent space still says of the degradation (LURE spec 7, ii).
+    """
+    half = set(sorted(set(embedded.scenes))[::2])
+    known = np.array([scene in half for scene in embedded.scenes])
+    cameras, conditions = np.array(embedded.cameras), np.array(embedded.conditions)
+    told, chances = [], []
+    for camera in np.unique(cameras):
+        learned, tried = known & (cameras == camera), ~known & (cameras == camera)
+        names, places = np.unique(conditions[learned], return_inverse=True)
+        found = _ridge(vectors[learned], np.eye(len(names))[places], vectors[tried])
+        told += [*(names[found.argmax(axis=1)] == conditions[tried])]
+        chances += [1 / len(names)] * int(tried.sum())
+    return float(np.mean(told)), float(np.mean(chances))
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, tried: np.ndarray) -> np.ndarray:
+    """Predict for `tried` T×D what ridge regression learns of x N×D and y N×K; each number standardised."""
+    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-8
+    x, tried = ((each - mean) / std for each in (x.astype(np.float64), tried))
+    gram = x.T @ x + len(x) * _RIDGE * np.eye(x.shape[1])
+    weights: np.ndarray = np.linalg.solve(gram, x.T @ (y - y.mean(axis=0)))
+    return tried @ weights + y.mean(axis=0)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

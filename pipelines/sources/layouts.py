@@ -114,11 +114,11 @@ def find_pairs(
 
 
 def _placed(pairs: Sequence[SourcePair], files: Sequence[Listed]) -> list[SourcePair]:
-    """Pairs with the split and the sequence that their visible file's folders name."""
+    """Pairs with the split and the sequence that their first file's folders name."""
     places = {str(file.path): place_of(file) for file in files}
     placed = []
     for pair in pairs:
-        place = places[str(pair.vi)]
+        place = places[str(next(pair.files()))]
         split = pair.split or place.split or ""
         placed.append(replace(pair, split=split, sequence="/".join(place.rest)))
     return placed

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from degradations.catalogue import Modality
+from degradations.catalogue import Modality, find
 from pipelines.sources.names import (
     CAMERAS,
     IMAGE_SUFFIXES,
@@ -285,20 +285,46 @@ def _matches(files: Sequence[Listed], pattern: str, option: str) -> dict[tuple[s
 def pair_by_table(files: Sequence[Listed], table: str, name: str) -> Found:
     """Pair as a CSV file says: columns vi and ir (names from the root), and perhaps split and scene.
 
-    Raises ValueError for a table without these columns.
+    One of the two may be empty: a scene of one camera. Columns such as vi_low_light name pictures of the
+    scene that suffer it. Raises ValueError for a table without these columns, and for others.
     """
     rows = csv.DictReader(table.lstrip("\ufeff").splitlines())
-    if not {"vi", "ir"} <= set(rows.fieldnames or ()):
+    columns = set(rows.fieldnames or ())
+    if not {"vi", "ir"} <= columns:
         raise ValueError(f"{name}: a table of pairs has the columns vi and ir (and split, scene)")
+    natives = sorted(columns - {"vi", "ir", "split", "scene"})
+    _check_natives(natives, name)
     there = {composed(file.relative): file.path for file in files}
     pairs, refused = [], []
     for row in rows:
-        paths = [there.get(composed(row[camera] or "")) for camera in ("vi", "ir")]
-        if None in paths:
-            missing = row["vi"] if paths[0] is None else row["ir"]
-            refused.append(Refused(path=f"{name}: {missing}", reason="there is no such picture"))
+        named = {column: row[column] for column in ("vi", "ir", *natives) if row[column]}
+        missing = [path for path in named.values() if composed(path) not in there]
+        if missing or not {"vi", "ir"} & named.keys():
+            reason = "there is no such picture" if missing else "neither vi nor ir"
+            shown = missing[0] if missing else f"line {rows.line_num}"
+            refused.append(Refused(path=f"{name}: {shown}", reason=reason))
             continue
-        stem = row.get("scene") or PurePosixPath(row["vi"]).with_suffix("").as_posix()
-        pair = SourcePair(row.get("split") or "", stem.replace("/", "-"), None, None)
-        pairs.append(replace(pair, vi=paths[0], ir=paths[1]))
+        paths = {column: there[composed(path)] for column, path in named.items()}
+        clean = PurePosixPath(row["vi"] or row["ir"])
+        stem = row.get("scene") or clean.with_suffix("").as_posix()
+        pairs.append(
+            SourcePair(
+                row.get("split") or "",
+                stem.replace("/", "-"),
+                paths.pop("vi", None),
+                paths.pop("ir", None),
+                natives=tuple(paths.items()),
+            )
+        )
     return pairs, refused
+
+
+def _check_natives(columns: Sequence[str], name: str) -> None:
+    for column in columns:
+        camera, _, what = column.partition("_")
+        if camera not in ("vi", "ir"):
+            raise ValueError(
+                f"{name}: column {column!r}; a table of pairs has vi, ir, split, scene, and what a "
+                "picture suffers, such as vi_low_light"
+            )
+        find("vi" if camera == "vi" else "ir", what)

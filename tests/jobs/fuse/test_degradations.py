@@ -2,8 +2,9 @@
 
 import pytest
 
-from degradations.operators import operator_numbers
+from degradations.operators import AUTO_TASK, operator_numbers, task_names
 from jobs.fuse.run import read_chains
+from pipelines.evaluation.hints import hints_of
 
 
 def numbers(*texts: str) -> dict[str, list[float]]:
@@ -25,6 +26,20 @@ def test_several_are_one_after_the_other() -> None:
 def test_a_camera_may_be_said_to_be_clean() -> None:
     assert read_chains(["vi:clean", "ir:noise:sigma=3"])["vi_chain"] == []
     assert read_chains([]) == {}
+    found_out = read_chains(["vi:auto", "ir:stripe_noise:sigma=5,column=6"])
+    assert int(hints_of(("vi_task",), vi=found_out["vi_chain"], ir=())["vi_task"]) == AUTO_TASK
+
+
+def test_plain_words_are_prompts_and_no_operators() -> None:
+    told = read_chains(["vi:Low light", "ir:stripe-noise"])
+    tasks = hints_of(("vi_task", "ir_task"), vi=told["vi_chain"], ir=told["ir_chain"])
+    assert [task_names("vi")[int(tasks["vi_task"])], task_names("ir")[int(tasks["ir_task"])]] == [
+        "low_light",
+        "stripe_noise",
+    ]
+    blurred = read_chains(["blur"])["vi_chain"]
+    with pytest.raises(ValueError, match=r"hint vi_op: blur without its strength.*blur:sigma=2"):
+        hints_of(("vi_op",), vi=blurred, ir=())
 
 
 def test_a_name_of_the_catalogue_is_that_kernel() -> None:
@@ -41,7 +56,6 @@ def test_a_name_of_the_catalogue_is_that_kernel() -> None:
         ("noise:s=14", "gaussian_noise takes sigma_level, seed"),
         ("noise:level=14", "gaussian_noise takes sigma_level, seed"),
         ("noise:sigma=-1", "greater than or equal to 0"),
-        ("noise", "sigma_level"),
     ],
 )
 def test_mistakes_are_named(text: str, message: str) -> None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from models import read_fuser_config, read_stage_config
+from models.color import to_rgb
 from models.lure import SYSTEM
 from models.lure.config import Stage1Config, Stage2Config, full, tiny
 from models.lure.fuser import LUREFuser
@@ -66,17 +67,6 @@ def test_the_fuser_of_stage1_takes_the_mean_latent():
         torch.testing.assert_close(fused.fused, fuser.decoders["vi"](means), atol=1e-5, rtol=0)
 
 
-@torch.no_grad()
-def test_the_exported_program_reads_prompts():
-    fuser, batch = fuser_of(STAGE2), pairs(size=3, side=48)
-    program = export_program(SYSTEM, fuser).module()
-    told = {"vi_task": torch.tensor([4, 0, 9]), "ir_task": torch.tensor([0, 3, 6])}
-    expected = fuser(batch["vi_lq"], batch["ir_lq"], told)
-    served = program(batch["vi_lq"], batch["ir_lq"], *told.values())
-    for ours, theirs in zip(expected, served, strict=True):
-        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
-
-
 def test_hints_are_needed():
     with pytest.raises(ValueError, match="pass vi_task and ir_task"):
         fuser_of(STAGE1)(torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16))
@@ -115,3 +105,47 @@ def test_full_fuser_has_the_specified_size():
     count = sum(p.numel() for p in fuser.parameters())
     # Encoders, fusion and fusion decoder, 13.75 M; and the two restoration decoders.
     assert count == 2 * 4_952_402 + 1_256_941 + 2_584_939 + 2 * 2_584_939
+
+
+def fuser_that_knows_two_tasks() -> LUREFuser:
+    """Task 2 looks as the degraded pictures of `pairs`, 4 as they do when they are darker."""
+    fuser, batch = fuser_of(STAGE2), pairs()
+    for camera, picture in (("ir", to_rgb(batch["ir_lq"])), ("vi", batch["vi_lq"])):
+        seen = fuser.encoders[camera].embed(picture)
+        for task, maps in ((2, seen), (4, seen / 9)):
+            fuser.routers.of(camera).observe(maps, torch.tensor([task, task]))
+    return fuser
+
+
+@torch.no_grad()
+def test_the_exported_program_reads_prompts_and_finds_out_what_is_not_told():
+    fuser, batch = fuser_that_knows_two_tasks(), pairs()
+    program = export_program(SYSTEM, fuser).module()
+    vi, ir = batch["vi_lq"], batch["ir_lq"] / 9
+    for told in (
+        {"vi_task": torch.tensor([9, 0]), "ir_task": torch.tensor([3, 6])},
+        {"vi_task": torch.tensor([-1, 1]), "ir_task": torch.tensor([-1, -1])},
+    ):
+        expected = fuser(vi, ir, told)
+        for ours, theirs in zip(expected, program(vi, ir, *told.values()), strict=True):
+            torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    known = fuser(vi, ir, {"vi_task": torch.tensor([2, 1]), "ir_task": torch.tensor([4, 4])})
+    assert torch.equal(expected.fused, known.fused)
+
+
+def test_what_has_no_statistics_cannot_find_out():
+    batch = pairs()
+    with pytest.raises(ValueError, match="no statistics of tasks"):
+        fuser_of(STAGE2)(batch["vi_lq"], batch["ir_lq"], hints(vi=-1))
+
+
+@torch.no_grad()
+def test_the_probe_looks_at_the_middle_under_each_prompt():
+    fuser, picture = fuser_of(STAGE2), torch.rand(1, 3, 210, 300)
+    found = SYSTEM.probe.embed(fuser, picture, "vi", "low_light")
+    middle = picture[..., 9:201, 54:246]
+    for name, task in (("latents", 4), ("latents_unprompted", 0)):
+        expected = fuser.latents("vi", middle, torch.tensor([task]))[-1].mean(dim=(2, 3))
+        torch.testing.assert_close(found[name], expected)
+    untold = SYSTEM.probe.embed(fuser, picture, "vi", "blur+random_noise")
+    assert torch.equal(untold["latents"], untold["latents_unprompted"])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models.layers.blocks import ChannelNorm, SelfAttention
-from models.lure.blocks import InnerResidualAttention, TextGuidedAttention
+from models.lure.blocks import FeatureModulation, InnerResidualAttention, TextGuidedAttention
 from models.lure.config import TEXT_WIDTH, LUREConfig, full, small, tiny
 from models.lure.networks import Decoder, Encoder, FusionModule, fusion_modules
 
@@ -62,7 +62,7 @@ def test_inner_gate_of_zero_is_plain_attention():
     norm, plain, inner = (
         ChannelNorm(8),
         SelfAttention(8, num_heads=2),
-        InnerResidualAttention(8, num_heads=2),
+        InnerResidualAttention(8, 2, inner_residual=True),
     )
     inner.load_state_dict({**plain.state_dict(), "inner_gate": torch.zeros(8)})
     x = features(8)
@@ -71,7 +71,7 @@ def test_inner_gate_of_zero_is_plain_attention():
 
 def test_inner_gate_adds_the_values():
     torch.manual_seed(0)
-    norm, inner = ChannelNorm(8), InnerResidualAttention(8, num_heads=2)
+    norm, inner = ChannelNorm(8), InnerResidualAttention(8, 2, inner_residual=True)
     x = features(8)
     without = inner(x, norm)
     gate = torch.randn(8)
@@ -92,9 +92,57 @@ def test_the_prompt_acts_through_text_guidance_alone():
     assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_modulation_by_text_starts_as_identity_and_has_no_map():
+    torch.manual_seed(0)
+    x, modulation = features(8), FeatureModulation(8)
+    assert torch.equal(modulation(x, texts()), x)
+    nn.init.normal_(modulation.affine.weight, std=0.1)
+    changed = modulation(x, texts())
+    # One scale and one shift a channel: differences of pixels keep their ratio.
+    scale = (changed[..., 1:] - changed[..., :-1]) / (x[..., 1:] - x[..., :-1])
+    torch.testing.assert_close(scale, scale[..., :1, :1].expand_as(scale), atol=1e-2, rtol=1e-2)
+    assert not torch.allclose(changed, x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"inner_residual": False}, "inner_gate"),
+        ({"guidance": "film"}, "guidance.gate"),
+        ({"norm": "post"}, None),
+    ],
+)
+def test_an_ablation_changes_the_encoder(changes: dict[str, object], lost: str | None):
+    def latents(config: LUREConfig) -> tuple[list[torch.Tensor], list[str]]:
+        torch.manual_seed(0)
+        encoder = Encoder(config)
+        for name, parameter in encoder.named_parameters():
+            if name.endswith(("inner_gate", "guidance.project_out.weight")):
+                nn.init.normal_(parameter, std=0.1)
+        with torch.no_grad():
+            return list(encoder(pictures(), texts())), list(encoder.state_dict())
+
+    whole, names = latents(tiny())
+    cut, cut_names = latents(tiny().model_copy(update=changes))
+    assert [z.shape for z in cut] == [z.shape for z in whole]
+    assert not torch.allclose(cut[-1], whole[-1])
+    if lost:
+        assert any(lost in name for name in names)
+        assert not any(lost in name for name in cut_names)
+
+
+def test_layers_that_are_normalised_afterwards_are_normal():
+    torch.manual_seed(0)
+    encoder = Encoder(tiny().model_copy(update={"norm": "post"}))
+    for z in encoder(pictures(), texts()):
+        torch.testing.assert_close(
+            z.mean(dim=1), torch.zeros(z.mean(dim=1).shape), atol=1e-4, rtol=0
+        )
+
+
 def test_fusion_weights_sum_to_one():
     torch.manual_seed(0)
-    fusion = FusionModule(8, num_heads=2, ffn_expansion=2.66)
+    fusion = FusionModule(tiny(), 1)
     weights = fusion.weights(features(8), features(8, seed=1))
     assert weights.shape == (2, 2, 8, 8, 8)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 8, 8, 8))
@@ -103,7 +151,7 @@ def test_fusion_weights_sum_to_one():
 
 def test_equal_latents_fuse_to_the_plain_block_of_one():
     torch.manual_seed(0)
-    fusion = FusionModule(8, num_heads=2, ffn_expansion=2.66)
+    fusion = FusionModule(tiny(), 1)
     z = features(8)
     torch.testing.assert_close(fusion(z, z), fusion.block(z), atol=1e-5, rtol=0)
 

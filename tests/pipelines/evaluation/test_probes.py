@@ -7,11 +7,13 @@ from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.evaluation.probes import (
+    Embedded,
     Picture,
     centroid_accuracy,
     degraded_pictures,
     embed,
     in_words,
+    linear_accuracy,
     map_points,
     single_scenarios,
     stored_pictures,
@@ -55,6 +57,22 @@ def test_vectors_that_say_nothing_are_at_chance() -> None:
     assert found == pytest.approx(0.25, abs=0.05)
 
 
+def test_a_linear_probe_tells_what_is_told_within_a_camera() -> None:
+    """The condition is a small difference on top of what all pictures share; a camera has its own."""
+    rng = np.random.default_rng(0)
+    number, camera = rng.integers(0, 3, 600), rng.integers(0, 2, 600)
+    vectors = rng.standard_normal((600, 6))
+    vectors[:, 0] += 100
+    names = [("ir", "vi")[c] for c in camera]
+    conditions = [f"{name}_{n}" for name, n in zip(names, number, strict=True)]
+    scenes = [f"s{i}" for i in range(600)]
+    blind = Embedded({"v": vectors}, tuple(scenes), tuple(names), tuple(conditions))
+    assert linear_accuracy(blind, vectors) == (pytest.approx(1 / 3, abs=0.08), pytest.approx(1 / 3))
+    seeing = vectors.copy()
+    seeing[np.arange(600), 1 + number] += 4 * (2 * camera - 1)
+    assert linear_accuracy(blind, seeing)[0] > 0.9
+
+
 def test_a_condition_of_one_half_is_refused() -> None:
     with pytest.raises(ValueError, match="'rain' needs scenes in both halves"):
         centroid_accuracy(np.eye(3), ["blur", "blur", "rain"], ["a", "b", "c"])
@@ -96,8 +114,15 @@ def test_embeddings_become_a_map_and_an_accuracy(
     found = tell_apart(embedded)
     assert found["accuracy_of_chance"] == 1 / 8
     assert all(0 <= value <= 1 for value in found.values())
-    words = in_words({"prior_accuracy": 0.5, "type_accuracy": 0.62, "accuracy_of_chance": 0.125})
-    assert words == {"degradations told apart": "50 % by prior, 62 % by type; by chance 12 %"}
+    assert found["linear_probe_of_chance"] == 1 / 4
+    words = in_words(
+        {"prior_accuracy": 0.5, "type_accuracy": 0.62, "accuracy_of_chance": 0.125}
+        | {"linear_probe": 0.7, "linear_probe_of_chance": 0.25}
+    )
+    assert words == {
+        "degradations told apart": "50 % by prior, 62 % by type; by chance 12 %",
+        "by a linear probe within a camera": "70 %; by chance 25 %",
+    }
     assert in_words({}) == {}
     few = embed(PROBE, fuser, degraded_pictures(scenes[:1], scenarios[:2], seed=0))
     assert map_points(few, seed=0) == []

@@ -259,6 +259,24 @@ def test_patterns_and_tables_tell_what_names_do_not() -> None:
         found(names, Layout(pairs=("a,b\n", "t.csv")))
 
 
+def test_a_table_names_single_cameras_and_what_is_degraded() -> None:
+    names = ["lol/lq/a.png", "lol/gt/a.png", "cam1/b.png"]
+    table = (
+        "vi,ir,split,vi_low_light\nlol/gt/a.png,,val,lol/lq/a.png\n,cam1/b.png,,\n,,,lol/lq/a.png\n"
+    )
+    pairs, refused = found(names, Layout(pairs=(table, "t.csv")))
+    assert [(pair.split, pair.stem, [*pair.cameras]) for pair in pairs] == [
+        ("val", "lol-gt-a", ["vi"]),
+        ("train", "cam1-b", ["ir"]),
+    ]
+    assert [(member, path.name) for member, path in pairs[0].natives] == [("vi_low_light", "a.png")]
+    assert refused[0].path == "t.csv: line 4"
+    with pytest.raises(ValueError, match=r"no degradation 'fog' for modality 'vi'; known: .*haze"):
+        found(names, Layout(pairs=("vi,ir,vi_fog\n", "t.csv")))
+    with pytest.raises(ValueError, match=r"t\.csv: column 'note'; a table of pairs has"):
+        found(names, Layout(pairs=("vi,ir,note\n", "t.csv")))
+
+
 def test_lists_of_splits() -> None:
     names = [f"{camera}/{stem}.png" for camera in ("vi", "ir") for stem in "abc"]
     lists = {"s3://b/set/meta/train.txt": b"a.png\n", "s3://b/set/meta/val.txt": b"B\n"}
