@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from infra.settings import forbid_update_checks
 from jobs.recipes import Recipes
 from models import system_of
+from models.metrics import METRICS
 from pipelines.evaluation.baselines import Baseline
 from pipelines.evaluation.rows import ScoreName
 from pipelines.evaluation.scenarios import TABLE, Scenario
@@ -44,6 +45,8 @@ class EvaluateRecipe(BaseModel):
     """Scenes that are shown as pictures in the report."""
     seed: Seed = 0
     """Of the degradations that are drawn."""
+    metrics: tuple[str, ...] = ()
+    """Metrics besides the usual ones, such as Q_MI, Q_NCIE, Q_CB, Q_P and Q_W of DRFusion's paper."""
     scores: tuple[ScoreName, ...] = ()
     """Learned scores by pyiqa: LPIPS_target, MUSIQ, PI, TReS."""
     sequence: bool = False
@@ -70,6 +73,14 @@ class EvaluateRecipe(BaseModel):
         if self.labels and not self.detector:
             raise ValueError(f"labels {self.labels}: they are for a detector; name one, too")
         return self
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(f"no metric {name!r}{nearest(name, METRICS)}")
+        return names
 
     @field_validator("baselines")
     @classmethod

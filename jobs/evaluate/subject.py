@@ -81,7 +81,7 @@ class Subject:
             protocol=digest_of([self.recipe.seed, _code_of(_PROTOCOL)])[:16],
             baselines=self.recipe.baselines,
             given=self.given,
-            metrics=metrics_for(self.scenes),
+            metrics=metrics_for(self.scenes, self.recipe.metrics),
             extras=extras_of(self.recipe, self.scenes),
             seed=self.recipe.seed,
         )
@@ -143,8 +143,8 @@ def check_subject(subject: Subject) -> None:
                 f"scenario {scenario.name!r}: {system.name} inverts linear degradations only; leave "
                 "it out with --set scenarios=[…]"
             )
-    for name in EVALUATED:
-        if name not in metrics_for(subject.scenes):
+    for name in dict.fromkeys((*EVALUATED, *subject.recipe.metrics)):
+        if name not in subject.measurement.metrics:
             print_line(
                 f"  {name} is left out: it needs {MIN_SIDE_PX[name]} px a side of every scene"
             )

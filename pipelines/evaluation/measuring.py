@@ -21,8 +21,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from degradations.catalogue import Modality
 from models.devices import all_sent, sent, use_device
-from models.metrics import EVALUATED, measurable, measure
+from models.metrics import EVALUATED, measurable, measure, to_grey
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline
@@ -43,7 +44,7 @@ from pipelines.evaluation.extras import (
 from pipelines.evaluation.flicker import Motion, motion
 from pipelines.evaluation.given_pictures import Given, given_pictures
 from pipelines.evaluation.hints import hints_of
-from pipelines.evaluation.rows import BASELINE, MODEL, Row, row_head
+from pipelines.evaluation.rows import BASELINE, MODEL, RESTORED, Row, row_head
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, protocol_of
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, load_pair, read_file
@@ -115,19 +116,21 @@ class OnDevice(nn.Module):
         """Fuse a batch of pairs of one size; returns when the device is done."""
         there = (sent(vi, self.device), sent(ir, self.device), all_sent(hints or {}, self.device))
         found: Fused = self.fuser(*there)
-        return Fused(found.fused.cpu())
+        return _on_cpu(found)
 
 
 class FusedPicture(NamedTuple):
     """A method's picture of a scene, B×3×H×W, beside the pair that it was made of.
 
-    `head` is its row before the metrics; `source` names the picture in an error.
+    `head` is its row before the metrics; `source` names the picture in an error. `restored` are the
+    sources B×C×H×W as the method restored them, None where it does not.
     """
 
     head: Row
     source: str
     fused: Tensor
     pair: CleanAndDegraded
+    restored: Mapping[Modality, Tensor | None] = MappingProxyType({"vi": None, "ir": None})
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class CaseMeasurer:
             picture.head
             | protocol
             | _measured(picture, measurement.metrics)
+            | (_restored(picture) if measurement.bundle.system.restores_sources else {})
             | self.extras(picture, beside.get(picture.head["method"], Beside()))
             for picture in self.pictures(case)
         ]
@@ -271,6 +275,20 @@ def _measured(picture: FusedPicture, metrics: Sequence[str]) -> dict[str, float]
     return {name: float(value) for name, value in values.items()}
 
 
+def _restored(picture: FusedPicture) -> dict[str, float]:
+    """PSNR and SSIM of both restored sources; NaN for a method that restores none."""
+    values = dict.fromkeys(RESTORED, math.nan)
+    cleans: Mapping[Modality, np.ndarray] = {"vi": picture.pair.vi, "ir": picture.pair.ir}
+    for camera, clean in cleans.items():
+        restored, there = picture.restored[camera], to_tensor(clean)
+        if restored is not None:
+            # The target of both metrics is the brighter of two sources, here twice the same.
+            twice = there, to_grey(there)[:, None] / 255
+            found = measure(restored, *twice, ("PSNR_target", "SSIM_target"))
+            values |= {f"{name.split('_')[0]}_{camera}": float(x) for name, x in found.items()}
+    return values
+
+
 def fuse_pair(
     case: Case, pair: CleanAndDegraded, methods: Mapping[str, Fuser], hint_names: Sequence[str]
 ) -> Iterator[FusedPicture]:
@@ -286,10 +304,16 @@ def fuse_pair(
         with torch.inference_mode():
             start = time.perf_counter()
             # On the CPU: the copy waits for the device and so belongs to the time.
-            fused = fuse(vi_lq, ir_lq, hints).fused.to("cpu", torch.float32)  # B 3 H W
+            found = _on_cpu(fuse(vi_lq, ir_lq, hints))
             seconds = time.perf_counter() - start
         head = row_head(scene, scenario, name, seconds)
-        yield FusedPicture(head, f"{scene.id}, {scenario.name}, method {name!r}", fused, pair)
+        source = f"{scene.id}, {scenario.name}, method {name!r}"
+        yield FusedPicture(head, source, found.fused, pair, {"vi": found.vi, "ir": found.ir})
+
+
+def _on_cpu(found: Fused) -> Fused:
+    vi, ir = (x if x is None else x.to("cpu", torch.float32) for x in (found.vi, found.ir))
+    return Fused(found.fused.to("cpu", torch.float32), vi, ir)
 
 
 def steps_means(
@@ -326,10 +350,10 @@ def make_example(case: Case, measured: CaseMeasurer, note: str = "") -> Example:
     return Example(*names, vi, ir, degraded.vi, degraded.ir, fused, note)
 
 
-def metrics_for(scenes: Sequence[Scene]) -> tuple[str, ...]:
-    """The default metrics that even the smallest of the scenes is large enough for."""
+def metrics_for(scenes: Sequence[Scene], more: Sequence[str] = ()) -> tuple[str, ...]:
+    """The default metrics, and more, that even the smallest of the scenes is large enough for."""
     height, width = min(s.height for s in scenes), min(s.width for s in scenes)
-    return measurable(height, width, EVALUATED)
+    return measurable(height, width, tuple(dict.fromkeys((*EVALUATED, *more))))
 
 
 def choose_scenes(scenes: Sequence[Scene], count: int | None) -> tuple[Scene, ...]:

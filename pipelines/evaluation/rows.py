@@ -28,8 +28,11 @@ AGREEMENT: Final = "detector_agreement"
 # No column: it is of all pictures together, from what was detected in each (`detections`).
 AP: Final = "detector_AP50"
 DETECTIONS: Final = "detections"
+# Of a system that restores its sources: each against the clean one, in grey.
+RESTORED: Final = ("PSNR_vi", "SSIM_vi", "PSNR_ir", "SSIM_ir")
 EXTRAS: Mapping[str, int] = MappingProxyType(
     {LPIPS: -1, "MUSIQ": 1, "PI": -1, "TReS": 1, FLICKER: -1, AGREEMENT: 1, AP: 1}
+    | dict.fromkeys(RESTORED, 1)
 )
 # What is better, for everything that a row or a mean may hold: +1 means higher.
 BETTER: Mapping[str, int] = MappingProxyType({**DIRECTION, **EXTRAS})

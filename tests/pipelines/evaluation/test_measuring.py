@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models import SYSTEMS
-from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure
+from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure, to_grey
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import source_average
@@ -21,7 +21,7 @@ from pipelines.evaluation.measuring import (
     forecast_s,
     make_example,
 )
-from pipelines.evaluation.rows import Row
+from pipelines.evaluation.rows import RESTORED, Row
 from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade, find_scenario
 from pipelines.sources.layouts import Layout
 from pipelines.sources.scan import ScanRules, scan
@@ -160,3 +160,28 @@ def test_a_forecast_grows_with_the_cases(scenes: list[Scene]) -> None:
     threads = torch.get_num_threads()
     forecast_s(measurer, cases)
     assert torch.get_num_threads() == threads
+
+
+def test_restored_sources_are_measured_against_the_clean_ones(scenes: list[Scene]) -> None:
+    restoring = [system for system in SYSTEMS if system.restores_sources]
+    if not restoring:
+        pytest.skip("no system that restores its sources is there")
+
+    def darker(vi: torch.Tensor, ir: torch.Tensor, hints: Hints | None = None) -> Fused:
+        return Fused(vi, vi - 0.1 * vi, ir)
+
+    measurement = Measurement(
+        bundle=Bundle(source="none", model=restoring[0].tiny(), weights=b""),
+        scenarios=(CLEAN_SCENARIO,),
+        metrics=("EN",),
+    )
+    measured = CaseMeasurer(measurement, {"darker": darker, "take_vi": take_vi})
+    row, other = measured(Case(scenes[0], CLEAN_SCENARIO))
+    assert row["PSNR_ir"] == math.inf
+    assert row["SSIM_ir"] == 1
+    vi, _ = load_pair(scenes[0])
+    # A tenth less of every level.
+    expected = -10 * math.log10(float(np.mean(np.square(to_grey(as_tensor(vi)).numpy() / 2550))))
+    assert row["PSNR_vi"] == pytest.approx(expected, abs=0.2)
+    assert 0.9 < row["SSIM_vi"] < 1
+    assert all(math.isnan(other[name]) for name in RESTORED)
