@@ -34,9 +34,9 @@ def lure() -> DatasetConfig:
 
 
 def stage1_small() -> TrainingConfig:
-    """Stage I of the small model on one core. Not yet run to its end.
+    """Stage I of the small model on one core: about an hour (README of the model, "Results").
 
-    `python -m jobs.train lure_stage1_small --set dataset=roadscene-small`
+    `python -m jobs.train lure_stage1_small --set dataset=INDEX-lure`
     """
     return _small(_stage1(networks.small()))
 
