@@ -86,6 +86,9 @@ def run_command(command: Command) -> NoReturn:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
     try:
+        from infra.settings import let_idle_threads_sleep
+
+        let_idle_threads_sleep()
         arguments.run(arguments)
     except KeyboardInterrupt:
         from infra.logs import log_warning

@@ -1,12 +1,10 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from infra.cluster.connect import worker_environment
-from infra.settings import REPOSITORY, declared_environment, read_settings
+from infra.settings import declared_environment, let_idle_threads_sleep, read_settings
 
 
 def test_defaults_lie_under_the_work_folder(
@@ -80,16 +78,12 @@ def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name)
 
 
-def test_commands_let_idle_threads_sleep_before_torch_makes_them() -> None:
-    said = "import os, sys, jobs; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    for given, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
-        done = subprocess.run(
-            [sys.executable, "-c", said],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.split() == [found, "False"]
+def test_idle_threads_sleep_unless_a_person_wants_them_to_spin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    let_idle_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    let_idle_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
