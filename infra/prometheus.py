@@ -79,6 +79,25 @@ METERS = {
             (1, 2, 4, 8, 16, 32, 64),
         ),
         Meter("fusion_serve_version", "gauge", "version that a replica serves", ("model",)),
+        Meter(
+            "fusion_serve_pictures",
+            "counter",
+            "pictures by what the model sees that their camera suffers",
+            ("camera", "degradation"),
+        ),
+        Meter(
+            "fusion_serve_distance",
+            "histogram",
+            "distance of pictures from the training's; 19 of 20 of those are below 1",
+            ("camera",),
+            (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
+        ),
+        Meter(
+            "fusion_serve_drift",
+            "gauge",
+            "1 while too many of the last pictures are beyond distance 1",
+            ("camera",),
+        ),
     )
 }
 
@@ -136,6 +155,19 @@ def export_served(model: str, version: int) -> None:
     """Export the number of the version that this replica serves."""
     if ray.is_initialized():
         _metric("fusion_serve_version").set(version, tags={"model": model})
+
+
+def count_seen(camera: str, degradation: str, distance: float) -> None:
+    """Count a picture by what the model sees in it, and its distance from the training's pictures."""
+    _count("fusion_serve_pictures", 1, {"camera": camera, "degradation": degradation})
+    if ray.is_initialized():
+        _metric("fusion_serve_distance").observe(distance, tags={"camera": camera})
+
+
+def export_drift(camera: str, *, drifts: bool) -> None:
+    """Export whether the pictures of a camera have drifted from the training's."""
+    if ray.is_initialized():
+        _metric("fusion_serve_drift").set(float(drifts), tags={"camera": camera})
 
 
 @contextmanager

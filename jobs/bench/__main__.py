@@ -5,6 +5,7 @@ python -m jobs.bench plan      the forecast against runs; a plan of a million sc
 python -m jobs.bench model     networks against a plain build of the same maths
 python -m jobs.bench metrics   metrics against a plain build of the same maths
 python -m jobs.bench train     the loop against bare steps, 2 workers against 1
+python -m jobs.bench serve     the service against jobs.fuse, 2 replicas against 1, 50 clients
 python -m jobs.bench gate      how often the promotion gate errs, on simulated evaluations
 python -m jobs.bench roofline  the least that a training step can cost on an H100: counted, without one
 """
@@ -74,6 +75,23 @@ def _train(arguments: argparse.Namespace) -> None:
 
     device = use_device(arguments.device).type
     bench_train(read_settings(work=arguments.work), smoke=arguments.smoke, device=device)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from infra.settings import read_settings
+    from jobs.bench.serving import bench_serve
+
+    bench_serve(arguments.model, read_settings(work=arguments.work), smoke=arguments.smoke)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="small",
+        help="as jobs.serve takes it (default: %(default)s)",
+    )
+    _add_smoke(parser)
 
 
 def _roofline(arguments: argparse.Namespace) -> None:
@@ -202,6 +220,7 @@ COMMAND = Command(
         "model": Verb(_add_model, _model),
         "metrics": Verb(_add_metrics, _metrics),
         "train": Verb(_add_train, _train),
+        "serve": Verb(_add_serve, _serve),
         "gate": Verb(_add_gate, _gate),
         "roofline": Verb(_add_roofline, _roofline),
     },

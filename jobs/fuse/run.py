@@ -286,6 +286,6 @@ def fuse_one(fusing: Fusing, settings: Settings, task: FuseTask) -> str:
     failures = fuse([pair])
     if failures:
         raise ValueError(failures[0].reason)
-    if seen := fuse.sees(pair):
+    if seen := fuse.sees(pair).shares:
         print_line(f"  the model sees: {in_words(seen)}")
     return f"{root.uri}/{name}"

@@ -33,6 +33,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         device=placement.device,
         gpu_share=placement.gpu_share,
         options=FuseOptions(precision=arguments.precision, tile_px=arguments.tile),
+        keep_far=arguments.keep_far,
     )
     settings = read_settings(work=arguments.work, ray_address=arguments.address)
     serve(config, settings, host=arguments.host, port=arguments.port)
@@ -78,6 +79,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2**24,
         metavar="N",
         help="of a picture; a larger one is refused with 413 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep-far",
+        metavar="DIR",
+        help="folder or s3:// prefix, readable by jobs.scan, for the pairs that are farthest from the "
+        "training's: at most 100 and 256 MiB (default: none is kept)",
     )
     add_placement(parser)
     add_computing(parser)

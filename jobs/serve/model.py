@@ -17,7 +17,9 @@ from infra.logs import log_warning
 from infra.prometheus import count_batch, export_served
 from infra.settings import Settings
 from jobs.fuse.run import bundle_of, read_chains, resolve_model
+from jobs.locations import open_folder
 from jobs.serve.messages import Answer, Facts, Refused, Request
+from jobs.serve.watch import Watch
 from models.system import FuseOptions, Hints
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import FusablePair, Fusing, PictureFuser, Pictures, with_windows
@@ -52,14 +54,23 @@ class _Loaded:
 
 
 class ServedModel:
-    """A model on a device. It answers with the version that its alias points at, since the last look."""
+    """A model on a device. It answers with the version that its alias points at, since the last look.
+
+    Pairs that are far from what it was trained on are kept at the URI `keep_far`, if there is one.
+    """
 
     def __init__(
-        self, model: str, options: FuseOptions, settings: Settings, device: str = "cpu"
+        self,
+        model: str,
+        options: FuseOptions,
+        settings: Settings,
+        device: str = "cpu",
+        keep_far: str | None = None,
     ) -> None:
         self._asked, self._options, self._settings = model, options, settings
         self._device = device
         self._failed, self._retry_s = "", 0.0
+        self._watch = Watch(open_folder(keep_far, settings) if keep_far else None)
         self._current = self._load(resolve_model(model, settings))
 
     def _load(self, name: str) -> _Loaded:
@@ -114,11 +125,12 @@ class ServedModel:
             for (place, pair, _), one in zip(batch, fused, strict=True):
                 seconds = time.perf_counter() - started
                 made = _encoded(items[place].form, pair, one)
-                answers[place] = (
-                    made
-                    if isinstance(made, Refused)
-                    else Answer(made, current.shown, seconds, current.fuse.sees(pair))
-                )
+                if isinstance(made, Refused):
+                    answers[place] = made
+                    continue
+                sight = current.fuse.sees(pair)
+                self._watch.see(items[place], sight)
+                answers[place] = Answer(made, current.shown, seconds, sight.shares)
         return [answers[place] for place in range(len(items))]
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from infra.settings import Settings, read_settings, serve_token
 from jobs.console import print_facts, print_line
 from jobs.fuse.run import GPU_BATCH, resolve_model
+from jobs.locations import open_folder
 from jobs.serve.limits import Limits, sha256_of
 from jobs.serve.model import ServedModel
 from jobs.serve.web import web_app
@@ -37,6 +38,8 @@ class ServiceConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_share: float = Field(default=1.0, gt=0, le=1)
     options: FuseOptions = FuseOptions()
+    keep_far: str | None = None
+    """Folder or s3:// prefix for the pairs that are farthest from the training's; null keeps none."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -80,7 +83,7 @@ def _application(config: ServiceConfig, settings: Settings, token: str | None) -
     )
     return serve_application(
         partial(web_app, limits=limits),
-        partial(ServedModel, config.model, config.options, settings, device),
+        partial(ServedModel, config.model, config.options, settings, device, config.keep_far),
         scale,
     )
 
@@ -104,6 +107,8 @@ def serve(config: ServiceConfig, settings: Settings, *, host: str, port: int) ->
     model = resolve_model(config.model, settings)
     if config.model not in pretrained_folders() and Path(config.model).is_dir():
         config = config.model_copy(update={"model": str(Path(config.model).resolve())})
+    if config.keep_far:
+        config = config.model_copy(update={"keep_far": open_folder(config.keep_far, settings).uri})
     if settings.ray_address is None:
         _check_port(host, port)
     with connected(settings):

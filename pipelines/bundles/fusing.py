@@ -23,7 +23,7 @@ from degradations.chain import Applied
 from degradations.noise import estimate_noise_level
 from models.devices import all_sent, sent, use_device
 from models.system import FuseOptions, Hints
-from pipelines.bundles.degradation_types import TYPE_VECTOR, Seen
+from pipelines.bundles.degradation_types import TYPE_VECTOR, Sight
 from pipelines.bundles.export import Bundle
 from pipelines.checks.depth import Window, WindowRule, find_window
 from pipelines.evaluation.hints import hints_of
@@ -139,20 +139,22 @@ class PictureFuser:
             fused |= zip(places, self._of_one_size(*chosen), strict=True)
         return [fused[place] for place in range(len(pairs))]
 
-    def sees(self, pictures: Pictures) -> Seen:
+    def sees(self, pictures: Pictures) -> Sight:
         """What the model sees that each camera suffers; empty where its types are not known."""
         probe, types = self._bundle.system.probe, self._bundle.types
         if probe is None or types is None:
-            return {}
-        seen: dict[str, dict[str, float]] = {}
+            return Sight()
+        shares, distances = dict[str, dict[str, float]](), dict[str, float]()
         cameras: tuple[Literal["vi", "ir"], ...] = ("vi", "ir")
         for camera, picture in zip(cameras, pictures, strict=True):
             with torch.inference_mode():
                 there = sent(to_tensor(picture), self._device)
                 found = probe.embed(self._fuser, there, camera, CLEAN)
             assert found is not None, "a model with types has the vectors that they were learnt of"
-            seen[camera] = types.shares(found[TYPE_VECTOR][0].cpu().numpy(), camera)
-        return seen
+            vector = found[TYPE_VECTOR][0].cpu().numpy()
+            shares[camera] = types.shares(vector, camera)
+            distances[camera] = types.distance(vector, camera)
+        return Sight(shares, distances)
 
     def _of_one_size(
         self, pairs: Sequence[Pictures], hints: Sequence[Hints]
@@ -210,10 +212,10 @@ class PairFuser:
             failures += [failure for failure in threads.map(self._write, read, fused) if failure]
         return failures
 
-    def sees(self, pair: FusablePair) -> Seen:
+    def sees(self, pair: FusablePair) -> Sight:
         """What the model sees that each camera suffers; empty where its types are not known."""
         pictures = self._pictures(pair)
-        return {} if isinstance(pictures, ValueError) else self._fuse.sees(pictures)
+        return Sight() if isinstance(pictures, ValueError) else self._fuse.sees(pictures)
 
     def _pictures(self, pair: FusablePair) -> Pictures | ValueError:
         try:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from infra.cluster.tasks import map_tasks
-from infra.prometheus import METERS, count_batch, count_request, count_shard, export_served
+from infra.prometheus import (
+    METERS,
+    count_batch,
+    count_request,
+    count_seen,
+    count_shard,
+    export_drift,
+    export_served,
+)
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import REPOSITORY, Settings
@@ -81,6 +89,8 @@ def test_a_real_node_exports_them(ray_settings: Settings, tmp_path: Path) -> Non
     count_request(200, 0.5)
     count_batch("1", 2)
     export_served("m", 1)
+    count_seen("vi", "haze", 0.5)
+    export_drift("vi", drifts=False)
     report = {"step": 3.0, "loss": 1.5, "samples_per_s": 2.0, "data_wait_share": 0.25}
     ReportLogger(ray_settings.tracking_uri, run_id, LocalFolder(tmp_path))([report, report])
     port = ray.nodes()[0]["MetricsExportPort"]

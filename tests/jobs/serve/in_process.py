@@ -1,5 +1,13 @@
 """A model without replicas, so that the web application is tried without Ray."""
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
 from jobs.serve.messages import Answer, Facts, Refused, Request
 from jobs.serve.model import ServedModel
 
@@ -25,3 +33,20 @@ class InThisProcess:
 
     async def is_ready(self) -> bool:
         return self._error is None
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """An application behind a port of this machine, for the block; gives its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-import uvicorn
 
 from jobs.serve.limits import Limits, sha256_of
 from jobs.serve.model import ServedModel
 from jobs.serve.web import web_app
-from tests.jobs.serve.in_process import InThisProcess
+from tests.jobs.serve.in_process import InThisProcess, listening
 from tests.jobs.serve.pictures import noise, pair
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -31,16 +28,8 @@ TOKEN = "open sesame"
 @pytest.fixture(scope="module")
 def url(model: ServedModel) -> Iterator[str]:
     app = web_app(InThisProcess(model), Limits(token_sha256=sha256_of(TOKEN)))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with listening(app) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

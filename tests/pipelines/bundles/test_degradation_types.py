@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.bundles.degradation_types import TYPES, in_words, learn_types
+from pipelines.bundles.degradation_types import TYPES, Sight, in_words, learn_types
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import Fusing, PictureFuser
 from pipelines.bundles.pretrained import find_pretrained, write_types
@@ -42,6 +42,16 @@ def test_types_that_lie_apart_are_told_more_surely() -> None:
     assert apart.shares(between, "vi")["haze"] > mixed.shares(between, "vi")["haze"] > 0.5
 
 
+def test_one_picture_in_twenty_of_the_training_is_out_of_reach() -> None:
+    vectors, cameras, conditions = clusters(0.2)
+    types = learn_types(vectors, cameras, conditions)
+    distances = [types.distance(*picture) for picture in zip(vectors, cameras, strict=True)]
+    assert np.mean(np.array(distances) > 1) == pytest.approx(0.05, abs=0.01)
+    # Neither haze nor clean, but as long: the fourth axis is none's.
+    assert types.distance(np.array([0.0, 0, 0, 7]), "vi") > 3
+    assert types.distance(np.array([0.0, 7, 0, 0]), "vi") < 0.5
+
+
 def test_what_is_learnt_of_scenes_is_seen_in_another(tmp_path: Path) -> None:
     write_scenes(tmp_path / "pairs", split_counts={"train": 3}, seed=1, height=96, width=96)
     scenes = scan(tmp_path / "pairs", dataset="a", rules=ScanRules(layout=Layout())).scenes
@@ -61,15 +71,15 @@ def test_what_is_learnt_of_scenes_is_seen_in_another(tmp_path: Path) -> None:
     noise = 25 * np.random.default_rng(0).standard_normal(ir.shape)
     noisy = (ir + noise).clip(0, 255).astype(np.uint8)
     sees = PictureFuser(Fusing(bundle=read_bundle(folder))).sees
-    assert next(iter(sees((vi, noisy))["ir"])) == "random_noise"
-    assert next(iter(sees((vi, ir))["ir"])) == "clean"
+    assert next(iter(sees((vi, noisy)).shares["ir"])) == "random_noise"
+    assert next(iter(sees((vi, ir)).shares["ir"])) == "clean"
     (folder / TYPES).unlink()
-    assert PictureFuser(Fusing(bundle=read_bundle(folder))).sees((vi, ir)) == {}
+    assert PictureFuser(Fusing(bundle=read_bundle(folder))).sees((vi, ir)) == Sight()
 
 
 def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     shutil.copytree(find_pretrained("small"), folder)
-    (folder / TYPES).write_text('{"temperature": 0, "means": {}}')
+    (folder / TYPES).write_text('{"temperature": 0, "means": {}, "reach": {}}')
     with pytest.raises(ValueError, match=r"types\.json: not a table of degradation types"):
         read_bundle(folder)
