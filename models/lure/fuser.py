@@ -69,8 +69,9 @@ class LUREFuser(nn.Module):
         return self._told_or_found(camera, picture, unknown)
 
     def _told_or_found(self, camera: Camera, picture: Tensor, task: Tensor) -> Tensor:
-        if not (task < 0).any():
-            return task  # without the work of looking
+        # Without the work of looking; of a meta tensor nothing can be asked.
+        if task.is_meta or not (task < 0).any():
+            return task
         self.routers.of(camera).check()
         return self.told(camera, picture, task)
 

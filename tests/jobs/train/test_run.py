@@ -62,6 +62,7 @@ def test_local_training_resumes_to_the_same_weights(
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert sorted(path.name for path in resumed.parent.iterdir()) == [
         "previews",
+        f"{Path(MAP).stem}-00000002.html",
         MAP,
         "step-00000002",
         "step-00000004",
