@@ -82,12 +82,12 @@ def drfusion_composite_medical() -> DatasetConfig:
 
 
 def stage1_small() -> TrainingConfig:
-    """The small model on one core. Not yet run to its end.
+    """The small model on one core, about an hour; what it reaches is in the model's README.
 
-    `python -m jobs.train drfusion_stage1_small --set dataset=INDEX-drfusion-noise`
+    `python -m jobs.train drfusion_stage1_small --set dataset=INDEX-drfusion-mixed`
     """
     optim = OptimConfig(
-        num_steps=5000,
+        num_steps=3600,
         batch_size=4,
         crop_px=96,
         optimizer="adam",
@@ -96,7 +96,7 @@ def stage1_small() -> TrainingConfig:
         weight_decay=0,
         clip_norm=1.0,
         log_every=25,
-        checkpoint_every=250,
+        checkpoint_every=300,
     )
     # The corrections reckon with each picture's own noise, which differs between the scenarios.
     model = drfusion.small().model_copy(update={"correction": "paper", "sigma_y": None})
