@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -282,7 +283,9 @@ def fuse_one(fusing: Fusing, settings: Settings, task: FuseTask) -> str:
     pair = FusablePair(vi_uri=vi, ir_uri=ir, name=name)
     _check_targets([pair], root)
     fusing = _windowed(fusing, [pair], settings, task.windows)
-    fuse = PairFuser(fusing, source_reader(settings), root, task.placement.device)
+    # Once for fusing, and once for what the model sees.
+    read = cache(source_reader(settings))
+    fuse = PairFuser(fusing, read, root, task.placement.device)
     failures = fuse([pair])
     if failures:
         raise ValueError(failures[0].reason)

@@ -125,7 +125,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return B×C×H×W; `time` is 1×D."""
         shift = self.time(F.silu(time))[..., None, None]
-        if cpu_strips.use_strips(x):
+        if cpu_strips.use_strips(x, has_gradient=cpu_strips.is_worth_training(self.conv1)):
             dropout = self.dropout.p if self.training else 0.0
             h = cpu_strips.normed_convolution(x, self.norm1, self.conv1) + shift
             h = cpu_strips.normed_convolution(h, self.norm2, self.conv2, dropout=dropout)

@@ -137,6 +137,17 @@ def measure(
     return {name: values[name] for name in wanted}
 
 
+def measure_restored(restored: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """PSNR and SSIM of restored pictures against the clean ones, in grey; B float64 values each.
+
+    Both are B×3×H×W or B×1×H×W in [0, 1]. Raises ValueError as `measure` does.
+    """
+    # The target of these metrics is the brighter of two sources: of the clean picture and black, the first.
+    black = torch.zeros_like(clean[:, :1])
+    found = measure(restored, clean, black, ("PSNR_target", "SSIM_target"))
+    return {"PSNR": found["PSNR_target"], "SSIM": found["SSIM_target"]}
+
+
 def measurable(height_px: int, width_px: int, names: Sequence[str]) -> tuple[str, ...]:
     """Those of the named metrics that pictures of this size are large enough for."""
     return tuple(name for name in names if min(height_px, width_px) >= MIN_SIDE_PX[name])

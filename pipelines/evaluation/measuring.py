@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from degradations.catalogue import Modality
 from models.devices import all_sent, sent, use_device
-from models.metrics import EVALUATED, measurable, measure, to_grey
+from models.metrics import EVALUATED, measurable, measure, measure_restored
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline
@@ -280,12 +280,10 @@ def _restored(picture: FusedPicture) -> dict[str, float]:
     values = dict.fromkeys(RESTORED, math.nan)
     cleans: Mapping[Modality, np.ndarray] = {"vi": picture.pair.vi, "ir": picture.pair.ir}
     for camera, clean in cleans.items():
-        restored, there = picture.restored[camera], to_tensor(clean)
+        restored = picture.restored[camera]
         if restored is not None:
-            # The target of both metrics is the brighter of two sources, here twice the same.
-            twice = there, to_grey(there)[:, None] / 255
-            found = measure(restored, *twice, ("PSNR_target", "SSIM_target"))
-            values |= {f"{name.split('_')[0]}_{camera}": float(x) for name, x in found.items()}
+            found = measure_restored(restored, to_tensor(clean))
+            values |= {f"{name}_{camera}": float(value) for name, value in found.items()}
     return values
 
 

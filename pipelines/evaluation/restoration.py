@@ -16,7 +16,7 @@ from torch import Tensor
 
 from degradations.catalogue import CLEAN, Modality
 from degradations.operators import task_names
-from models.metrics import measure
+from models.metrics import measure_restored
 from models.system import Prompted
 from pipelines.datasets.plan import ShardConfig
 from pipelines.evaluation.probes import single_scenarios
@@ -27,7 +27,6 @@ from pipelines.sources.scenes import Read, Scene, load_native, load_picture, rea
 # In the middle: what the networks cost is bounded, and all pictures are of one size.
 WINDOW_PX = 192
 _MOST_AT_ONCE = 16
-_METRICS = ("PSNR_target", "SSIM_target")
 # The picture as it came, and restored under its own prompt, the clean one's, another's, the one found out.
 TRIED = ("input", "own", "clean", "wrong", "auto")
 
@@ -137,12 +136,9 @@ def _another(suffers: str, trained: Sequence[str], known: Sequence[str]) -> str:
 
 def _measured(pictures: Tensor, gt: Tensor) -> dict[str, float]:
     """Each of the pictures of `TRIED`, P×C×H×W, against the clean one."""
-    clean = gt.expand_as(pictures)
-    # The brighter of clean picture and black is the clean picture.
-    found = measure(pictures, clean, torch.zeros_like(clean[:, :1]), _METRICS)
     return {
-        f"{metric.removesuffix('_target')}_{name}": float(value)
-        for metric, values in found.items()
+        f"{metric}_{name}": float(value)
+        for metric, values in measure_restored(pictures, gt.expand_as(pictures)).items()
         for name, value in zip(TRIED, values, strict=True)
     }
 

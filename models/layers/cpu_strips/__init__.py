@@ -7,6 +7,7 @@ over whole maps, at inference and, with hand-written gradients, in training.
 
 from models.layers.cpu_strips.channel_attention import channel_attention as channel_attention
 from models.layers.cpu_strips.feed_forward import feed_forward as feed_forward
+from models.layers.cpu_strips.normed_convolution import is_worth_training as is_worth_training
 from models.layers.cpu_strips.normed_convolution import normed_convolution as normed_convolution
 from models.layers.cpu_strips.pixel_rows import use_strips as use_strips
 from models.layers.cpu_strips.pixel_rows import whole_maps as whole_maps

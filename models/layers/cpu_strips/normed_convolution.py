@@ -21,14 +21,17 @@ _SAME, _NO_BORDER = (1, 1), (0, 0)
 _LEAST_CHANNELS = 64
 
 
+def is_worth_training(convolution: nn.Conv2d) -> bool:
+    """Whether `normed_convolution` pays while gradients are recorded: not for few channels."""
+    return min(convolution.weight.shape[:2]) >= _LEAST_CHANNELS
+
+
 def normed_convolution(
     x: Tensor, norm: nn.GroupNorm, convolution: nn.Conv2d, *, dropout: float = 0.0
 ) -> Tensor:
     """Return B×O×H×W: `convolution`, 3×3 of stride 1, of the dropped-out SiLU of the norm of B×C×H×W."""
     weights = (norm.weight, norm.bias, convolution.weight, convolution.bias)
     if wants_gradient(x, *weights[:3]):
-        if min(convolution.weight.shape[:2]) < _LEAST_CHANNELS:
-            return convolution(F.dropout(F.silu(norm(x)), dropout, training=dropout > 0))
         return _NormedConvolution.apply(x, (norm.num_groups, norm.eps, dropout), *weights)
     normed = F.silu(norm(x), inplace=True)
     return _convolve(F.dropout(normed, dropout, training=dropout > 0), *weights[2:])

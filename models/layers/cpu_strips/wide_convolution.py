@@ -7,6 +7,8 @@ overlap by two, come 4×4 results by 36 products instead of 144. The points are 
 Shapes: B batch, C channels in, O out, H W pixels, t tiles of a strip.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,6 +58,7 @@ def _kernels(weight: Tensor, of_weight: Tensor) -> Tensor:
     return (of_weight @ taps).view(_TILE**2, weight.shape[1], weight.shape[0])
 
 
+@cache
 def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of two dimensions: of a tile 36×36, of a kernel 36×9, back to pixels 16×36.
 
