@@ -54,9 +54,9 @@ class Router(nn.Module):
         share = (len(seen) / self.num_seen.sum()).clamp_min(1 - _DECAY)
         self.covariance.lerp_(rest.t() @ rest / len(seen), share)
 
-    @torch.no_grad()
     def nearest(self, maps: Tensor) -> Tensor:
         """Task numbers B of pictures' first maps B×C×H×W, by Mahalanobis' distance."""
+        maps = maps.detach()  # not `no_grad`, which an exported program would hold as a call of its own
         covariance = self.covariance.double()
         covariance = covariance + torch.diag(_RIDGE * covariance.diagonal() + _LEAST**2)
         gaps = _numbers(maps)[:, None].double() - self.mean.double()  # B T F

@@ -56,10 +56,11 @@ def delete_system(tree: Path) -> None:
     shutil.rmtree(tree / "tests" / "models" / NAME)
     # Two fixtures of conftest.py make that system's networks; a folder whose own has them needs them all.
     networks = {"tiny_bundle", "tiny_fuser"}
+    gone = {NAME, *networks}
     for path in [*(tree / "tests").glob("*/**/conftest.py")]:
         if any(name in path.read_text() for name in networks):
+            gone.add(".".join(path.parent.relative_to(tree).parts))
             shutil.rmtree(path.parent)
-    gone = {NAME, *networks}
     while found := [path for path in tests_of(tree) if any(x in path.read_text() for x in gone)]:
         for path in found:
             gone.add(".".join(path.relative_to(tree).with_suffix("").parts))
