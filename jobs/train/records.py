@@ -15,8 +15,11 @@ from jobs.promote.describe import describe_version
 from jobs.train.inputs import Planned
 from jobs.train.task import describe_ending
 from jobs.train.visuals import MAP, write_map
+from models import system_of
+from pipelines.bundles.degradation_types import types_of_pictures
 from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
 from pipelines.datasets.versions import manifest_of
+from pipelines.evaluation.probes import stored_pictures
 from pipelines.promotion.evidence import bundle_evidence
 from pipelines.promotion.lineage import CHECKPOINT, FOLDER, INPUTS, SCENES
 from pipelines.sources.index import write_index
@@ -135,7 +138,10 @@ def _register(client: Any, name: str, checkpoint: Path, run_id: str, planned: Pl
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         bundle = Path(scratch) / "bundle"
         config, fuser = fuser_of_checkpoint(checkpoint)
-        write_bundle(bundle, config, fuser, origin=origin)
+        # What `jobs.serve` and `jobs.fuse` tell of a pair: learnt here, where the pictures are.
+        pictures = stored_pictures(planned.version, planned.datasets)
+        types = types_of_pictures(system_of(config), fuser, pictures)
+        write_bundle(bundle, config, fuser, origin=origin, types=types)
         return registry.register_bundle(
             client,
             name,

@@ -9,12 +9,17 @@ Legend: P pictures, D width of a vector, C types of a camera.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from models.system import System
+from pipelines.evaluation.probes import Picture, embed
 
 TYPES = "types.json"
 # Of a probe's vectors the one that is learnt from: the embedding of the contrastive loss.
@@ -73,6 +78,22 @@ class DegradationTypes(BaseModel):
         means = np.array([*self.means[camera].values()])  # C D
         nearest = (_unit(vector[None]) @ means.T).max()
         return float((1 - nearest) / self.reach[camera])
+
+
+def types_of_pictures(
+    system: System, fuser: nn.Module, pictures: Iterable[Picture]
+) -> DegradationTypes | None:
+    """Types from what a fuser sees in pictures of its training; None for one that has no such vectors."""
+    if system.probe is None:
+        return None
+    pictures = iter(pictures)
+    first = [*islice(pictures, 1)]
+    found = embed(system.probe, fuser, first)
+    if found is None or TYPE_VECTOR not in found.vectors:
+        return None
+    found = embed(system.probe, fuser, chain(first, pictures))
+    assert found is not None
+    return learn_types(found.vectors[TYPE_VECTOR], found.cameras, found.conditions)
 
 
 def learn_types(

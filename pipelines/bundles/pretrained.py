@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 
 import models
 from models import system_of
-from pipelines.bundles.degradation_types import TYPE_VECTOR, TYPES, learn_types
+from pipelines.bundles.degradation_types import TYPES, types_of_pictures
 from pipelines.bundles.export import contract_of, read_bundle
 from pipelines.datasets.plan import ShardConfig
-from pipelines.evaluation.probes import degraded_pictures, embed, single_scenarios
+from pipelines.evaluation.probes import degraded_pictures, single_scenarios
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Read, Scene, SceneTable
@@ -103,15 +103,11 @@ def write_types(folder: Path, scenes: SceneTable, shard: ShardConfig, read: Read
     Of a model without such vectors nothing is written.
     """
     bundle, step = read_bundle(folder), max(1, len(scenes) // _NUM_TYPED)
-    if bundle.system.probe is None:
-        return
     chosen = [*scenes][::step][:_NUM_TYPED]
     pictures = degraded_pictures(chosen, single_scenarios(shard), seed=shard.seed, read=read)
-    embedded = embed(bundle.system.probe, bundle.fuser(), pictures)
-    if embedded is None or TYPE_VECTOR not in embedded.vectors:
-        return
-    types = learn_types(embedded.vectors[TYPE_VECTOR], embedded.cameras, embedded.conditions)
-    write_whole(folder / TYPES, types.as_bytes())
+    types = types_of_pictures(bundle.system, bundle.fuser(), pictures)
+    if types:
+        write_whole(folder / TYPES, types.as_bytes())
 
 
 def _published(scene: Scene) -> Scene:

@@ -9,6 +9,7 @@ from infra.registry import model_versions as registry
 from infra.registry import tracking
 from jobs.demo.run import demo
 from jobs.train.visuals import MAP
+from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.rows import read_rows
 from tests.jobs.conftest import FirstDemo
 
@@ -19,7 +20,9 @@ def files_and_times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_demo_twice(first_demo: FirstDemo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_twice(
+    first_demo: FirstDemo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, work = first_demo.settings, first_demo.settings.work
     client = tracking.connect(settings)
     version = registry.find_model(client, "models:/dspfusion-demo@challenger")
@@ -47,6 +50,10 @@ def test_demo_twice(first_demo: FirstDemo, capsys: pytest.CaptureFixture[str]) -
     page = (reports / "report.html").read_text()
     assert page.count("data:image/") >= 6
     assert version.tags["evaluation_run_id"] in page
+    # What `jobs.serve` tells of a pair was learnt with it.
+    types = read_bundle(registry.fetch_bundle(client, version, tmp_path)).types
+    assert types is not None
+    assert "clean" in types.means["vi"]
     # Four steps make no champion, and the gate says why.
     assert first_demo.champion is None
     assert "refused" in first_demo.said
