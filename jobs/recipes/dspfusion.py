@@ -27,7 +27,14 @@ from typing import Any
 
 from jobs.config import PretrainRecipe
 from models.dspfusion import config as dspfusion
-from models.dspfusion.config import DSPFusionConfig, FusionWeights, Stage1Config, Stage2Config
+from models.dspfusion.config import (
+    AnyStageConfig,
+    DistilledConfig,
+    DSPFusionConfig,
+    FusionWeights,
+    Stage1Config,
+    Stage2Config,
+)
 from pipelines.training.config import CosineSchedule, OptimConfig, TrainingConfig, ValidationConfig
 
 MODEL_NAME = "dspfusion"
@@ -90,6 +97,20 @@ def stage2_small() -> TrainingConfig:
     where the run is of Stage I or, better, of `stage2_small_prior`.
     """
     return on_cpus(small_stage2(), small_optim(2000), register_as=MODEL_NAME)
+
+
+def distilled_mini() -> TrainingConfig:
+    """The network `mini`, taught by the weights `small`, on one core: the README, "mini".
+
+    `python -m jobs.train dspfusion_distilled_mini --set dataset=NAME`
+    """
+    priors = small_stage2().model
+    student = dspfusion.mini().model_copy(update={"prior_blend": priors.prior_blend})
+    objective = DistilledConfig(model=student, teacher=priors, lightened_share=0.3)
+    # Large crops: the prior of a small one is another than a whole picture's.
+    optim = small_optim(8000).model_copy(update={"crop_px": 160, "checkpoint_every": 500})
+    config = on_cpus(objective, optim, register_as=f"{MODEL_NAME}-mini")
+    return config.model_copy(update={"init_from": "small"})
 
 
 def small() -> PretrainRecipe:
@@ -254,7 +275,7 @@ def stage1_paper_no_semantic_1gpu() -> TrainingConfig:
 
 
 def on_cpus(
-    objective: Stage1Config | Stage2Config,
+    objective: AnyStageConfig,
     optim: OptimConfig,
     *,
     num_workers: int = 1,
@@ -275,7 +296,7 @@ def on_cpus(
 
 
 def on_gpus(
-    objective: Stage1Config | Stage2Config,
+    objective: AnyStageConfig,
     optim: OptimConfig,
     *,
     num_gpus: int,

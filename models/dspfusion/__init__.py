@@ -1,4 +1,4 @@
-"""DSPFusion, as the platform knows it: two stages, a blind fuser, degradation priors to look at."""
+"""DSPFusion, as the platform knows it: its stages, a blind fuser, degradation priors to look at."""
 
 from typing import Literal
 
@@ -8,12 +8,15 @@ from models.color import to_rgb
 from models.dspfusion import released
 from models.dspfusion.config import (
     SIZE_MULTIPLE_PX,
+    AnyStageConfig,
+    DistilledConfig,
     DSPFusionConfig,
     Stage1Config,
     Stage2Config,
     fuser_config,
     tiny,
 )
+from models.dspfusion.distilled import Distilled, without_teacher
 from models.dspfusion.fuser import (
     MIN_SIZE_PX,
     DSPFusionFuser,
@@ -31,25 +34,31 @@ from models.golden import Golden
 from models.system import Probe, ReleasedWeights, Stage, System, Weights
 
 
-def _build_objective(config: Stage1Config | Stage2Config) -> nn.Module:
+def _build_objective(config: AnyStageConfig) -> nn.Module:
     match config:
         case Stage1Config():
             return Stage1(config)
         case Stage2Config():
             return Stage2(config)
+        case DistilledConfig():
+            return Distilled(config)
 
 
-def _fuser_weights(
-    config: Stage1Config | Stage2Config, state: Weights
-) -> tuple[DSPFusionConfig, Weights]:
+def _fuser_weights(config: AnyStageConfig, state: Weights) -> tuple[DSPFusionConfig, Weights]:
+    if isinstance(config, DistilledConfig):
+        return fuser_config(config), without_teacher(state)
     # An objective's networks have the fuser's names, and nothing else has weights.
     return fuser_config(config), state
 
 
-def _shrink(config: Stage1Config | Stage2Config) -> Stage1Config | Stage2Config:
+def _shrink(config: AnyStageConfig) -> AnyStageConfig:
     # What the networks are made of stays the recipe's.
     sizes = tiny().model_dump(exclude_unset=True)
-    return config.model_copy(update={"model": config.model.model_copy(update=sizes)})
+    models = {"model": config.model}
+    if isinstance(config, DistilledConfig):
+        models["teacher"] = config.teacher
+    shrunk = {name: model.model_copy(update=sizes) for name, model in models.items()}
+    return config.model_copy(update=shrunk)
 
 
 def _embed(
@@ -69,6 +78,7 @@ SYSTEM = System(
     stages=(
         Stage(Stage1Config, sampler="groups", is_probed=True),
         Stage(Stage2Config, sampler="groups", needs_init="a Stage I checkpoint"),
+        Stage(DistilledConfig, sampler="groups", needs_init="a Stage II checkpoint"),
     ),
     fuser_config=DSPFusionConfig,
     build_objective=_build_objective,

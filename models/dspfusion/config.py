@@ -47,6 +47,8 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
     semantic_prior: bool = True
     """Build the semantic encoder and what it guides; false for an ablation."""
 
+    fold: Literal[1, 2, 4] = 1
+    """Fold squares of so many pixels a side into channels before level 1, for speed; 1 in the paper."""
     width: Width = 32
     """Channels of level 1; they double from level to level."""
     num_blocks: tuple[Depth, Depth, Depth, Depth] = (2, 2, 4, 4)
@@ -155,6 +157,11 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
                 f"num_steps {self.num_steps} of prior_grid² {self.num_tokens} tokens of "
                 f"{self.semantic_prior_width} values are {num_values} values of noise, above "
                 f"{_MAX_NOISE_VALUES}; lower one of them"
+            )
+        if self.fold > 1 and self.three_heads:
+            raise ValueError(
+                f"fold is {self.fold}, but imported weights, which have three heads, fold nothing; "
+                "set it to 1"
             )
         if self.beta_end < self.beta_start:
             raise ValueError(
@@ -301,13 +308,46 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
         return self
 
 
-def fuser_config(config: Stage1Config | Stage2Config) -> DSPFusionConfig:
+class DistilledConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """After Stage II, and not in the paper: a smaller fusion network learns what the trained one does.
+
+    The priors and their denoiser are the teacher's, so that the two models differ in the fusion network
+    alone. It learns from the clean pair by the fusion loss, as in Stage I, and from the teacher's pictures.
+    """
+
+    system: Literal["dspfusion"] = "dspfusion"
+    stage: Literal["distilled"] = "distilled"
+    model: DSPFusionConfig = DSPFusionConfig()
+    """The networks with the smaller fusion network."""
+    teacher: DSPFusionConfig = DSPFusionConfig()
+    """The networks of the trained model."""
+    teacher_weight: NonNegativeFloat = 10
+    """Weight of the distance to the teacher's picture; with 0 it fuses nothing."""
+    fusion_weights: FusionWeights = FusionWeights()
+    """Weights of the fusion loss's terms."""
+    content_target: ContentTarget = "brighter_source"
+    """Target of the content loss: the brighter pixel (code), or the larger value a channel (paper)."""
+    lightened_share: float = Field(0, ge=0, le=1)
+    """Share of the pairs that are degraded less than they come, by a random part of it."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.model.three_heads or self.teacher.three_heads:
+            raise ValueError("three_heads is for imported weights; set it to false in both models")
+        self.fusion_weights.check_target(self.content_target)
+        return self
+
+
+AnyStageConfig = Stage1Config | Stage2Config | DistilledConfig
+
+
+def fuser_config(config: AnyStageConfig) -> DSPFusionConfig:
     """Return the configuration of the fuser that a stage's weights fit (Stage I: no denoiser)."""
     match config:
         case Stage1Config():
             without = {"prior": "low_quality", "denoiser_predicts": "x0", "prior_blend": "restored"}
             return config.model.model_copy(update=without)
-        case Stage2Config():
+        case Stage2Config() | DistilledConfig():
             return config.model
 
 
@@ -328,6 +368,11 @@ def small() -> DSPFusionConfig:
         denoiser_width=96,
         num_denoiser_blocks=2,
     )
+
+
+def mini() -> DSPFusionConfig:
+    """A model for fusing on one core: the priors of `small` and a network on maps of a quarter's side."""
+    return small().model_copy(update={"fold": 4, "width": 20})
 
 
 def tiny() -> DSPFusionConfig:

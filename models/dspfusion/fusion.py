@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.guidance import PriorGuidedFusion, PriorPyramid
-from models.dspfusion.heads import FusionHead, RestorationHead
+from models.dspfusion.heads import FusionHead, RestorationHead, fold_pixels, unfold_image
 from models.dspfusion.levels import DecoderLayer, EncoderLayer
 from models.layers.blocks import Downsample, Upsample
 
@@ -32,14 +32,15 @@ class FusionNetwork(nn.Module):
 
     `ir` and `vi` are B×3×H×W in [0, 1], H and W multiples of 8; the degradation priors B×N×128,
     the semantic prior B×N×256 in the full size. The fused image is B×3×H×W in (0, 1). A prior that
-    the configuration cuts off is not read.
+    the configuration cuts off is not read. With a `fold` the maps are that much smaller.
     """
 
     def __init__(self, config: DSPFusionConfig) -> None:
         super().__init__()
         self.semantic_pyramid = PriorPyramid(config, config.semantic_prior_width)
         self.degradation_pyramid = PriorPyramid(config, config.degradation_prior_width)
-        self.patch_embed = nn.Conv2d(3, config.width, 3, padding=1, bias=False)
+        self.fold = config.fold
+        self.patch_embed = nn.Conv2d(3 * config.fold**2, config.width, 3, padding=1, bias=False)
         widths = config.level_widths
         self.encoders = nn.ModuleList(EncoderLayer(config, i) for i in range(_NUM_LEVELS))
         self.downs = nn.ModuleList(Downsample(width) for width in widths[:-1])
@@ -71,7 +72,7 @@ class FusionNetwork(nn.Module):
         """Return the fused image; `degradation_prior` is 2B×N×D, infrared first."""
         x = self._features(ir, vi, degradation_prior, semantic_prior)
         head = self.fused_head(x) if self.three_heads else self.head(x, semantic_prior)
-        return _to_image(head, vi)
+        return _to_image(head, vi) if self.fold == 1 else unfold_image(head, ir, vi, self.fold)
 
     def restore(
         self, ir: Tensor, vi: Tensor, degradation_prior: Tensor, semantic_prior: Tensor
@@ -90,7 +91,10 @@ class FusionNetwork(nn.Module):
     ) -> Tensor:
         semantic = self.semantic_pyramid(semantic_prior)  # 4 x B N D
         degradation = self.degradation_pyramid(degradation_prior)  # 4 x 2B N D
-        pair = torch.cat([ir, vi]).contiguous(memory_format=self.memory_format)  # 2B 3 H W
+        pair = torch.cat([ir, vi])  # 2B 3 H W
+        if self.fold > 1:
+            pair = fold_pixels(pair, self.fold)
+        pair = pair.contiguous(memory_format=self.memory_format)
         fused = self._encode(pair, semantic, degradation)
         x = fused[-1]  # B 8C H/8 W/8
         for level in reversed(range(_NUM_LEVELS - 1)):

@@ -4,7 +4,13 @@ from collections.abc import Container
 
 from torch import nn
 
-from models.dspfusion.config import DSPFusionConfig, Stage1Config, Stage2Config
+from models.dspfusion.config import (
+    AnyStageConfig,
+    DistilledConfig,
+    DSPFusionConfig,
+    Stage2Config,
+)
+from models.dspfusion.distilled import Distilled, without_teacher
 from models.dspfusion.stage2 import Stage2
 from models.system import Initial
 
@@ -20,16 +26,34 @@ _STAGE2_ALONE = _AT_INFERENCE | {
     "beta_start",
     "beta_end",
 }
+# The fusion network, in which a distilled model may be smaller than its teacher.
+_OF_FUSION = frozenset(
+    {
+        "fold",
+        "width",
+        "num_blocks",
+        "num_heads",
+        "num_refinement_blocks",
+        "ffn_expansion",
+        "dpmm_convolution",
+        "fusion_convolution",
+        "level1_reduction",
+    }
+)
 
 
-def load_initial(
-    objective: nn.Module, config: Stage1Config | Stage2Config, initial: Initial
-) -> None:
-    """Load the weights of a run of either stage: what both have, and all of one of the same stage.
+def load_initial(objective: nn.Module, config: AnyStageConfig, initial: Initial) -> None:
+    """Load the weights of a run of any stage: what both have, and all of one of the same stage.
 
     Raises ValueError for other networks than the configuration's.
     """
     trained, weights = initial.config, initial.weights
+    if isinstance(config, DistilledConfig):
+        assert isinstance(objective, Distilled)
+        _load_distilled(objective, config, initial)
+        return
+    if isinstance(trained, DistilledConfig):
+        trained, weights = Stage2Config(model=trained.model), without_teacher(weights)
     same = trained.stage == config.stage
     own = _AT_INFERENCE if same else _STAGE2_ALONE
     check_same_networks(trained.model, config.model, except_for=own)
@@ -41,6 +65,26 @@ def load_initial(
         shared = {key.split(".")[0] for key in objective.state_dict()}
         weights = {key: value for key, value in weights.items() if key.split(".")[0] in shared}
     objective.load_state_dict(weights)
+
+
+def _load_distilled(objective: Distilled, config: DistilledConfig, initial: Initial) -> None:
+    trained, weights = initial.config, initial.weights
+    if isinstance(trained, DistilledConfig):
+        check_same_networks(trained.model, config.model, except_for=_AT_INFERENCE)
+        if "teacher.patch_embed.weight" not in weights:
+            raise ValueError(
+                "the initial weights have no teacher any more; start from those it had"
+            )
+        objective.load_state_dict(weights)
+        return
+    if trained.stage != "stage2":
+        raise ValueError(
+            f"a distilled model learns from a whole one, and these weights are of {trained.stage}; "
+            "start from a Stage II run"
+        )
+    check_same_networks(trained.model, config.teacher, except_for=_AT_INFERENCE)
+    check_same_networks(trained.model, config.model, except_for=_AT_INFERENCE | _OF_FUSION)
+    objective.load_trained(weights)
 
 
 def check_same_networks(

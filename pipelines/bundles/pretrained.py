@@ -68,19 +68,14 @@ def local_folder(source: str) -> Path:
 def write_pretrained(
     folder: Path, checkpoint: Path, *, origin: Mapping[str, str], scenes: SceneTable
 ) -> None:
-    """Write the weights of a training's last checkpoint as float16; `scenes` are its training's.
-
-    Raises ValueError for a system whose objective keeps its fuser's weights under other names.
-    """
+    """Write the fuser's weights of a training's last checkpoint as float16; `scenes` are its training's."""
     objective = TrainingConfig.model_validate(read_config(checkpoint)).objective
-    system, weights = system_of(objective), read_weights(checkpoint)
-    model, of_fuser = system.fuser_weights(objective, weights)
-    if of_fuser.keys() != weights.keys():
-        raise ValueError(f"{system.name}: its fuser's weights are not its objective's")
+    system = system_of(objective)
+    model, of_fuser = system.fuser_weights(objective, read_weights(checkpoint))
     folder.mkdir(parents=True, exist_ok=True)
     halved = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in weights.items()
+        for name, tensor in of_fuser.items()
     }
     save_file(halved, folder / "model.safetensors")
     described = {

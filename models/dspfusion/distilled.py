@@ -1,0 +1,92 @@
+"""After Stage II: a smaller fusion network learns from clean pairs, and from the trained one.
+
+Shapes: B batch, N prior tokens, D semantic prior width, H W pixels.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.color import to_rgb
+from models.dspfusion.config import DistilledConfig
+from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.fusion import FusionNetwork
+from models.dspfusion.loss import fusion_loss
+from models.dspfusion.stage2 import lightened
+from models.system import Batch, Weights
+
+
+class Distilled(nn.Module):
+    """The objective L = L_fus + weight · mean |F_teacher - F|, F the fused pictures of the same priors.
+
+    Both networks fuse with the priors that inference has: restored, from the one fixed noise. All but
+    the smaller fusion network is frozen and in eval mode. Images are [0, 1], H and W multiples of 8 and at
+    least 16; `vi_*` B×3×H×W, `ir_*` B×1×H×W, `seed` B int64.
+    """
+
+    FIELDS: tuple[str, ...] = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "seed")
+    # Generators of the CPU read it: from a GPU, every step would wait for it.
+    ON_CPU: tuple[str, ...] = ("seed",)
+
+    def __init__(self, config: DistilledConfig) -> None:
+        super().__init__()
+        self.student = DSPFusionFuser(config.model)
+        self.teacher = FusionNetwork(config.teacher)
+        self.teacher_weight = config.teacher_weight
+        self.lightened_share = config.lightened_share
+        self.fusion_loss = fusion_loss(config.fusion_weights, config.content_target)
+        self.requires_grad_(False)
+        self.student.fusion.requires_grad_(True)
+        self.train()
+
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """What is trained, and at which share of the learning rate: the smaller network."""
+        return [(1.0, [*self.student.fusion.parameters()])]
+
+    def load_trained(self, state_dict: Weights) -> None:
+        """Load the weights of a Stage II objective: its fusion network teaches, its priors are both's."""
+        taught = {name: tensor for name, tensor in state_dict.items() if name.startswith("fusion.")}
+        self.teacher.load_state_dict(
+            {name.removeprefix("fusion."): tensor for name, tensor in taught.items()}
+        )
+        priors = {name: value for name, value in state_dict.items() if name not in taught}
+        own = {f"fusion.{name}": value for name, value in self.student.fusion.state_dict().items()}
+        self.student.load_state_dict(priors | own)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the smaller network's mode; the frozen networks stay in eval mode."""
+        super().train(False)
+        self.training = mode
+        self.student.fusion.train(mode)
+        return self
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return "loss" with its graph, and every weighted term detached; all steps are alike."""
+        batch = {**batch, **{name: to_rgb(batch[name]) for name in ("ir_lq", "ir_gt")}}
+        if self.lightened_share:
+            batch |= lightened(batch, self.lightened_share)
+        ir, vi = batch["ir_lq"], batch["vi_lq"]
+        with torch.no_grad():
+            noise = self.student.noise.expand(len(vi), -1, -1)  # B N D
+            priors = self.student.priors(vi, ir, noise)
+        fused = self.student.fusion(ir, vi, *priors)
+        terms = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
+        terms["fusion"] = torch.stack(list(terms.values())).sum()
+        loss = terms["fusion"]
+        if self.teacher_weight:
+            with torch.no_grad():
+                taught = self.teacher(ir, vi, *priors)
+            terms["teacher"] = self.teacher_weight * F.l1_loss(fused, taught)
+            loss = loss + terms["teacher"]
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+def without_teacher(weights: Weights) -> Weights:
+    """The fuser's weights of a distilled run's, or of a folder of pretrained ones, which has no others."""
+    return {
+        name.removeprefix("student."): tensor
+        for name, tensor in weights.items()
+        if not name.startswith("teacher.")
+    }
