@@ -321,8 +321,10 @@ class DistilledConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
     """The networks with the smaller fusion network."""
     teacher: DSPFusionConfig = DSPFusionConfig()
     """The networks of the trained model."""
-    teacher_weight: NonNegativeFloat = 10
-    """Weight of the distance to the teacher's picture; with 0 it fuses nothing."""
+    teacher_weight: PositiveFloat = 10
+    """Weight of the distance to the teacher's picture."""
+    taught_share: float = Field(0.5, ge=0, le=1)
+    """Share of a batch's pairs that the teacher fuses, too; it takes longer than the smaller network."""
     fusion_weights: FusionWeights = FusionWeights()
     """Weights of the fusion loss's terms."""
     content_target: ContentTarget = "brighter_source"

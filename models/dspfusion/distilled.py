@@ -3,6 +3,7 @@
 Shapes: B batch, N prior tokens, D semantic prior width, H W pixels.
 """
 
+import math
 from typing import Self
 
 import torch
@@ -34,7 +35,7 @@ class Distilled(nn.Module):
         super().__init__()
         self.student = DSPFusionFuser(config.model)
         self.teacher = FusionNetwork(config.teacher)
-        self.teacher_weight = config.teacher_weight
+        self.teacher_weight, self.taught_share = config.teacher_weight, config.taught_share
         self.lightened_share = config.lightened_share
         self.fusion_loss = fusion_loss(config.fusion_weights, config.content_target)
         self.requires_grad_(False)
@@ -75,12 +76,21 @@ class Distilled(nn.Module):
         terms = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
         terms["fusion"] = torch.stack(list(terms.values())).sum()
         loss = terms["fusion"]
-        if self.teacher_weight:
-            with torch.no_grad():
-                taught = self.teacher(ir, vi, *priors)
-            terms["teacher"] = self.teacher_weight * F.l1_loss(fused, taught)
+        if num_taught := math.ceil(self.taught_share * len(vi)):
+            taught = self._taught(ir, vi, priors, num_taught)
+            terms["teacher"] = self.teacher_weight * F.l1_loss(fused[:num_taught], taught)
             loss = loss + terms["teacher"]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    @torch.no_grad()
+    def _taught(
+        self, ir: Tensor, vi: Tensor, priors: tuple[Tensor, Tensor], num_pairs: int
+    ) -> Tensor:
+        """Fuse the first pairs of a batch B×3×H×W with its priors 2B×N×E, infrared first, and B×N×D."""
+        degradation, semantic = priors
+        first = degradation.unflatten(0, (2, -1))[:, :num_pairs].flatten(0, 1)
+        fused: Tensor = self.teacher(ir[:num_pairs], vi[:num_pairs], first, semantic[:num_pairs])
+        return fused
 
 
 def without_teacher(weights: Weights) -> Weights:

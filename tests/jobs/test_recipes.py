@@ -23,6 +23,8 @@ from tests.models.lure.samples import singles
 STAGE1 = [name for name in TRAINING if "_stage1_" in name]
 # They differ from their recipe in a part of the networks or the loss, of which a step shows all.
 ABLATED = [name for name in STAGE1 if name.startswith("lure_stage1_small_")]
+# It starts from the weights `small`, which are of such a run.
+DISTILLED = {"dspfusion_stage2_small": "dspfusion_distilled_mini"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_the_full_size_is_built(name: str) -> None:
 
 def all_from(name: str) -> list[str]:
     """A Stage I recipe and those that go on from it, one after the other."""
-    following = recipe_after(name)
+    following = recipe_after(name) or DISTILLED.get(name)
     return [name, *(all_from(following) if following else [])]
 
 
@@ -61,6 +63,7 @@ def test_every_stage2_comes_after_a_stage1() -> None:
         "dspfusion_stage1_small",
         "dspfusion_stage2_small_prior",
         "dspfusion_stage2_small",
+        "dspfusion_distilled_mini",
     ]
 
 
@@ -91,7 +94,7 @@ def test_an_ablation_takes_a_step_that_differs(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", of_another_kind())
-def test_its_smoke_trains_both_stages(name: str, work: Path) -> None:
+def test_its_smoke_trains_every_stage(name: str, work: Path) -> None:
     settings = Settings(work=work, tracking_uri="unused", artifact_root=None, ray_address=None)
     checkpoints: list[Path] = []
     for each in all_from(name):
