@@ -1,0 +1,164 @@
+"""The stage after Stage II, and the folded network that it trains."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from models.dspfusion import SYSTEM
+from models.dspfusion.config import DistilledConfig, Stage1Config, Stage2Config, tiny
+from models.dspfusion.distilled import Distilled
+from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.heads import fold_pixels, unfold_image
+from models.system import Initial, Weights
+from tests.models.samples import training_batch
+
+TEACHER = tiny().model_copy(update={"prior_blend": "learned"})
+STUDENT = TEACHER.model_copy(update={"fold": 4, "width": 6})
+CONFIG = DistilledConfig(model=STUDENT, teacher=TEACHER)
+
+
+def trained() -> Initial:
+    """A Stage II run's weights."""
+    torch.manual_seed(1)
+    config = Stage2Config(model=TEACHER)
+    return Initial(config, SYSTEM.build_objective(config).state_dict())
+
+
+def started(config: DistilledConfig = CONFIG) -> Distilled:
+    torch.manual_seed(2)
+    objective = SYSTEM.build_objective(config)
+    SYSTEM.load_initial(objective, config, trained())
+    assert isinstance(objective, Distilled)
+    return objective
+
+
+def pairs(size: int = 3) -> dict[str, torch.Tensor]:
+    batch = training_batch(size, 64)
+    return {name: batch[name] for name in Distilled.FIELDS}
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 130), (16, 17)])
+def test_folding_loses_nothing_and_repeats_the_last(height: int, width: int) -> None:
+    picture = torch.rand(2, 3, height, width)
+    folded = fold_pixels(picture, 4)
+    assert all(size % 8 == 0 and size >= 16 for size in folded.shape[-2:])
+    unfolded = torch.nn.functional.pixel_shuffle(folded, 4)
+    assert torch.equal(unfolded[..., :height, :width], picture)
+    assert (unfolded[..., height:, :width] == picture[..., -1:, :]).all()
+
+
+def test_a_picture_is_a_weighted_mean_and_what_is_added() -> None:
+    ir, vi = torch.rand(2, 1, 3, 32, 40)
+    head = torch.zeros(1, 4 * 16, 16, 16)
+    torch.testing.assert_close(unfold_image(head, ir, vi, 4), (ir + vi) / 2)
+    head[:, :16] = 50  # the first map of each square's pixels
+    assert torch.equal(unfold_image(head, ir, vi, 4), vi)
+    head[:, 16:32] = 0.25  # the first of three channels
+    expected = torch.cat([vi[:, :1] + 0.25, vi[:, 1:]], dim=1).clamp(0, 1)
+    torch.testing.assert_close(unfold_image(head, ir, vi, 4), expected)
+
+
+@pytest.mark.parametrize("fold", [2, 4])
+@pytest.mark.parametrize("shape", [(16, 16), (37, 50)])
+def test_a_folded_fuser_takes_any_size(fold: int, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    fuser = DSPFusionFuser(STUDENT.model_copy(update={"fold": fold})).eval()
+    with torch.inference_mode():
+        fused = fuser(torch.rand(2, 3, *shape), torch.rand(2, 1, *shape)).fused
+    assert fused.shape == (2, 3, *shape)
+    assert 0 <= float(fused.min()) <= float(fused.max()) <= 1
+
+
+def test_imported_weights_fold_nothing() -> None:
+    with pytest.raises(ValidationError, match="fold is 2, but imported weights"):
+        type(STUDENT)(fold=2, three_heads=True)
+
+
+def test_only_the_smaller_network_learns() -> None:
+    objective = started()
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    losses = objective(pairs(), 0)
+    parts = losses["fusion"] + losses["teacher"]
+    torch.testing.assert_close(losses["loss"].detach(), parts)
+    losses["loss"].backward()
+    learning = {name for name, each in objective.named_parameters() if each.grad is not None}
+    assert learning == {name for name in before if name.startswith("student.fusion.")}
+    [(rate, parameters)] = objective.parameter_groups()
+    assert (rate, len(parameters)) == (1.0, len(learning))
+    objective.train()
+    assert objective.student.fusion.training
+    assert not objective.teacher.training
+    assert not objective.student.degradation.training
+
+
+def test_the_teacher_fuses_a_share_with_the_priors_of_its_pairs() -> None:
+    objective, batch = started(), pairs()
+    teacher = DSPFusionFuser(TEACHER).eval()
+    teacher.load_state_dict(trained().weights)
+    with torch.inference_mode():
+        taught = teacher(batch["vi_lq"], batch["ir_lq"]).fused[:2]
+        own = objective.student.eval()(batch["vi_lq"], batch["ir_lq"]).fused[:2]
+        found = objective(batch, 0)["teacher"]
+    # Half of three pairs, rounded up.
+    torch.testing.assert_close(found, CONFIG.teacher_weight * (taught - own).abs().mean())
+    untaught = started(CONFIG.model_copy(update={"taught_share": 0}))
+    assert "teacher" not in untaught(batch, 0)
+
+
+def test_its_weights_are_a_fusers_and_start_other_stages() -> None:
+    objective = started()
+    model, weights = SYSTEM.fuser_weights(CONFIG, objective.state_dict())
+    assert model == STUDENT
+    DSPFusionFuser(STUDENT).load_state_dict(weights)
+    # As a run has them, and as pretrained weights do: without the teacher.
+    for state in (objective.state_dict(), weights):
+        for stage in (Stage1Config(model=STUDENT), Stage2Config(model=STUDENT)):
+            following = SYSTEM.build_objective(stage)
+            SYSTEM.load_initial(following, stage, Initial(CONFIG, state))
+            assert all(
+                torch.equal(value, weights[k]) for k, value in following.state_dict().items()
+            )
+    again = SYSTEM.build_objective(CONFIG)
+    SYSTEM.load_initial(again, CONFIG, Initial(CONFIG, objective.state_dict()))
+    assert torch.equal(again.state_dict()["teacher.patch_embed.weight"], teacher_embedding())
+
+
+def teacher_embedding() -> torch.Tensor:
+    return trained().weights["fusion.patch_embed.weight"]
+
+
+@pytest.mark.parametrize(
+    ("config", "initial", "message"),
+    [
+        (CONFIG, Initial(Stage1Config(model=TEACHER), {}), "these weights are of stage1"),
+        (CONFIG, Initial(CONFIG, {}), "no teacher any more"),
+        (
+            CONFIG.model_copy(update={"teacher": tiny()}),
+            trained(),
+            "prior_blend was 'learned', is 'restored' here",
+        ),
+        (
+            CONFIG.model_copy(update={"model": STUDENT.model_copy(update={"semantic_width": 8})}),
+            trained(),
+            "semantic_width was 4, is 8 here",
+        ),
+    ],
+)
+def test_other_initial_weights_are_refused(
+    config: DistilledConfig, initial: Initial, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SYSTEM.load_initial(SYSTEM.build_objective(config), config, initial)
+
+
+def test_a_few_steps_bring_it_nearer_to_its_teacher() -> None:
+    objective, batch = started(), pairs(2)
+    optimizer = torch.optim.AdamW(objective.student.fusion.parameters(), lr=3e-3)
+    losses = []
+    for step in range(8):
+        found: Weights = objective(batch, step)
+        losses.append(float(found["loss"].detach()))
+        optimizer.zero_grad()
+        found["loss"].backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
