@@ -73,7 +73,8 @@ def _fuse(arguments: argparse.Namespace) -> None:
 def _fusing(arguments: argparse.Namespace, model: str, settings: Settings) -> Fusing:
     """The model and options; what it will assume of the pictures is said."""
     from jobs.console import print_line
-    from jobs.fuse.run import bundle_of, read_chains
+    from jobs.fuse.run import bundle_of
+    from jobs.fuse.told import read_chains
     from models.system import FuseOptions
     from pipelines.bundles.export import read_bundle
     from pipelines.bundles.fusing import Fusing
@@ -152,7 +153,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[CAMERA:]NAME:PARAM=VALUE",
         help="what a camera suffers, or both, for models that take hints (repeatable, in order), such as "
-        "noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4, vi:clean or auto",
+        "noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4, vi:clean, \"hazy night\" or auto",
     )
     add_work(parser)
 

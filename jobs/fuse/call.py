@@ -8,7 +8,8 @@ from os import PathLike
 import numpy as np
 
 from infra.settings import Settings, read_settings
-from jobs.fuse.run import bundle_of, read_chains
+from jobs.fuse.run import bundle_of
+from jobs.fuse.told import read_chains
 from jobs.locations import source_reader
 from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import cast
 
-from pydantic import ValidationError
-
-from degradations.catalogue import CLEAN, Modality, find, is_known
-from degradations.chain import Applied
-from degradations.operators import AUTO
 from infra.settings import Settings
 from jobs.console import print_line, progress
 from jobs.locations import cached_folder, open_folder, open_sources, source_reader
@@ -37,8 +30,6 @@ from pipelines.sources.scenes import Read
 from pipelines.store.files import whole_folder
 from pipelines.store.folders import Folder
 
-# Of the observation model's degradations, as its papers call them.
-_SHORT_NAMES = {"noise": "gaussian_noise", "blur": "gaussian_blur"}
 # Endings of what is written; others are folders.
 _WRITTEN = (".png", ".jpg", ".jpeg")
 # Pairs that a GPU fuses at once; its memory for 640×480 is some GiB, and one that has less takes fewer.
@@ -214,53 +205,6 @@ def bundle_of(model: str, settings: Settings) -> Path:
         with whole_folder(target) as folder:
             registry.fetch_bundle(client, version, folder)
     return registry.bundle_in(target)
-
-
-def read_chains(texts: Sequence[str]) -> dict[str, list[Applied]]:
-    """Degradations of the cameras that are told of, from `[CAMERA:]NAME[:PARAM=VALUE,…]`, in that order.
-
-    Without a camera it is both; "clean" is none, "auto" what the model finds itself. "noise" and "blur" are
-    the Gaussian ones, "low light" is `low_light`, and the beginning of a parameter's name will do:
-    `noise:sigma=14`. Without any its strength is not known, as for prompts. Raises ValueError for a camera,
-    degradation or parameter that does not exist.
-    """
-    chains: dict[str, list[Applied]] = {}
-    for text in texts:
-        camera, _, rest = text.partition(":")
-        if camera not in ("vi", "ir"):
-            camera, rest = "", text
-        name, _, assignments = rest.partition(":")
-        for modality in (camera,) if camera else ("vi", "ir"):
-            chain = chains.setdefault(f"{modality}_chain", [])
-            if name == AUTO:
-                chain.append(Applied(name=AUTO, params={}))
-            elif name != CLEAN:
-                chain.append(_told(text, cast(Modality, modality), name, assignments))
-    return chains
-
-
-def _told(text: str, modality: Modality, name: str, assignments: str) -> Applied:
-    name = re.sub("[ -]", "_", name.strip().lower())
-    name = name if is_known(modality, name) else _SHORT_NAMES.get(name, name)
-    degradation = find(modality, name)
-    if not assignments:
-        return Applied(name=name, params={})
-    known = degradation.params_type.model_fields
-    params = {}
-    for key, _, value in (pair.partition("=") for pair in assignments.split(",") if pair):
-        meant = [key] if key in known else [field for field in known if field.startswith(key)]
-        params[meant[0] if len(meant) == 1 else key] = value
-    # Which noise it was says nothing of how strong it is; the size of a blur's kernel little.
-    for parameter, usual in (("seed", "0"), ("size_px", "21")):
-        if parameter in known:
-            params.setdefault(parameter, usual)
-    try:
-        checked = degradation.params_type.model_validate(params)
-    except ValidationError as error:
-        raise ValueError(
-            f"--degradation {text}: {name} takes {', '.join(known)} ({error})"
-        ) from error
-    return Applied(name=name, params=checked.model_dump())
 
 
 def is_picture(uri: str) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 from infra.logs import log_warning
 from infra.prometheus import count_batch, export_served
 from infra.settings import Settings
-from jobs.fuse.run import bundle_of, read_chains, resolve_model
+from jobs.fuse.run import bundle_of, resolve_model
+from jobs.fuse.told import read_chains
 from jobs.locations import open_folder
 from jobs.serve.messages import Answer, Facts, Refused, Request
 from jobs.serve.watch import Watch

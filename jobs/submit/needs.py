@@ -14,7 +14,7 @@ from jobs.command_line import parse_words
 from jobs.commands import load_command
 from jobs.config import read_recipe, shrink_evaluation
 from jobs.evaluate.__main__ import read_folders
-from jobs.fuse.run import read_chains
+from jobs.fuse.told import read_chains
 from jobs.generate.__main__ import read_dataset
 from jobs.recipes import EVALUATION, PROMOTION
 from jobs.train.__main__ import read_training

@@ -3,7 +3,7 @@
 import pytest
 
 from degradations.operators import AUTO_TASK, operator_numbers, task_names
-from jobs.fuse.run import read_chains
+from jobs.fuse.told import read_chains
 from pipelines.evaluation.hints import hints_of
 
 
@@ -42,6 +42,37 @@ def test_plain_words_are_prompts_and_no_operators() -> None:
         hints_of(("vi_op",), vi=blurred, ir=())
 
 
+@pytest.mark.parametrize(
+    ("text", "vi", "ir", "left_out"),
+    [
+        ("hazy night", "haze", None, "low_light"),
+        ("a dark street in the fog", "low_light", None, "haze"),
+        ("noisy and striped", "random_noise", "random_noise", "stripe_noise"),
+        ("vi:foggy", "haze", None, None),
+        ("ir:faint", None, "low_contrast", None),
+        ("overexposed", "over_exposure", None, None),
+    ],
+)
+def test_people_say_it_in_words_of_their_own(
+    text: str,
+    vi: str | None,
+    ir: str | None,
+    left_out: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = read_chains([text])
+    expected = {f"{c}_chain": [n] for c, n in (("vi", vi), ("ir", ir)) if n}
+    assert {key: [one.name for one in chain] for key, chain in told.items()} == expected
+    said = capsys.readouterr().out
+    assert f"{text!r} is read as" in said
+    assert left_out is None or f"{left_out} is left out" in said
+    assert left_out or "left out" not in said
+    chains = {camera: told.get(f"{camera}_chain", ()) for camera in ("vi", "ir")}
+    tasks = hints_of(("vi_task", "ir_task"), vi=chains["vi"], ir=chains["ir"])
+    assert task_names("vi")[int(tasks["vi_task"])] == (vi or "clean")
+    assert task_names("ir")[int(tasks["ir_task"])] == (ir or "clean")
+
+
 def test_a_name_of_the_catalogue_is_that_kernel() -> None:
     assert [applied.name for applied in read_chains(["vi:blur:sigma=2"])["vi_chain"]] == ["blur"]
     assert [one.name for one in read_chains(["ir:blur:sigma=2"])["ir_chain"]] == ["gaussian_blur"]
@@ -51,6 +82,7 @@ def test_a_name_of_the_catalogue_is_that_kernel() -> None:
     ("text", "message"),
     [
         ("fog:beta=1", "no degradation 'fog'"),
+        ("sleepy", "no degradation 'sleepy' for modality 'vi'; known: blur, rain"),
         ("ir:rain", "no degradation 'rain' for modality 'ir'"),
         ("vi:", "no degradation ''"),
         ("noise:s=14", "gaussian_noise takes sigma_level, seed"),
