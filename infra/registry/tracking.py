@@ -82,7 +82,8 @@ def connect(settings: Settings) -> MlflowClient:
         reason = masked(" ".join(str(error).split()))[:_MAX_REASON]
         raise ValueError(
             f"MLflow at {masked(settings.tracking_uri)} does not answer ({reason}); "
-            "set MLFLOW_TRACKING_URI (and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
+            "set MLFLOW_TRACKING_URI (and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD; for "
+            "certificates of an authority of your own MLFLOW_TRACKING_SERVER_CERT_PATH)"
         ) from error
     if found and found.lifecycle_stage != "active":
         raise ValueError(
