@@ -153,7 +153,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[CAMERA:]NAME:PARAM=VALUE",
         help="what a camera suffers, or both, for models that take hints (repeatable, in order), such as "
-        "noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4, vi:clean, \"hazy night\" or auto",
+        'noise:sigma=14, ir:blur:sigma=2, ir:low_resolution:factor=4, vi:clean, "hazy night" or auto',
     )
     add_work(parser)
 

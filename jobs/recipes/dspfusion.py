@@ -108,7 +108,7 @@ def distilled_mini() -> TrainingConfig:
     student = dspfusion.mini().model_copy(update={"prior_blend": priors.prior_blend})
     objective = DistilledConfig(model=student, teacher=priors, lightened_share=0.3)
     # Large crops: the prior of a small one is another than a whole picture's.
-    optim = small_optim(3200).model_copy(update={"crop_px": 128, "lr": 2e-3})
+    optim = small_optim(4000).model_copy(update={"crop_px": 128})
     config = on_cpus(objective, optim, register_as=f"{MODEL_NAME}-mini")
     return config.model_copy(update={"init_from": "small"})
 

@@ -47,13 +47,22 @@ class Distilled(nn.Module):
         return [(1.0, [*self.student.fusion.parameters()])]
 
     def load_trained(self, state_dict: Weights) -> None:
-        """Load the weights of a Stage II objective: its fusion network teaches, its priors are both's."""
-        taught = {name: tensor for name, tensor in state_dict.items() if name.startswith("fusion.")}
-        self.teacher.load_state_dict(
-            {name.removeprefix("fusion."): tensor for name, tensor in taught.items()}
-        )
-        priors = {name: value for name, value in state_dict.items() if name not in taught}
-        own = {f"fusion.{name}": value for name, value in self.student.fusion.state_dict().items()}
+        """Load the weights of a Stage II objective: its fusion network teaches, its priors are both's.
+
+        It starts from all weights of the same shape: where only the fold differs, as what the teacher is on
+        a picture of that fraction of the size. Of wider feed-forwards it keeps what weighs most.
+        """
+        taught = {
+            name.removeprefix("fusion."): tensor
+            for name, tensor in state_dict.items()
+            if name.startswith("fusion.")
+        }
+        self.teacher.load_state_dict(taught)
+        own = self.student.fusion.state_dict()
+        starts = _pruned(taught, own) | _spread(taught, self.student.config.fold)
+        own |= {name: start for name, start in starts.items() if start.shape == own[name].shape}
+        own = {f"fusion.{name}": value for name, value in own.items()}
+        priors = {key: value for key, value in state_dict.items() if not key.startswith("fusion.")}
         self.student.load_state_dict(priors | own)
 
     def train(self, mode: bool = True) -> Self:
@@ -91,6 +100,33 @@ class Distilled(nn.Module):
         first = degradation.unflatten(0, (2, -1))[:, :num_pairs].flatten(0, 1)
         fused: Tensor = self.teacher(ir[:num_pairs], vi[:num_pairs], first, semantic[:num_pairs])
         return fused
+
+
+def _spread(taught: Weights, fold: int) -> dict[str, Tensor]:
+    """The first and the last convolution: a square's mean in, and the same for each of its pixels out."""
+    first, last = "patch_embed.weight", "head.output.weight"
+    return {
+        first: taught[first].repeat_interleave(fold**2, dim=1) / fold**2,
+        last: taught[last].repeat_interleave(fold**2, dim=0),
+    }
+
+
+def _pruned(taught: Weights, own: Weights) -> dict[str, Tensor]:
+    """The taught weights, but of feed-forwards only as many hidden channels as `own` has."""
+    pruned = dict(taught)
+    for name in taught:
+        if not name.endswith("feed_forward.project_out.weight") or name not in own:
+            continue
+        hidden = own[name].shape[1]
+        if hidden >= taught[name].shape[1]:
+            continue
+        kept = taught[name].flatten(2).norm(dim=(0, 2)).topk(hidden).indices.sort().values
+        pruned[name] = taught[name][:, kept]
+        for other in ("project_in.weight", "context.weight"):
+            of_both = name.replace("project_out.weight", other)
+            # The gates lie first, then what they gate.
+            pruned[of_both] = torch.cat([half[kept] for half in taught[of_both].chunk(2)])
+    return pruned
 
 
 def without_teacher(weights: Weights) -> Weights:

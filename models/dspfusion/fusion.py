@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.guidance import PriorGuidedFusion, PriorPyramid
-from models.dspfusion.heads import FusionHead, RestorationHead, fold_pixels, unfold_image
+from models.dspfusion.heads import FusionHead, RestorationHead, fold_pixels
 from models.dspfusion.levels import DecoderLayer, EncoderLayer
 from models.layers.blocks import Downsample, Upsample
 
@@ -72,7 +72,7 @@ class FusionNetwork(nn.Module):
         """Return the fused image; `degradation_prior` is 2B×N×D, infrared first."""
         x = self._features(ir, vi, degradation_prior, semantic_prior)
         head = self.fused_head(x) if self.three_heads else self.head(x, semantic_prior)
-        return _to_image(head, vi) if self.fold == 1 else unfold_image(head, ir, vi, self.fold)
+        return _to_image(head[..., : vi.shape[-2], : vi.shape[-1]], vi)
 
     def restore(
         self, ir: Tensor, vi: Tensor, degradation_prior: Tensor, semantic_prior: Tensor

@@ -1,6 +1,6 @@
 """From the last features to an image: one head with the prior, or three without (spec 1.3).
 
-Of a network that folds pixels into channels the head's maps are unfolded to a picture here.
+A network may fold pixels into channels first, which its head unfolds again.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -11,9 +11,6 @@ from torch.nn import functional as F
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.levels import DecoderLayer, transformer_blocks
-
-# A pixel's weight of the visible source, and what is added to its three channels.
-NUM_FOLDED_OUTPUTS = 4
 
 
 class FusionHead(nn.Module):
@@ -27,23 +24,13 @@ class FusionHead(nn.Module):
             num_heads=config.num_heads[0],
             num_blocks=config.num_refinement_blocks,
         )
-        num_outputs = 3 if config.fold == 1 else NUM_FOLDED_OUTPUTS * config.fold**2
-        self.output = nn.Conv2d(config.head_width, num_outputs, 3, padding=1, bias=False)
+        self.fold = config.fold
+        self.output = nn.Conv2d(config.head_width, 3 * config.fold**2, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
-        """Map features B×(head width)×H×W to B×3×H×W, before the skip; folded, to those of each pixel."""
-        return self.output(self.refinement(x, semantic_prior))
-
-
-def unfold_image(head: Tensor, ir: Tensor, vi: Tensor, fold: int) -> Tensor:
-    """Unfold a head's maps B×4k²×(H/k)×(W/k) to a picture B×3×H×W in [0, 1], k the fold.
-
-    The skip is not the paper's, which a few channels could not undo: each pixel is the sources' mean,
-    weighted by the first map, and the others are added to it.
-    """
-    maps = F.pixel_shuffle(head, fold)[..., : vi.shape[-2], : vi.shape[-1]]
-    weight, correction = maps.split([1, 3], dim=1)
-    return (torch.lerp(ir, vi, weight.sigmoid()) + correction).clamp(0, 1)
+        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W, before the skip."""
+        head = self.output(self.refinement(x, semantic_prior))
+        return head if self.fold == 1 else F.pixel_shuffle(head, self.fold)
 
 
 def fold_pixels(pictures: Tensor, fold: int) -> Tensor:
@@ -51,12 +38,15 @@ def fold_pixels(pictures: Tensor, fold: int) -> Tensor:
 
     The last row and column are repeated where a size does not divide.
     """
-    rows, columns = (_repeating_last(n, 8 * fold, pictures.device) for n in pictures.shape[-2:])
-    return F.pixel_unshuffle(pictures[:, :, rows][..., columns], fold)
+    if torch.compiler.is_exporting() or any(n % (8 * fold) for n in pictures.shape[-2:]):
+        rows, columns = (_repeating_last(n, 8 * fold, pictures.device) for n in pictures.shape[-2:])
+        pictures = pictures[:, :, rows][..., columns]
+    return F.pixel_unshuffle(pictures, fold)
 
 
 def _repeating_last(length: int, multiple: int, device: torch.device) -> Tensor:
-    # Twice at least: an export takes a map of one row for one that is spread over others.
+    # Twice at least: an export takes a map of one row for one that is spread over others. It is exported as
+    # what repeats, though sizes that divide have nothing to repeat.
     units = torch.sym_max((length + multiple - 1) // multiple, 2)
     return torch.arange(units * multiple, device=device).clamp(max=length - 1)
 
