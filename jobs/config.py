@@ -17,9 +17,9 @@ from jobs.recipes import Recipes
 from models import system_of
 from models.metrics import METRICS
 from pipelines.evaluation.baselines import Baseline
-from pipelines.evaluation.rows import ScoreName
-from pipelines.evaluation.scenarios import TABLE, Scenario
 from pipelines.promotion.gate import GateConfig
+from pipelines.results.rows import ScoreName
+from pipelines.scenarios.table import TABLE, Scenario
 from pipelines.store.names import nearest
 from pipelines.store.seeding import Seed
 from pipelines.training.config import TrainingConfig

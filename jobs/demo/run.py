@@ -21,9 +21,10 @@ from models import system_of
 from models.system import System
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import Fusing
-from pipelines.evaluation.rows import BASELINE, MODEL
-from pipelines.evaluation.scenarios import degrade, find_scenario
-from pipelines.evaluation.summaries import HEADLINE
+from pipelines.results.rows import BASELINE, MODEL
+from pipelines.results.summaries import HEADLINE
+from pipelines.scenarios.degraded_pairs import degrade
+from pipelines.scenarios.table import find_scenario
 from pipelines.sources.layouts import Layout
 from pipelines.sources.names import normalise_name
 from pipelines.sources.pictures import encode_png

@@ -10,16 +10,16 @@ from jobs.console import print_line, progress
 from jobs.evaluate.run import chosen_scenes
 from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, workers
-from pipelines.evaluation.degraded_pairs import (
+from pipelines.evaluation.exported_pairs import (
     MANIFEST,
-    cases_of,
     finish_export,
     left_to_export,
     make_pair,
     plan_export,
     write_pair,
 )
-from pipelines.evaluation.scenarios import find_scenario
+from pipelines.scenarios.degraded_pairs import cases_of
+from pipelines.scenarios.table import find_scenario
 
 
 def export_pairs(

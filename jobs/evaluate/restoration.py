@@ -20,7 +20,7 @@ from models.system import Prompted
 from pipelines.bundles.export import fuser_of_checkpoint, read_bundle
 from pipelines.datasets.plan import ShardConfig
 from pipelines.evaluation.measuring import choose_scenes
-from pipelines.evaluation.restoration import (
+from pipelines.probes.prompts import (
     TRIED,
     WINDOW_PX,
     Single,

@@ -23,17 +23,17 @@ from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, Placement
 from jobs.promote.describe import describe_version
 from jobs.scan.run import load_index
-from pipelines.evaluation.degraded_pairs import Case
+from pipelines.evaluation.forecast import forecast_s
 from pipelines.evaluation.measuring import (
     choose_scenes,
-    forecast_s,
     load_measurer,
     measure_case,
     with_instruments,
 )
-from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
-from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
 from pipelines.promotion.lineage import SCENES
+from pipelines.results.rows import BASELINE, MODEL, read_rows, write_rows
+from pipelines.results.summaries import by_dataset, format_datasets, format_table, summarise
+from pipelines.scenarios.degraded_pairs import Case
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable

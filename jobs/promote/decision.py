@@ -18,7 +18,6 @@ from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
 from jobs.promote.describe import describe_version
 from jobs.promote.versions import fetch_evaluation, former_champions, trained_scenes
-from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.promotion.evidence import (
     EVALUATION,
     PARITY,
@@ -32,6 +31,7 @@ from pipelines.promotion.gate import Verdict, best_reference, judge, judge_first
 from pipelines.promotion.history import Event, shortened
 from pipelines.promotion.lineage import SCENES
 from pipelines.promotion.pairing import pairing_refusals
+from pipelines.results.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.sources.index import read_index
 from pipelines.store.files import sha256_of_file
 

@@ -13,7 +13,7 @@ from jobs.config import EvaluateRecipe, PromoteRecipe
 from models.drfusion import config as drfusion
 from models.drfusion.config import Correction, DRFusionConfig, Stage1Config
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
-from pipelines.evaluation.scenarios import Scenario
+from pipelines.scenarios.table import Scenario
 from pipelines.training.config import (
     MultiStepSchedule,
     OptimConfig,

@@ -19,7 +19,7 @@ from models import find_system
 from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
 from pipelines.bundles.fusing import Fusing
 from pipelines.bundles.programs import load_program
-from pipelines.evaluation.rows import MODEL, read_rows
+from pipelines.results.rows import MODEL, read_rows
 
 CPU, CUDA = Placement("cpu"), Placement("cuda")
 

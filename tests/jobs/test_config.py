@@ -18,7 +18,7 @@ from jobs.console import one_line
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
 from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.evaluation.scenarios import Scenario, find_scenario
+from pipelines.scenarios.table import Scenario, find_scenario
 from pipelines.training.config import OptimConfig, TrainingConfig
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}

@@ -14,7 +14,7 @@ from jobs.metrics import __main__ as command
 from jobs.metrics.run import means_of, measure_flicker, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.evaluation.method_folders import find_triples
-from pipelines.evaluation.rows import FLICKER, ScoreName
+from pipelines.results.rows import FLICKER, ScoreName
 
 
 @pytest.fixture

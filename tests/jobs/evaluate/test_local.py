@@ -13,7 +13,7 @@ from jobs.evaluate.export import export_pairs
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import chosen_scenes, evaluate
 from jobs.evaluate.subject import ROWS, Subject
-from pipelines.evaluation.rows import MODEL, read_rows
+from pipelines.results.rows import MODEL, read_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan
 from pipelines.synthetic.pairs import write_scenes

@@ -12,8 +12,8 @@ from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.subject import ROWS
 from jobs.scan.run import scan_folder
-from pipelines.evaluation.rows import MODEL, read_rows
 from pipelines.promotion.lineage import SCENES
+from pipelines.results.rows import MODEL, read_rows
 from pipelines.sources.pictures import encode_png
 from pipelines.synthetic.pairs import write_scenes
 

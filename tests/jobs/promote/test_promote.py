@@ -17,10 +17,10 @@ from jobs.promote import __main__ as command
 from jobs.promote.aliases import move_champion, rollback
 from jobs.promote.decision import promote
 from models.metrics import METRIC_VERSION, METRICS
-from pipelines.evaluation.rows import BASELINE, MODEL, write_rows
 from pipelines.promotion.gate import GateConfig
 from pipelines.promotion.history import Event
 from pipelines.promotion.lineage import SCENES
+from pipelines.results.rows import BASELINE, MODEL, write_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable

@@ -1,8 +1,8 @@
 import pytest
 
 from models.metrics import METRIC_VERSION
-from pipelines.evaluation.rows import Row
-from pipelines.evaluation.summaries import (
+from pipelines.results.rows import Row
+from pipelines.results.summaries import (
     OVERALL,
     by_dataset,
     format_datasets,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.metrics import DIRECTION, METRIC_VERSION
-from pipelines.evaluation.scenarios import Scenario
+from pipelines.scenarios.table import Scenario
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import whole_file
 

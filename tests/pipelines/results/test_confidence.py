@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.evaluation.confidence import mean_interval, mean_intervals
+from pipelines.results.confidence import mean_interval, mean_intervals
 from pipelines.store.seeding import rng_at
 
 

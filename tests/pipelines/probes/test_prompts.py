@@ -12,7 +12,7 @@ from models.lure import SYSTEM
 from models.lure.config import tiny
 from models.lure.fuser import LUREFuser
 from pipelines.datasets.plan import ShardConfig
-from pipelines.evaluation.restoration import (
+from pipelines.probes.prompts import (
     TRIED,
     WINDOW_PX,
     Single,

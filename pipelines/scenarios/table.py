@@ -10,17 +10,15 @@ has the degraded picture as a file, as the camera took it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from degradations.catalogue import IrRanges, Modality, ViRanges
-from degradations.chain import Applied, apply_and_record, draw_chain
 from degradations.noise import GaussianNoiseRanges
 from degradations.operators import is_linear
 from degradations.own import OwnTransforms, check_names
-from pipelines.store.seeding import digest_of, rng_at
+from pipelines.store.seeding import digest_of
 
 Severity = Literal["weak", "medium", "strong"]
 
@@ -63,15 +61,6 @@ class Scenario(BaseModel):
         """The native files that a scene has to have, "vi_low_light" and so on; none unless captured."""
         cameras = (("vi", self.vi), ("ir", self.ir)) if self.captured else ()
         return tuple(f"{camera}_{'+'.join(names)}" for camera, names in cameras if names)
-
-
-class Degraded(NamedTuple):
-    """A degraded pair, uint8 (VI H×W×3, IR H×W×1), and the record of what each camera suffers."""
-
-    vi: np.ndarray
-    ir: np.ndarray
-    vi_chain: tuple[Applied, ...]
-    ir_chain: tuple[Applied, ...]
 
 
 # Measured on the authors' composite files (DRFusion spec, 7); alone their noise is 14 levels.
@@ -179,31 +168,11 @@ def definition_of(scenario: Scenario) -> list[Any]:
     return [scenario.model_dump(mode="json"), scenario.own.address()]
 
 
-def degrade(
-    vi: np.ndarray, ir: np.ndarray, scenario: Scenario, *, seed: int, scene_key: str
-) -> Degraded:
-    """Degrade a pair (uint8, VI H×W×3 and IR H×W×1); a clean camera comes back as an equal copy.
-
-    The pixels depend on (seed, scene_key, scenario, camera) alone: neither order, nor worker, nor
-    what befalls the other camera changes them.
-    """
-    assert not scenario.captured, "its pictures are files: degraded_pairs.degraded_pair reads them"
-    address = (scene_key, scenario.name)
-    vi_lq, vi_chain = _degrade_one(vi, "vi", scenario, rng_at(seed, *address, "vi"))
-    ir_lq, ir_chain = _degrade_one(ir, "ir", scenario, rng_at(seed, *address, "ir"))
-    return Degraded(vi_lq, ir_lq, vi_chain, ir_chain)
-
-
-def _degrade_one(
-    image: np.ndarray, modality: Modality, scenario: Scenario, rng: np.random.Generator
-) -> tuple[np.ndarray, tuple[Applied, ...]]:
-    names = scenario.vi if modality == "vi" else scenario.ir
-    ranges = scenario.vi_ranges if modality == "vi" else scenario.ir_ranges
+def ranges_of(scenario: Scenario, modality: Modality) -> ViRanges | IrRanges:
+    """What a camera's strengths are drawn from: with a severity, ranges of one value each."""
     if scenario.severity:
-        ranges = _fixed(modality, scenario.severity)
-    drawn = draw_chain(modality, names, rng, ranges=ranges, own=scenario.own.of(modality))
-    degraded, chain = apply_and_record(image.astype(np.float32) / 255, modality, drawn)
-    return np.rint(degraded * 255).astype(np.uint8), chain  # H W C
+        return _fixed(modality, scenario.severity)
+    return scenario.vi_ranges if modality == "vi" else scenario.ir_ranges
 
 
 def _fixed(modality: Modality, severity: Severity) -> ViRanges | IrRanges:

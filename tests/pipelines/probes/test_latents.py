@@ -6,31 +6,24 @@ from models.dspfusion import SYSTEM
 from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.probes import (
+from pipelines.probes.latents import (
     Embedded,
-    Picture,
     centroid_accuracy,
-    degraded_pictures,
     embed,
     in_words,
     linear_accuracy,
     map_points,
-    single_scenarios,
-    stored_pictures,
     tell_apart,
 )
-from pipelines.evaluation.scenarios import find_scenario
+from pipelines.probes.pictures import Picture, degraded_pictures, single_scenarios
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 from tests.conftest import tiny_fuser
+from tests.pipelines.probes.test_pictures import CONDITIONS
 
 PROBE = SYSTEM.probe
 assert PROBE is not None
 Published = tuple[DatasetVersion, LocalFolder]
-CONDITIONS = {
-    "ir_clean", "ir_low_contrast", "ir_random_noise", "ir_stripe_noise",
-    "vi_clean", "vi_blur", "vi_random_noise", "vi_low_light",
-}  # fmt: skip
 
 
 def test_accuracy_of_known_vectors() -> None:
@@ -76,25 +69,6 @@ def test_a_linear_probe_tells_what_is_told_within_a_camera() -> None:
 def test_a_condition_of_one_half_is_refused() -> None:
     with pytest.raises(ValueError, match="'rain' needs scenes in both halves"):
         centroid_accuracy(np.eye(3), ["blur", "blur", "rain"], ["a", "b", "c"])
-
-
-def test_pictures_of_scenes_and_of_shards_suffer_the_same(
-    scenes: list[Scene], version_root: Published
-) -> None:
-    version, root = version_root
-    scenarios = single_scenarios(version.config.shard)
-    made = list(degraded_pictures(scenes[:2], scenarios, seed=0))
-    stored = list(stored_pictures(version, root))
-    assert {picture.condition for picture in made} == CONDITIONS
-    assert {picture.condition for picture in stored} == CONDITIONS
-    assert len(made) == 2 * len(CONDITIONS)
-    assert all(picture.condition.startswith(picture.camera) for picture in (*made, *stored))
-
-
-def test_mixed_scenarios_show_both_cameras(scenes: list[Scene]) -> None:
-    mixed = find_scenario("low_light+stripe_noise")
-    pictures = list(degraded_pictures(scenes[:1], [mixed], seed=0))
-    assert [picture.condition for picture in pictures] == ["ir_stripe_noise", "vi_low_light"]
 
 
 def test_embeddings_become_a_map_and_an_accuracy(

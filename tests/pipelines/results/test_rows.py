@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from models.metrics import METRIC_VERSION
-from pipelines.evaluation.rows import Row, read_rows, write_rows
+from pipelines.results.rows import Row, read_rows, write_rows
 
 
 def row(method: str) -> Row:

@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 
 from pipelines.detection.boxes import average_precision
-from pipelines.evaluation.rows import AP, BETTER, DETECTIONS, EXTRAS, REFERENCE, Row
-from pipelines.evaluation.scenarios import TABLE
+from pipelines.results.rows import AP, BETTER, DETECTIONS, EXTRAS, REFERENCE, Row
+from pipelines.scenarios.table import TABLE
 
 OVERALL = "overall"
 HEADLINE: tuple[str, ...] = ("VIF", "Qabf", "MI", "SSIM")

@@ -5,8 +5,7 @@ Legend: P pictures, N of them learned from, T tried, D width of a vector, K cond
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from degradations.catalogue import Modality
-from degradations.own import parts_of
 from models.system import Probe
-from pipelines.datasets.groups import members_of
-from pipelines.datasets.plan import ShardConfig
-from pipelines.datasets.shards import open_shard
-from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade
+from pipelines.probes.pictures import Picture
 from pipelines.sources.pictures import to_tensor
-from pipelines.sources.scenes import Read, Scene, load_pair, read_file
-from pipelines.store.folders import Folder
 
 # Fewer pictures make no map.
 MIN_PICTURES = 8
-_SCENES_OF_A_SHARD = 8
 # Of a number's variance: vectors may be wider than there are pictures.
 _RIDGE = 0.01
 
@@ -45,16 +35,6 @@ class Point(BaseModel):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What one camera saw, uint8 H×W×C; `condition` is the camera and what it suffers."""
-
-    scene: str
-    camera: Modality
-    condition: str
-    image: np.ndarray
-
-
-@dataclass(frozen=True)
 class Embedded:
     """P pictures as vectors, P×D by the probe's names; the first are what a map is drawn of."""
 
@@ -67,41 +47,6 @@ class Embedded:
     def num_conditions(self) -> int:
         """Different conditions among the pictures."""
         return len(set(self.conditions))
-
-
-def single_scenarios(config: ShardConfig) -> list[Scenario]:
-    """Clean, and every degradation of a dataset by itself."""
-    known = config.model_dump(include={"vi_ranges", "ir_ranges"}) | {"own": config.own}
-    vi = [Scenario(name=f"vi_{name}", vi=parts_of(name), **known) for name in config.vi]
-    ir = [Scenario(name=f"ir_{name}", ir=parts_of(name), **known) for name in config.ir]
-    return [CLEAN_SCENARIO, *vi, *ir]
-
-
-def degraded_pictures(
-    scenes: Iterable[Scene], scenarios: Sequence[Scenario], *, seed: int, read: Read = read_file
-) -> Iterator[Picture]:
-    """Degrade each scene in every scenario; a camera that a scenario leaves clean counts once."""
-    for scene in scenes:
-        vi, ir = load_pair(scene, read)
-        for scenario in scenarios:
-            pair = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
-            seen: tuple[tuple[Modality, tuple[str, ...], np.ndarray], ...] = (
-                ("ir", scenario.ir, pair.ir),
-                ("vi", scenario.vi, pair.vi),
-            )
-            for camera, names, image in seen:
-                if names or not (scenario.vi or scenario.ir):
-                    condition = f"{camera}_{'+'.join(names) or 'clean'}"
-                    yield Picture(scene.id, camera, condition, image)
-
-
-def stored_pictures(version: DatasetVersion, root: Folder) -> Iterator[Picture]:
-    """All variants of a few scenes of a dataset's first shard."""
-    with closing(open_shard(root, version.shards[0])) as reader:
-        for scene in sorted(reader.metas)[:_SCENES_OF_A_SHARD]:
-            for member in members_of(version.config.shard):
-                camera: Modality = "vi" if member.startswith("vi") else "ir"
-                yield Picture(scene, camera, member, reader.image(scene, member))
 
 
 def embed(probe: Probe, fuser: nn.Module, pictures: Iterable[Picture]) -> Embedded | None:

@@ -1,4 +1,4 @@
-"""The degraded pair of a scene under a scenario, and pairs exported as files for other programs.
+"""Degraded pairs exported as files for other programs.
 
 An export is a folder:
 
@@ -20,32 +20,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from degradations.catalogue import Modality, find
 from degradations.chain import Applied
-from pipelines.evaluation.scenarios import Degraded, Scenario, definition_of, degrade
+from pipelines.scenarios.degraded_pairs import Case, Degraded, degraded_pair
+from pipelines.scenarios.table import Scenario, definition_of
 from pipelines.sources.pictures import encode_png
-from pipelines.sources.scenes import Read, Scene, load_native, load_pair, read_file
+from pipelines.sources.scenes import Read, read_file
 from pipelines.store.files import write_whole
 
 MANIFEST = "manifest.json"
-
-
-class Case(NamedTuple):
-    """A scene under a scenario: what is measured, kept and resumed at a time."""
-
-    scene: Scene
-    scenario: Scenario
-
-
-class CleanAndDegraded(NamedTuple):
-    """A scene's pair, uint8 VI H×W×3 and IR H×W×1, and what it becomes under a scenario."""
-
-    vi: np.ndarray
-    ir: np.ndarray
-    degraded: Degraded
 
 
 class ExportedPair(BaseModel):
@@ -86,37 +71,6 @@ class Manifest(BaseModel):
     scenarios: dict[str, list[Any]]
     scenes: dict[str, ExportedScene]
     pairs: dict[str, dict[str, ExportedPair]] = {}
-
-
-def cases_of(scenes: Sequence[Scene], scenarios: Sequence[Scenario]) -> list[Case]:
-    """Every scene under every scenario that it can be put under, scene after scene.
-
-    A captured scenario is for scenes that have its native files.
-    """
-    return [
-        Case(scene, scenario)
-        for scene in scenes
-        for scenario in scenarios
-        if {native.member for native in scene.natives}.issuperset(scenario.natives)
-    ]
-
-
-def degraded_pair(case: Case, *, seed: int, read: Read = read_file) -> CleanAndDegraded:
-    """Load a scene and degrade it, or read the native files of a captured scenario.
-
-    Raises ValueError, naming the file, for one that is gone or was changed since the scan.
-    """
-    scene, scenario = case
-    vi, ir = load_pair(scene, read)
-    if not scenario.captured:
-        degraded = degrade(vi, ir, scenario, seed=seed, scene_key=scene.digest)
-        return CleanAndDegraded(vi, ir, degraded)
-    there = {member[:2]: load_native(scene, member, read) for member in scenario.natives}
-    chains = (
-        [Applied(name=name, params={}) for name in each] for each in (scenario.vi, scenario.ir)
-    )
-    captured = Degraded(there.get("vi", vi), there.get("ir", ir), *map(tuple, chains))
-    return CleanAndDegraded(vi, ir, captured)
 
 
 def pixels_digest(degraded: Degraded) -> str:

@@ -1,46 +1,80 @@
+"""The degraded pair: drawn by its address, or captured as a file of the scene."""
+
+from pathlib import Path
+
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 
-from degradations.catalogue import ViRanges, names
+from degradations.catalogue import ViRanges
 from degradations.own import OwnTransforms
-from pipelines.evaluation.scenarios import (
+from pipelines.scenarios.degraded_pairs import cases_of, degrade, degraded_pair
+from pipelines.scenarios.table import (
+    CAPTURED,
     CLEAN_SCENARIO,
     SCENARIOS,
     SEVERITIES,
     Scenario,
-    degrade,
     find_scenario,
-    protocol_of,
 )
+from pipelines.sources.scan import scan
+from pipelines.sources.scenes import Scene
+
+SIZE = (24, 32)
+
+
+def picture(seed: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, channels), dtype=np.uint8)
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> list[Scene]:
+    """Two scenes in DSPFusion's layout; the first has captured pictures of both cameras."""
+    root = tmp_path / "hybrid" / "val"
+    for seed, name in enumerate(("a", "b")):
+        for camera, channels in (("VI", 3), ("IR", 1)):
+            write(root / f"{camera}_enhanced" / f"{name}.png", picture(seed, channels))
+            write(root / camera / f"{name}_Norm.png", picture(seed, channels))
+    write(root / "VI" / "a_LL.png", picture(10, 3))
+    write(root / "IR" / "a_LC.png", picture(11, 1))
+    write(root / "VI" / "b_Rain.png", picture(12, 3))
+    return list(scan(tmp_path / "hybrid", dataset="hybrid").scenes)
+
+
+def test_captured_pictures_are_what_a_method_is_given(scenes: list[Scene]) -> None:
+    cases = {case.scenario.name: case for case in cases_of(scenes, CAPTURED)}
+    assert [*cases] == [
+        "captured_vi_low_light",
+        "captured_ir_low_contrast",
+        "captured_low_light+low_contrast",
+    ]
+    both = degraded_pair(cases["captured_low_light+low_contrast"], seed=0)
+    assert np.array_equal(both.degraded.vi, picture(10, 3)[:, :, ::-1])
+    assert np.array_equal(both.degraded.ir, picture(11, 1))
+    assert np.array_equal(both.vi, picture(0, 3)[:, :, ::-1])
+    assert [applied.name for applied in both.degraded.vi_chain] == ["low_light"]
+    one = degraded_pair(cases["captured_vi_low_light"], seed=0)
+    assert np.array_equal(one.degraded.ir, picture(0, 1))
+
+
+def test_what_a_program_made_is_not_captured(scenes: list[Scene]) -> None:
+    made = [native.member for native in scenes[1].natives]
+    assert "vi_rain" in made
+    assert cases_of(scenes[1:], CAPTURED) == []
+    with pytest.raises(ValueError, match="name what a camera suffers"):
+        Scenario(name="none", captured=True)
 
 
 def pair(height: int = 32, width: int = 40) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(7)
     vi = rng.integers(40, 200, (height, width, 3), dtype=np.uint8)
     return vi, rng.integers(40, 200, (height, width, 1), dtype=np.uint8)
-
-
-def test_names_are_unique_and_found() -> None:
-    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert all(find_scenario(scenario.name) is scenario for scenario in SCENARIOS)
-
-
-def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'LL_SN'.*clean.*low_light\+stripe_noise"):
-        find_scenario("LL_SN")
-
-
-def test_the_papers_four_mixtures_are_there() -> None:
-    mixed = {s.name for s in SCENARIOS if s.vi in [("low_light",), ("rain",)] and s.ir}
-    assert mixed == {
-        f"{vi}+{ir}" for vi in ("low_light", "rain") for ir in ("low_contrast", "stripe_noise")
-    }
-
-
-def test_every_degradation_of_the_catalogue_is_measured_alone() -> None:
-    assert {s.vi for s in SCENARIOS if not s.ir} == {(), *((name,) for name in names("vi"))}
-    assert {s.ir for s in SCENARIOS if not s.vi} == {(), *((name,) for name in names("ir"))}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -139,17 +173,3 @@ def test_a_scenario_of_ones_own() -> None:
     assert not scenario.is_linear
     with pytest.raises(ValueError, match="no degradation 'motion'"):
         Scenario(name="shaken", ir=("motion",), own=scenario.own)
-
-
-def test_rows_of_a_name_with_another_meaning_have_another_protocol() -> None:
-    mine, other = (Scenario(name="mine", vi=(name,)) for name in ("blur", "rain"))
-    assert (
-        protocol_of(find_scenario("vi_blur@weak"), "p") == protocol_of(CLEAN_SCENARIO, "p") == "p"
-    )
-    assert len({"p", *(protocol_of(one, "p") for one in (mine, other))}) == 3
-    assert protocol_of(mine, "p") == protocol_of(mine.model_copy(), "p") != protocol_of(mine, "q")
-
-
-def test_single_degradations_have_three_severities() -> None:
-    assert len(SEVERITIES) == 27
-    assert all(find_scenario(scenario.name) is scenario for scenario in SEVERITIES)
