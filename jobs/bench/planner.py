@@ -34,7 +34,8 @@ from jobs.scan.run import load_index
 from pipelines.datasets.forecast import SceneCost, calibrate, forecast
 from pipelines.datasets.index import write_rows
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
-from pipelines.datasets.shards import ShardInfo, marker_of, tar_of, write_shard
+from pipelines.datasets.shards.markers import ShardInfo, marker_of, tar_of
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import manifest_of, publish_version, split_reuse
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import write_whole

@@ -20,7 +20,7 @@ from pipelines.batches.prefetch import prefetch
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.index import index_of
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.datasets.shards import ShardInfo
+from pipelines.datasets.shards.markers import ShardInfo
 from pipelines.datasets.versions import (
     DatasetVersion,
     digest_of_contents,

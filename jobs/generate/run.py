@@ -27,13 +27,8 @@ from pipelines.datasets.forecast import (
 )
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import DatasetConfig, Earlier, ShardPlan, plan_shards
-from pipelines.datasets.shards import (
-    BadSourcesError,
-    ShardInfo,
-    WrittenShard,
-    libraries,
-    try_shard,
-)
+from pipelines.datasets.shards.markers import ShardInfo
+from pipelines.datasets.shards.writing import BadSourcesError, WrittenShard, libraries, try_shard
 from pipelines.datasets.under_way import HEARTBEAT_S, announced
 from pipelines.datasets.verify import remake_scenes, verify_version
 from pipelines.datasets.versions import (

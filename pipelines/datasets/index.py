@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from degradations.catalogue import CLEAN
+from pipelines.datasets.shards.sample import SampleMeta
 from pipelines.store.folders import Folder
 from pipelines.store.names import check_name
-
-if TYPE_CHECKING:
-    from pipelines.datasets.shards import SampleMeta
 
 _NAMES = pa.list_(pa.string())
 _SCHEMA = pa.schema(

@@ -22,7 +22,7 @@ from pipelines.datasets.plan import (
     ShardConfig,
     ShardPlan,
 )
-from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
+from pipelines.datasets.shards.markers import SHARDS, ShardInfo, find_shards
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import TEMPORARY

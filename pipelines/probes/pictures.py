@@ -15,7 +15,7 @@ from degradations.catalogue import Modality
 from degradations.own import parts_of
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import ShardConfig
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.scenarios.degraded_pairs import degrade
 from pipelines.scenarios.table import CLEAN_SCENARIO, Scenario

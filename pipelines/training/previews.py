@@ -23,7 +23,7 @@ from degradations.own import parts_of
 from models import system_of
 from models.system import Weights
 from pipelines.datasets.plan import ShardConfig
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.scenarios.degraded_pairs import degrade
 from pipelines.scenarios.hints import Chain, hints_of

@@ -31,8 +31,9 @@ from jobs.scan import __main__ as scan
 from jobs.train import __main__ as train
 from models.dspfusion.config import tiny
 from pipelines.bundles.export import read_bundle
-from pipelines.datasets.row_strips import encode_strips
-from pipelines.datasets.shards import ShardInfo, ShardReader, tar_of
+from pipelines.datasets.shards.markers import ShardInfo, tar_of
+from pipelines.datasets.shards.reading import ShardReader
+from pipelines.datasets.shards.row_strips import encode_strips
 from pipelines.datasets.versions import DatasetVersion, read_version
 from pipelines.sources.pictures import decode_vi, encode_png
 from pipelines.store.files import sha256_of_file

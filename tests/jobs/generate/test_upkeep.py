@@ -20,7 +20,7 @@ from jobs.scan.run import scan_folder
 from jobs.train import run as training
 from jobs.train.inputs import find_sources
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.datasets.shards import BadSourcesError
+from pipelines.datasets.shards.writing import BadSourcesError
 from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of, retire_version
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import ScanResult

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets.index import count_by_shard, index_of, read_rows, rows_of
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.sources.scenes import Scene

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.datasets.plan import DatasetConfig, plan_shards
-from pipelines.datasets.shards import write_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,

@@ -12,11 +12,11 @@ import webdataset as wds
 
 from pipelines.batches.samplers import GroupSample
 from pipelines.batches.stream import ShardBatches
-from pipelines.datasets import webdataset_stages
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards import webdataset_stages
+from pipelines.datasets.shards.reading import open_shard
+from pipelines.datasets.shards.webdataset_stages import contrastive_groups, decode_picture
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.datasets.webdataset_stages import contrastive_groups, decode_picture
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version

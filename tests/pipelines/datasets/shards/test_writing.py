@@ -1,5 +1,4 @@
 import hashlib
-import io
 import json
 import pickle
 from pathlib import Path
@@ -7,31 +6,18 @@ from pathlib import Path
 import albumentations as A
 import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
 import webdataset as wds
 
 from degradations.chain import apply_chain
 from degradations.own import OwnTransforms
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardSpec, plan_shards
-from pipelines.datasets.shards import (
-    BadSourcesError,
-    ShardReader,
-    WrittenShard,
-    find_shard,
-    open_shard,
-    try_shard,
-    write_shard,
-)
+from pipelines.datasets.shards.reading import ShardReader
+from pipelines.datasets.shards.writing import BadSourcesError, WrittenShard, try_shard, write_shard
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene, load_native, load_pair
 from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
-
-
-@pytest.fixture
-def spec(config: DatasetConfig, scenes: list[Scene]) -> ShardSpec:
-    return plan_shards(config, scenes)[0]
 
 
 def test_same_spec_same_bytes(spec: ShardSpec, tmp_path: Path) -> None:
@@ -102,22 +88,6 @@ def test_own_transforms_and_compositions_are_variants(
     reader.close()
 
 
-def test_strips_hold_the_pixels_of_pngs_and_give_rows(spec: ShardSpec, tmp_path: Path) -> None:
-    png = spec.model_copy(update={"config": spec.config.model_copy(update={"image_codec": "png"})})
-    assert png.name != spec.name
-    write_shard(spec, LocalFolder(tmp_path))
-    write_shard(png, LocalFolder(tmp_path))
-    whole, cut = (ShardReader.open(tmp_path / "shards" / f"{one.name}.tar") for one in (png, spec))
-    scene = spec.scenes[0].id
-    for member in ("vi_gt", "ir_clean", "vi_blur", "ir_stripe_noise"):
-        image = whole.image(scene, member)
-        assert np.array_equal(cut.image(scene, member), image)
-        for rows in ((0, 64), (0, 1), (31, 33), (40, 64), (10, 90)):
-            for reader in (whole, cut):
-                part = reader.image(scene, member, rows=rows)
-                assert np.array_equal(part, image[slice(*rows)])
-
-
 def test_groups_hold_together(spec: ShardSpec, tmp_path: Path) -> None:
     write_shard(spec, LocalFolder(tmp_path))
     reader = ShardReader.open(tmp_path / "shards" / f"{spec.name}.tar")
@@ -154,37 +124,6 @@ def test_pixels_do_not_depend_on_the_shard(
     assert np.array_equal(*images)
 
 
-def plain_array(data: bytes) -> np.ndarray:
-    """How anybody reads an `.npy.zst`."""
-    return np.load(io.BytesIO(pa.input_stream(pa.BufferReader(data), compression="zstd").read()))
-
-
-def test_a_plain_webdataset_reader_can_read_it(spec: ShardSpec, tmp_path: Path) -> None:
-    png = spec.model_copy(update={"config": spec.config.model_copy(update={"image_codec": "png"})})
-    for one in (spec, png):
-        write_shard(one, LocalFolder(tmp_path))
-    vi, _ = load_pair(spec.scenes[0])
-    urls = [str(tmp_path / "shards" / f"{one.name}.tar") for one in (spec, png)]
-    arrays = wds.WebDataset(urls[0], shardshuffle=False).map_dict(**{"vi_gt.npy.zst": plain_array})
-    pictures = wds.WebDataset(urls[1], shardshuffle=False).decode("rgb8", only="vi_gt.png")
-    for dataset, field in ((arrays, "vi_gt.npy.zst"), (pictures, "vi_gt.png")):
-        samples = list(dataset)
-        assert [sample["__key__"] for sample in samples] == [scene.id for scene in spec.scenes]
-        assert np.array_equal(samples[0][field], vi)
-
-
-def test_half_a_shard_is_never_whole(spec: ShardSpec, tmp_path: Path) -> None:
-    info = write_shard(spec, LocalFolder(tmp_path)).info
-    tar = tmp_path / "shards" / f"{spec.name}.tar"
-    whole = tar.read_bytes()
-    tar.write_bytes(whole[: len(whole) // 2])
-    assert find_shard(LocalFolder(tmp_path), spec.name) is None
-    with pytest.raises(ValueError, match="damaged"):
-        open_shard(LocalFolder(tmp_path), info)
-    write_shard(spec, LocalFolder(tmp_path))
-    assert tar.read_bytes() == whole
-
-
 def test_a_failure_leaves_nothing_behind(spec: ShardSpec, tmp_path: Path) -> None:
     broken = spec.scenes[-1].model_copy(update={"vi_sha256": "0" * 64})
     bad = spec.model_copy(update={"scenes": (*spec.scenes[:-1], broken)})
@@ -208,12 +147,6 @@ def test_all_bad_sources_of_a_shard_are_named_at_once(spec: ShardSpec, tmp_path:
     assert (str(travelled), travelled.refused) == (str(error), error.refused)
     written = try_shard(spec, LocalFolder(tmp_path))
     assert isinstance(written, WrittenShard)
-
-
-def test_not_a_tar(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((8, 8), np.uint8))
-    with pytest.raises(ValueError, match="not a readable shard"):
-        ShardReader.open(tmp_path / "x.png")
 
 
 def hybrid_scenes(folder: Path) -> list[Scene]:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import zstandard
 
-from pipelines.datasets.row_strips import decode_rows, encode_strips
+from pipelines.datasets.shards.row_strips import decode_rows, encode_strips
 
 
 def pictures(height: int, channels: int) -> dict[str, np.ndarray]:
