@@ -12,7 +12,7 @@ import pytest
 from degradations import catalogue
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
-from infra.storage import S3Folder
+from infra.storage.folder import S3Folder
 from pipelines.datasets.groups import draw_groups
 from pipelines.datasets.plan import SCHEMA_VERSION, DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards.row_strips import encode_strips
