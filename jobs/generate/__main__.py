@@ -95,7 +95,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
-    from jobs.generate.run import dry_run
+    from jobs.generate.dry_run import dry_run
     from pipelines.datasets.forecast import ClusterSize
 
     dry_run(
@@ -112,7 +112,7 @@ def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Name
 
 def _verify(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.generate.run import verify
+    from jobs.generate.upkeep import verify
 
     verify(arguments.version, read_settings(work=arguments.work), remake=arguments.remake)
 
@@ -153,7 +153,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _collect_garbage(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.console import print_line
-    from jobs.generate.run import collect_garbage
+    from jobs.generate.upkeep import collect_garbage
 
     settings = read_settings(work=arguments.work)
     found = collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)

@@ -13,7 +13,8 @@ import pytest
 from infra.settings import Settings
 from jobs.config import EvaluateRecipe, find_recipe, override, shrink_training
 from jobs.evaluate.run import evaluate
-from jobs.generate.run import collect_garbage, generate, named, verify
+from jobs.generate.run import generate, named
+from jobs.generate.upkeep import collect_garbage, verify
 from jobs.locations import open_datasets, open_folder, source_reader
 from jobs.recipes import DATASETS, TRAINING
 from jobs.scan.run import scan_folder

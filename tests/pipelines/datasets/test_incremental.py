@@ -13,6 +13,7 @@ from degradations import catalogue
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
 from infra.storage.folder import S3Folder
+from pipelines.datasets.garbage import delete_garbage, find_garbage
 from pipelines.datasets.groups import draw_groups
 from pipelines.datasets.plan import SCHEMA_VERSION, DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards.row_strips import encode_strips
@@ -20,9 +21,7 @@ from pipelines.datasets.shards.writing import WrittenShard, write_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
-    delete_garbage,
     earlier_of,
-    find_garbage,
     find_version,
     list_versions,
     retire_version,
