@@ -16,7 +16,7 @@ from jobs.recipes import DATASETS, EVALUATION, PRETRAINING, TRAINING
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from jobs.config import PretrainRecipe
+    from jobs.recipes.kinds import PretrainRecipe
     from jobs.train.run import Trained
 
 ROWS = "evaluation.parquet"

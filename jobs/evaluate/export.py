@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.console import print_line, progress
 from jobs.evaluate.run import chosen_scenes
 from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, workers
+from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.evaluation.exported_pairs import (
     MANIFEST,
     finish_export,

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.learned_scores import load_scores
 from infra.settings import Settings, code_commit
-from jobs.config import EvaluateRecipe
 from jobs.console import duration, print_line, progress
 from jobs.evaluate.report import log_report, loss_curves, overall_means, write_page
 from jobs.evaluate.subject import PARTS, ROWS, Evaluation, Parts, Subject, check_subject
@@ -22,6 +21,7 @@ from jobs.fuse.run import bundle_of, resolve_model
 from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, Placement
 from jobs.promote.describe import describe_version
+from jobs.recipes.kinds import EvaluateRecipe
 from jobs.scan.run import load_index
 from pipelines.evaluation.forecast import forecast_s
 from pipelines.evaluation.measuring import (

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from infra.settings import REPOSITORY, Settings
-from jobs.config import EvaluateRecipe
 from jobs.console import print_line
 from jobs.evaluate.extras import extras_of
 from jobs.placement import Placement, Workers, workers
+from jobs.recipes.kinds import EvaluateRecipe
 from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit, who_runs
-from jobs.config import PromoteRecipe
 from jobs.console import print_facts, print_line
 from jobs.evaluate.run import OPTIONS
 from jobs.evaluate.subject import ROWS
@@ -18,6 +17,7 @@ from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
 from jobs.promote.describe import describe_version
 from jobs.promote.versions import fetch_evaluation, former_champions, trained_scenes
+from jobs.recipes.kinds import PromoteRecipe
 from pipelines.promotion.evidence import (
     EVALUATION,
     PARITY,

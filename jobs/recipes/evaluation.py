@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from jobs.config import EvaluateRecipe, PromoteRecipe
+from jobs.recipes.kinds import EvaluateRecipe, PromoteRecipe
 from pipelines.evaluation.baselines import Baseline
 from pipelines.promotion.gate import GateConfig
 from pipelines.scenarios.table import CAPTURED, SCENARIOS, SEVERITIES

@@ -120,7 +120,7 @@ def _log_map(
         path = Path(scratch) / MAP
         found = write_map(path, checkpoint, planned.version, planned.sources.unseen, settings)
         if path.exists():
-            tracking.log_file(client, run_id, path)
+            client.log_artifact(run_id, str(path))
     # A restarted driver comes here again, and MLflow keeps both values of a metric.
     logged = tracking.run_metrics_of(client, run_id, prefix="")
     if found and not found.keys() <= logged.keys():

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import FuseTask, fuse_folders
 from jobs.placement import Placement
+from jobs.recipes.kinds import EvaluateRecipe
 from models import find_system
 from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
 from pipelines.bundles.fusing import Fusing

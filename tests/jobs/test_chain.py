@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chain import main, read_steps
+from jobs.chain import main
+from jobs.commands import read_steps
 
 
 def chain(monkeypatch: pytest.MonkeyPatch, words: str) -> int:

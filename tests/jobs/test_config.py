@@ -6,7 +6,6 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from jobs.config import (
-    EvaluateRecipe,
     describe_settings,
     find_recipe,
     override,
@@ -16,6 +15,7 @@ from jobs.config import (
 )
 from jobs.console import one_line
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
+from jobs.recipes.kinds import EvaluateRecipe
 from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.scenarios.table import Scenario, find_scenario

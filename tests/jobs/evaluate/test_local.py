@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.evaluate.export import export_pairs
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import chosen_scenes, evaluate
 from jobs.evaluate.subject import ROWS, Subject
+from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.results.rows import MODEL, read_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.subject import ROWS
+from jobs.recipes.kinds import EvaluateRecipe
 from jobs.scan.run import scan_folder
 from pipelines.promotion.lineage import SCENES
 from pipelines.results.rows import MODEL, read_rows

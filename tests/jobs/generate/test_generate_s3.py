@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe, find_recipe, override, shrink_training
+from jobs.config import find_recipe, override, shrink_training
 from jobs.evaluate.run import evaluate
 from jobs.generate.run import generate, named
 from jobs.generate.upkeep import collect_garbage, verify
 from jobs.locations import open_datasets, open_folder, source_reader
 from jobs.recipes import DATASETS, TRAINING
+from jobs.recipes.kinds import EvaluateRecipe
 from jobs.scan.run import scan_folder
 from jobs.train.local import train_local
 from pipelines.datasets.versions import DatasetVersion

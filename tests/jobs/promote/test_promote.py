@@ -12,10 +12,10 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.config import PromoteRecipe
 from jobs.promote import __main__ as command
 from jobs.promote.aliases import move_champion, rollback
 from jobs.promote.decision import promote
+from jobs.recipes.kinds import PromoteRecipe
 from models.metrics import METRIC_VERSION, METRICS
 from pipelines.promotion.gate import GateConfig
 from pipelines.promotion.history import Event

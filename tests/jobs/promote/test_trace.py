@@ -12,10 +12,10 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.config import PromoteRecipe
 from jobs.promote import __main__ as command
 from jobs.promote.decision import promote
 from jobs.promote.trace import trace
+from jobs.recipes.kinds import PromoteRecipe
 from pipelines.promotion.lineage import broken
 from tests.jobs.conftest import FirstDemo
 
