@@ -26,7 +26,7 @@ def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
     if scheme != "s3":
         raise ValueError(f"{uri}: give a path or s3://bucket/prefix")
     from infra.storage.client import check_answers, split_uri
-    from infra.storage.folder import S3Folder
+    from infra.storage.s3_folder import S3Folder
 
     split_uri(uri)
     check_answers(settings.s3_endpoint_url)
@@ -68,7 +68,7 @@ def open_sources(uri: str, settings: Settings) -> SourcePath:
     folder = open_folder(uri, settings)
     if isinstance(folder, LocalFolder):
         return folder.path
-    from infra.storage.folder import S3Entry
+    from infra.storage.s3_folder import S3Entry
 
     names = {
         entry.name: f"{entry.num_bytes}-{entry.etag}" if isinstance(entry, S3Entry) else ""

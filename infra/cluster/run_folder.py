@@ -21,7 +21,7 @@ from ray.train import Checkpoint
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infra.storage.client import connection_of, split_uri
-from infra.storage.folder import S3Folder
+from infra.storage.s3_folder import S3Folder
 
 # Ray Train's own names.
 _LIST = "checkpoint_manager_snapshot.json"

@@ -21,8 +21,8 @@ from pipelines.evaluation.measuring import (
     make_example,
     steps_means,
 )
+from pipelines.probes.known_pictures import degraded_pictures
 from pipelines.probes.latents import Embedded, embed, in_words, map_points, tell_apart
-from pipelines.probes.pictures import degraded_pictures
 from pipelines.promotion.gate import GateConfig
 from pipelines.reports.evaluation_report import EvaluationPage, write_report
 from pipelines.results.rows import BASELINE, MODEL, Row, read_rows

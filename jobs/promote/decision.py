@@ -30,7 +30,7 @@ from pipelines.promotion.evidence import (
 from pipelines.promotion.gate import Verdict, best_reference, judge, judge_first
 from pipelines.promotion.history import Event, shortened
 from pipelines.promotion.lineage import SCENES
-from pipelines.promotion.pairing import pairing_refusals
+from pipelines.promotion.paired_rows import pairing_refusals
 from pipelines.results.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.sources.index import read_index
 from pipelines.store.files import sha256_of_file

@@ -19,7 +19,7 @@ from models import system_of
 from pipelines.bundles.degradation_types import types_of_pictures
 from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
 from pipelines.datasets.versions import manifest_of
-from pipelines.probes.pictures import stored_pictures
+from pipelines.probes.known_pictures import stored_pictures
 from pipelines.promotion.evidence import bundle_evidence
 from pipelines.promotion.lineage import CHECKPOINT, FOLDER, INPUTS, SCENES
 from pipelines.sources.index import write_index

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.datasets.index import index_of, publish_index
+from pipelines.datasets.group_index import index_of, publish_index
 from pipelines.datasets.plan import (
     CodeVersions,
     DatasetConfig,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from models.system import Probe
-from pipelines.probes.pictures import Picture
+from pipelines.probes.known_pictures import Picture
 from pipelines.sources.pictures import to_tensor
 
 # Fewer pictures make no map.

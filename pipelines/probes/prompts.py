@@ -19,7 +19,7 @@ from degradations.operators import task_names
 from models.metrics import measure_restored
 from models.system import Prompted
 from pipelines.datasets.plan import ShardConfig
-from pipelines.probes.pictures import single_scenarios
+from pipelines.probes.known_pictures import single_scenarios
 from pipelines.scenarios.degraded_pairs import degrade
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scenes import Read, Scene, load_native, load_picture, read_file

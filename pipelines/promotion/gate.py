@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
-from pipelines.promotion.pairing import Rows, key_of, pairing_refusals
+from pipelines.promotion.paired_rows import Rows, key_of, pairing_refusals
 from pipelines.results.confidence import mean_intervals
 from pipelines.results.summaries import OVERALL, in_table_order
 from pipelines.store.seeding import rng_at

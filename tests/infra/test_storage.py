@@ -17,7 +17,7 @@ import pytest
 
 from infra.storage import client
 from infra.storage.client import read_object, split_uri
-from infra.storage.folder import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.store.folders import Folder, LocalFolder
 from tests.faulty_proxy import FaultyProxy, proxied
 from tests.s3_servers import KEYS, RadosGateway, make_bucket
@@ -152,7 +152,7 @@ def test_a_large_file_goes_up_in_parts_and_a_dead_upload_is_seen_and_swept(
     script = (
         "import os, signal, sys, threading\n"
         "from pathlib import Path\n"
-        "from infra.storage.folder import S3Folder\n"
+        "from infra.storage.s3_folder import S3Folder\n"
         "folder = S3Folder(sys.argv[1], sys.argv[2], None)\n"
         "at = folder._at('s/half.tar')\n"
         "upload = folder._client.create_multipart_upload(**at)['UploadId']\n"

@@ -19,7 +19,7 @@ from io import BufferedRandom
 import webdataset as wds
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.datasets.index import write_rows
+from pipelines.datasets.group_index import write_group_rows
 from pipelines.datasets.plan import ShardSpec
 from pipelines.datasets.shards.markers import ShardInfo, find_shard, marker_of, read_marker, tar_of
 from pipelines.datasets.shards.picture_codecs import CODECS
@@ -85,7 +85,7 @@ def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> Writte
             copied = spec.older.libraries if spec.older and older else ()
             info = _describe(spec.name, stream, metas, {*libraries(), *copied})
             info = _find_marker(root, info) or info
-        write_rows(root, spec.name, metas)
+        write_group_rows(root, spec.name, metas)
         root.write_once(marker_of(spec.name), info.model_dump_json().encode())
     return WrittenShard(
         info=info,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from infra.storage.folder import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.batches import open_shards
 from pipelines.batches.open_shards import OpenShards
 from pipelines.batches.stream import ShardBatches

@@ -12,7 +12,7 @@ import pytest
 from degradations import catalogue
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
-from infra.storage.folder import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.datasets.garbage import delete_garbage, find_garbage
 from pipelines.datasets.groups import draw_groups
 from pipelines.datasets.plan import SCHEMA_VERSION, DatasetConfig, ShardPlan, plan_shards

@@ -6,6 +6,7 @@ from models.dspfusion import SYSTEM
 from models.dspfusion.config import tiny
 from models.dspfusion.fuser import DSPFusionFuser
 from pipelines.datasets.versions import DatasetVersion
+from pipelines.probes.known_pictures import Picture, degraded_pictures, single_scenarios
 from pipelines.probes.latents import (
     Embedded,
     centroid_accuracy,
@@ -15,11 +16,10 @@ from pipelines.probes.latents import (
     map_points,
     tell_apart,
 )
-from pipelines.probes.pictures import Picture, degraded_pictures, single_scenarios
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 from tests.conftest import tiny_fuser
-from tests.pipelines.probes.test_pictures import CONDITIONS
+from tests.pipelines.probes.test_known_pictures import CONDITIONS
 
 PROBE = SYSTEM.probe
 assert PROBE is not None

@@ -1,5 +1,5 @@
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.probes.pictures import degraded_pictures, single_scenarios, stored_pictures
+from pipelines.probes.known_pictures import degraded_pictures, single_scenarios, stored_pictures
 from pipelines.scenarios.table import find_scenario
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder

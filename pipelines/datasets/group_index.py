@@ -60,7 +60,7 @@ def pictures_of(meta: SampleMeta) -> list[str]:
     return pictures
 
 
-def write_rows(root: Folder, shard: str, metas: Iterable[SampleMeta]) -> None:
+def write_group_rows(root: Folder, shard: str, metas: Iterable[SampleMeta]) -> None:
     """Write the rows of a shard beside it; before its marker, which says that all is there."""
     root.replace(_rows_at(shard), _to_parquet(rows_of(metas)))
 
@@ -72,7 +72,7 @@ def publish_index(root: Folder, version: str, shards: Sequence[str]) -> None:
     root.replace(index_of(version), _to_parquet(pa.concat_tables(parts)))
 
 
-def read_rows(root: Folder, version: str, columns: Sequence[str] = ()) -> pa.Table:
+def read_group_rows(root: Folder, version: str, columns: Sequence[str] = ()) -> pa.Table:
     """Read some columns of a version's index, or all. Raises ValueError when it is absent or not one."""
     name = index_of(version)
     try:
