@@ -11,6 +11,7 @@ import torch
 
 from infra.settings import Settings
 from jobs.evaluate.run import evaluate
+from jobs.evaluate.scenes import SceneChoice
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import FuseTask, fuse_folders
 from jobs.placement import Placement
@@ -79,7 +80,7 @@ def test_an_evaluation_measures_as_on_the_cpu(bundle: Path, settings: Settings, 
             recipe,
             own,
             model=str(bundle),
-            scenes=str(work / "scenes" / "rendered.parquet"),
+            scenes=SceneChoice(str(work / "scenes" / "rendered.parquet")),
             placement=placement,
             local=True,
         )
