@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from jobs.command_line import Command, Verb, run_command
+from jobs.command_line import Command, Verb
 from jobs.commands import THEN, read_steps
 
 
@@ -76,10 +76,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

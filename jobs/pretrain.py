@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, add_address, add_work, run_command
+from jobs.command_line import Command, Verb, add_address, add_work
 from jobs.recipes import DATASETS, EVALUATION, PRETRAINING, TRAINING
 
 if TYPE_CHECKING:
@@ -107,10 +107,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

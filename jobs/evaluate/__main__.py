@@ -29,7 +29,6 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
-    run_command,
     whole_number,
 )
 from jobs.placement import add_placement, placement_of
@@ -213,10 +212,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

@@ -25,7 +25,6 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
-    run_command,
     whole_number,
 )
 from jobs.recipes import DATASETS, TRAINING
@@ -287,10 +286,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

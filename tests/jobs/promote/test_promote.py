@@ -281,7 +281,7 @@ def run(module: Any, words: list[str], settings: Settings) -> int:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(sys, "argv", ["job", *words, "--work", str(settings.work)])
         with pytest.raises(SystemExit) as ended:
-            module.main()
+            module.COMMAND.run()
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
