@@ -173,7 +173,7 @@ def test_every_setting_is_documented(name: str) -> None:
 
 
 _OWN = """
-from jobs.config import EvaluateRecipe
+from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.datasets.plan import DatasetConfig
 from jobs.recipes.datasets import small
 
