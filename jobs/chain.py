@@ -14,21 +14,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from jobs.command_line import Command, Verb, run_command
-from jobs.commands import words_of
-
-_THEN = "then"
-
-
-def read_steps(words: Sequence[str]) -> list[list[str]]:
-    """The steps' words. Raises ValueError for a step that is none of our commands, or that is empty."""
-    steps: list[list[str]] = [[]]
-    for word in words[1:] if words[:1] == ["--"] else words:
-        if word == _THEN:
-            steps.append([])
-        else:
-            steps[-1].append(word)
-    return [words_of(step, besides=("submit", "chain")) for step in steps]
+from jobs.command_line import Command, Verb
+from jobs.commands import THEN, read_steps
 
 
 def _chain(arguments: argparse.Namespace) -> None:
@@ -74,7 +61,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "steps",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
-        help=f"a command and its arguments; the word {_THEN!r} stands between two",
+        help=f"a command and its arguments; the word {THEN!r} stands between two",
     )
 
 
@@ -89,10 +76,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

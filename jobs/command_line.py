@@ -44,6 +44,35 @@ class Command:
     default: Verb | None = None
     verbs: Mapping[str, Verb] = field(default_factory=dict)
 
+    def run(self) -> NoReturn:
+        """Run on this process's words; a person's mistake is one line and exit status 2.
+
+        A signal that ends it (Ctrl-C, SIGTERM, SIGHUP) is one line that says how to resume, and 130.
+        """
+        arguments = parse_words(self, sys.argv[1:])
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _interrupt)
+        try:
+            from infra.settings import let_idle_threads_sleep
+
+            let_idle_threads_sleep()
+            arguments.run(arguments)
+        except KeyboardInterrupt:
+            from infra.logs import log_warning
+
+            same = shlex.join(["python", "-m", f"jobs.{self.name}", *sys.argv[1:]])
+            log_warning(f"interrupted; what is done is kept, and the same command resumes: {same}")
+            sys.exit(130)
+        except (ValueError, OSError) as error:
+            if arguments.debug:
+                raise
+            from jobs.console import print_error
+
+            print_error(error)
+            sys.exit(2)
+        sys.exit(0)
+
 
 def parse_words(command: Command, words: Sequence[str]) -> argparse.Namespace:
     """Parse what follows `python -m jobs.NAME`; a usage error ends the process with status 2.
@@ -74,36 +103,6 @@ def parse_words(command: Command, words: Sequence[str]) -> argparse.Namespace:
         return parser.parse_args(words, argparse.Namespace(verb=None))
     except argparse.ArgumentError as error:
         return parser.exit(2, f"error: {error}; see python -m jobs.{command.name} --help\n")
-
-
-def run_command(command: Command) -> NoReturn:
-    """Run a command on this process's words; a person's mistake is one line and exit status 2.
-
-    A signal that ends it (Ctrl-C, SIGTERM, SIGHUP) is one line that says how to resume, and 130.
-    """
-    arguments = parse_words(command, sys.argv[1:])
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _interrupt)
-    try:
-        from infra.settings import let_idle_threads_sleep
-
-        let_idle_threads_sleep()
-        arguments.run(arguments)
-    except KeyboardInterrupt:
-        from infra.logs import log_warning
-
-        same = shlex.join(["python", "-m", f"jobs.{command.name}", *sys.argv[1:]])
-        log_warning(f"interrupted; what is done is kept, and the same command resumes: {same}")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        if arguments.debug:
-            raise
-        from jobs.console import print_error
-
-        print_error(error)
-        sys.exit(2)
-    sys.exit(0)
 
 
 def _interrupt(*_: object) -> None:

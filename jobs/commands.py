@@ -11,6 +11,8 @@ from jobs.command_line import Command
 from pipelines.store.names import nearest
 
 _FOLDER = Path(__file__).parent
+# Stands between two commands of a chain.
+THEN = "then"
 
 
 def command_names() -> list[str]:
@@ -51,3 +53,17 @@ def words_of(command: Sequence[str], *, besides: Sequence[str] = ("submit",)) ->
         hint = nearest(given, known)
         raise ValueError(f"no command {given!r}{hint}; there are: {', '.join(known)}")
     return words
+
+
+def read_steps(words: Sequence[str]) -> list[list[str]]:
+    """The words of each step of a chain.
+
+    Raises ValueError for a step that is none of our commands, or that is empty.
+    """
+    steps: list[list[str]] = [[]]
+    for word in words[1:] if words[:1] == ["--"] else words:
+        if word == THEN:
+            steps.append([])
+        else:
+            steps[-1].append(word)
+    return [words_of(step, besides=("submit", "chain")) for step in steps]

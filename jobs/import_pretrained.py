@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, add_work, options_again, run_command
+from jobs.command_line import Command, Verb, add_work, options_again
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -76,10 +76,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

@@ -25,7 +25,8 @@ def open_folder(uri: str, settings: Settings, *, cached: bool = True) -> Folder:
         return LocalFolder(Path(uri).resolve())
     if scheme != "s3":
         raise ValueError(f"{uri}: give a path or s3://bucket/prefix")
-    from infra.storage import S3Folder, check_answers, split_uri
+    from infra.storage.client import check_answers, split_uri
+    from infra.storage.s3_folder import S3Folder
 
     split_uri(uri)
     check_answers(settings.s3_endpoint_url)
@@ -67,7 +68,7 @@ def open_sources(uri: str, settings: Settings) -> SourcePath:
     folder = open_folder(uri, settings)
     if isinstance(folder, LocalFolder):
         return folder.path
-    from infra.storage import S3Entry
+    from infra.storage.s3_folder import S3Entry
 
     names = {
         entry.name: f"{entry.num_bytes}-{entry.etag}" if isinstance(entry, S3Entry) else ""
@@ -87,7 +88,7 @@ def read_source(uri: str, *, endpoint_url: str | None) -> bytes:
     """Read a source. Raises ValueError when it is not there."""
     if not uri.startswith("s3://"):
         return read_file(uri)
-    from infra.storage import read_object
+    from infra.storage.client import read_object
 
     try:
         return read_object(uri, endpoint_url)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, run_command
+from jobs.command_line import Command, Verb
 
 if TYPE_CHECKING:
     from models.golden import TensorComparison
@@ -59,10 +59,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

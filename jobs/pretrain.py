@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, add_address, add_work, run_command
+from jobs.command_line import Command, Verb, add_address, add_work
 from jobs.recipes import DATASETS, EVALUATION, PRETRAINING, TRAINING
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from jobs.config import PretrainRecipe
+    from jobs.recipes.kinds import PretrainRecipe
     from jobs.train.run import Trained
 
 ROWS = "evaluation.parquet"
@@ -43,6 +43,7 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
     from infra.settings import code_commit
     from jobs.config import find_recipe
     from jobs.evaluate.run import evaluate
+    from jobs.evaluate.scenes import SceneChoice
     from jobs.evaluate.subject import ROWS as MEASURED
     from jobs.generate.run import generate, named
     from jobs.locations import source_reader
@@ -57,7 +58,7 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
         dataset = generate(config, settings, scenes=name)
         last = _train(recipe, settings, dataset.name)
         evaluation = find_recipe(EVALUATION, recipe.evaluation)
-        evaluated = evaluate(evaluation, settings, model=str(last.model), scenes=name)
+        evaluated = evaluate(evaluation, settings, model=str(last.model), scenes=SceneChoice(name))
     origin = {"commit": code_commit(), "dataset_digest": dataset.digest}
     trained = scenes.of_split(config.split)
     write_pretrained(out, _checkpoint(last, settings), origin=origin, scenes=trained)
@@ -106,10 +107,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

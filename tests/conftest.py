@@ -18,7 +18,7 @@ from infra.settings import Settings
 from models import find_system
 from pipelines.bundles.export import write_bundle
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
-from pipelines.datasets.shards import write_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene

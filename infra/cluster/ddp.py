@@ -87,7 +87,6 @@ def run_ddp(
     run.check_reachable()
     _repair(run)
     check_seen_by_all(settings.runs, resource)
-    filesystem, path = run.open()
     timer = PlacementTimeout(num_needed, resource, timeout_s)
     trainer = TorchTrainer(
         _run_worker,
@@ -98,16 +97,7 @@ def run_ddp(
             use_gpu="GPU" in resources,
             resources_per_worker=dict(resources),
         ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            # No limit on attempts to place the workers: that is the timer's.
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=-1),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[_ReportCallback(on_report, run), placement_callback(timer)],
-            worker_runtime_env={"env_vars": worker_environment(settings) | log_environment()},
-        ),
+        run_config=_run_config(run, settings, on_report, timer),
     )
     try:
         with handlers_kept(), log_lost_nodes(num_needed, resource, timeout_s=timeout_s):
@@ -119,6 +109,23 @@ def run_ddp(
     _repair(run)
     assert result.checkpoint is not None
     return result.checkpoint
+
+
+def _run_config(
+    run: RunFolder, settings: Settings, on_report: OnReport, timer: PlacementTimeout
+) -> RunConfig:
+    """Where a run keeps its checkpoints, how many, and when it gives up."""
+    filesystem, path = run.open()
+    return RunConfig(
+        name=run.name,
+        storage_path=path,
+        storage_filesystem=filesystem,
+        # No limit on attempts to place the workers: that is the timer's.
+        failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=-1),
+        checkpoint_config=CheckpointConfig(num_to_keep=2),
+        callbacks=[_ReportCallback(on_report, run), placement_callback(timer)],
+        worker_runtime_env={"env_vars": worker_environment(settings) | log_environment()},
+    )
 
 
 def _repair(run: RunFolder) -> None:

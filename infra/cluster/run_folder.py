@@ -20,7 +20,8 @@ from ray.exceptions import RayError
 from ray.train import Checkpoint
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from infra.storage import S3Folder, connection_of, split_uri
+from infra.storage.client import connection_of, split_uri
+from infra.storage.s3_folder import S3Folder
 
 # Ray Train's own names.
 _LIST = "checkpoint_manager_snapshot.json"

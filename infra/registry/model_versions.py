@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -68,31 +68,35 @@ def register_bundle(
     with tempfile.TemporaryDirectory(prefix="model-") as scratch, _quiet():
         folder = Path(scratch) / f"fuser-{uuid.uuid4().hex[:8]}"
         _save(folder, bundle, requirements)
-        try:
-            logged = client.create_logged_model(
-                run.info.experiment_id,
-                name=name,
-                source_run_id=run_id,
-                tags=dict(tags),
-                model_type="fuser",
-            )
-        except MlflowException as error:
-            if error.get_http_status_code() != _NOT_FOUND and "404" not in str(error):
-                raise
-            # A server of MLflow 2 knows no logged models: its versions are of the run, without metrics.
-            client.log_artifacts(run_id, str(folder), folder.name)
-            source = f"{run.info.artifact_uri}/{folder.name}"
-            made: dict[str, Any] = {"source": source, "tags": dict(tags)}
-        else:
-            client.log_model_artifacts(logged.model_id, str(folder))
-            client.finalize_logged_model(logged.model_id, "READY")
-            known = {**tags, _LOGGED_MODEL: logged.model_id}
-            source = f"models:/{logged.model_id}"
-            made = {"source": source, "tags": known, "model_id": logged.model_id}
+        logged = _log_model(client, run, name, folder, tags)
         _create_model(client, name)
-        version = client.create_model_version(name, run_id=run_id, **made)
+        version = client.create_model_version(name, run_id=run_id, **logged)
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
+
+
+def _log_model(
+    client: MlflowClient, run: Run, name: str, folder: Path, tags: dict[str, str]
+) -> dict[str, Any]:
+    """Log a model's folder to a run; what the version that is made of it is given."""
+    try:
+        logged = client.create_logged_model(
+            run.info.experiment_id,
+            name=name,
+            source_run_id=run.info.run_id,
+            tags=tags,
+            model_type="fuser",
+        )
+    except MlflowException as error:
+        if error.get_http_status_code() != _NOT_FOUND and "404" not in str(error):
+            raise
+        # A server of MLflow 2 knows no logged models: its versions are of the run, without metrics.
+        client.log_artifacts(run.info.run_id, str(folder), folder.name)
+        return {"source": f"{run.info.artifact_uri}/{folder.name}", "tags": tags}
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    known = {**tags, _LOGGED_MODEL: logged.model_id}
+    return {"source": f"models:/{logged.model_id}", "tags": known, "model_id": logged.model_id}
 
 
 def resume_registration(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:

@@ -340,11 +340,6 @@ def last_picture_of(client: MlflowClient, run_id: str | None, folder: str) -> st
     return f"get-artifact?{query}" if paths else None
 
 
-def log_file(client: MlflowClient, run_id: str, file: Path) -> None:
-    """Log a file as an artifact of its name."""
-    client.log_artifact(run_id, str(file))
-
-
 def log_folder(client: MlflowClient, run_id: str, folder: Path, name: str) -> None:
     """Log a folder as the artifact folder `name`."""
     client.log_artifacts(run_id, str(folder), name)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, number, run_command, whole_number
+from jobs.command_line import Command, Verb, add_work, number, whole_number
 from jobs.placement import add_device
 
 # Compiling takes minutes, so that part runs only where it is asked for.
@@ -227,10 +227,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

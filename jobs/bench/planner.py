@@ -32,9 +32,10 @@ from jobs.locations import source_reader
 from jobs.recipes import DATASETS
 from jobs.scan.run import load_index
 from pipelines.datasets.forecast import SceneCost, calibrate, forecast
-from pipelines.datasets.index import write_rows
+from pipelines.datasets.group_index import write_group_rows
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
-from pipelines.datasets.shards import ShardInfo, marker_of, tar_of, write_shard
+from pipelines.datasets.shards.markers import ShardInfo, marker_of, tar_of
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import manifest_of, publish_version, split_reuse
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import write_whole
@@ -233,7 +234,7 @@ def _empty_shard(name: str, root: LocalFolder) -> ShardInfo:
         "libraries": (),
     }
     info = ShardInfo(name=name, sha256=hashlib.sha256(name.encode()).hexdigest(), **counts)
-    write_rows(root, name, ())
+    write_group_rows(root, name, ())
     for member, data in ((tar_of(name), b""), (marker_of(name), info.model_dump_json().encode())):
         path = root.path / member
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,16 +36,10 @@ from pipelines.batches.decoding import to_floats
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.groups import Group
 from pipelines.datasets.plan import DatasetConfig, OlderShard, ShardSpec, plan_shards
-from pipelines.datasets.shards import (
-    SHARDS,
-    ShardInfo,
-    ShardReader,
-    make_sample,
-    marker_of,
-    open_shard,
-    tar_of,
-    write_shard,
-)
+from pipelines.datasets.shards.markers import SHARDS, ShardInfo, marker_of, tar_of
+from pipelines.datasets.shards.reading import ShardReader, open_shard
+from pipelines.datasets.shards.sample import make_sample
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.sources.index import write_index
 from pipelines.sources.pictures import encode_png

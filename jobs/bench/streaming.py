@@ -18,9 +18,9 @@ from jobs.bench.lines import Line
 from jobs.locations import open_folder
 from pipelines.batches.prefetch import prefetch
 from pipelines.batches.stream import ShardBatches
-from pipelines.datasets.index import index_of
+from pipelines.datasets.group_index import index_of
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.datasets.shards import ShardInfo
+from pipelines.datasets.shards.markers import ShardInfo
 from pipelines.datasets.versions import (
     DatasetVersion,
     digest_of_contents,

@@ -32,7 +32,7 @@ from models.devices import all_sent
 from pipelines.batches.decoding import to_floats
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.plan import plan_shards
-from pipelines.datasets.shards import write_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.store.files import whole_folder
 from pipelines.store.folders import LocalFolder

@@ -16,7 +16,6 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
-    run_command,
 )
 
 
@@ -59,10 +58,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

@@ -11,6 +11,7 @@ from jobs.config import find_recipe, shrink_evaluation, shrink_training
 from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
+from jobs.evaluate.scenes import SceneChoice
 from jobs.fuse.run import FuseTask, bundle_of, fuse_one
 from jobs.generate.run import generate, named
 from jobs.promote.decision import promote
@@ -21,9 +22,10 @@ from models import system_of
 from models.system import System
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import Fusing
-from pipelines.evaluation.rows import BASELINE, MODEL
-from pipelines.evaluation.scenarios import degrade, find_scenario
-from pipelines.evaluation.summaries import HEADLINE
+from pipelines.results.rows import BASELINE, MODEL
+from pipelines.results.summaries import HEADLINE
+from pipelines.scenarios.degraded_pairs import degrade
+from pipelines.scenarios.table import find_scenario
 from pipelines.sources.layouts import Layout
 from pipelines.sources.names import normalise_name
 from pipelines.sources.pictures import encode_png
@@ -78,7 +80,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
         section("5/7  Evaluate on held-out scenes under degradations")
         evaluation = find_recipe(EVALUATION, "singles")
         evaluation = shrink_evaluation(evaluation) if smoke else evaluation
-        evaluated = evaluate(evaluation, settings, model=last.model, scenes=index, split="val")
+        evaluated = evaluate(evaluation, settings, model=last.model, scenes=SceneChoice(index))
     section("6/7  Promote it, if the gate lets it pass")
     name, _, number = last.model.removeprefix("models:/").partition("/")
     promoted = promote(find_recipe(PROMOTION, "demo"), settings, name=name, version=number)

@@ -20,6 +20,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.command_line import (
     Command,
@@ -28,11 +29,13 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
-    run_command,
     whole_number,
 )
 from jobs.placement import add_placement, placement_of
 from jobs.recipes import DATASETS, EVALUATION
+
+if TYPE_CHECKING:
+    from jobs.evaluate.scenes import SceneChoice
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -51,9 +54,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         recipe,
         read_settings(work=arguments.work, ray_address=arguments.address),
         model=arguments.model,
-        scenes=arguments.scenes,
-        split=arguments.split,
-        dataset=arguments.dataset,
+        scenes=_scenes_of(arguments),
         # A trial run must not become what the gate judges a version by.
         tag=not arguments.smoke,
         folders=read_folders(arguments.method),
@@ -95,9 +96,7 @@ def _export(arguments: argparse.Namespace) -> None:
         recipe,
         read_settings(work=arguments.work, ray_address=arguments.address),
         arguments.out,
-        scenes=arguments.scenes,
-        split=arguments.split,
-        dataset=arguments.dataset,
+        _scenes_of(arguments),
         local=arguments.local,
     )
     print_facts({"pairs": str(count), "folder": str(arguments.out)})
@@ -113,12 +112,17 @@ def _restore(arguments: argparse.Namespace) -> None:
         arguments.model,
         read_settings(work=arguments.work),
         arguments.out,
-        scenes=arguments.scenes,
-        split=arguments.split,
+        _scenes_of(arguments),
         shard=find_recipe(DATASETS, arguments.degraded_by).shard,
         num_scenes=arguments.num_scenes,
     )
     print_facts({"table": str(arguments.out)})
+
+
+def _scenes_of(arguments: argparse.Namespace) -> SceneChoice:
+    from jobs.evaluate.scenes import SceneChoice
+
+    return SceneChoice(arguments.scenes, arguments.split, arguments.dataset)
 
 
 def read_folders(assignments: Sequence[str], option: str = "--method") -> dict[str, Path]:
@@ -208,10 +212,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

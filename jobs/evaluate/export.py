@@ -5,31 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.console import print_line, progress
-from jobs.evaluate.run import chosen_scenes
+from jobs.evaluate.scenes import SceneChoice
 from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, workers
-from pipelines.evaluation.degraded_pairs import (
+from jobs.recipes.kinds import EvaluateRecipe
+from pipelines.evaluation.exported_pairs import (
     MANIFEST,
-    cases_of,
     finish_export,
     left_to_export,
     make_pair,
     plan_export,
     write_pair,
 )
-from pipelines.evaluation.scenarios import find_scenario
+from pipelines.scenarios.degraded_pairs import cases_of
+from pipelines.scenarios.table import find_scenario
 
 
 def export_pairs(
     recipe: EvaluateRecipe,
     settings: Settings,
     out: Path,
+    scenes: SceneChoice,
     *,
-    scenes: str,
-    split: str = "val",
-    dataset: str | None = None,
     local: bool = False,
 ) -> int:
     """Write every scene under every scenario of a recipe into `out`; return how many pairs it holds.
@@ -37,7 +35,7 @@ def export_pairs(
     Pairs that it holds already are left as they are. On Ray, or `local` in this process. Raises
     ValueError where there is nothing to export, or `out` holds an export of other pairs.
     """
-    chosen = chosen_scenes(recipe, settings, scenes=scenes, split=split, dataset=dataset)
+    chosen = scenes.load(settings, recipe.num_scenes)
     cases = cases_of(chosen, [find_scenario(name) for name in recipe.scenarios])
     if not cases:
         raise ValueError("no scene has the files of the captured scenarios; name others")

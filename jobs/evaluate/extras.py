@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infra.learned_scores import load_scores
-from jobs.config import EvaluateRecipe
 from jobs.console import print_line
+from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.detection.detector import Detector, DetectorFile, read_detector
 from pipelines.detection.labels import Labels, find_labels
 from pipelines.evaluation.extras import Extras, frames_before

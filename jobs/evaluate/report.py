@@ -12,9 +12,7 @@ from jobs.console import print_line
 from jobs.evaluate.subject import ROWS, Evaluation, Subject
 from jobs.locations import source_reader
 from models.system import Fuser
-from pipelines.evaluation.degraded_pairs import cases_of
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
-from pipelines.evaluation.hints import hints_of
 from pipelines.evaluation.measuring import (
     CaseMeasurer,
     Example,
@@ -23,18 +21,14 @@ from pipelines.evaluation.measuring import (
     make_example,
     steps_means,
 )
-from pipelines.evaluation.probes import (
-    Embedded,
-    degraded_pictures,
-    embed,
-    in_words,
-    map_points,
-    tell_apart,
-)
-from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
-from pipelines.evaluation.summaries import OVERALL, summarise, worst_cases
+from pipelines.probes.known_pictures import degraded_pictures
+from pipelines.probes.latents import Embedded, embed, in_words, map_points, tell_apart
 from pipelines.promotion.gate import GateConfig
 from pipelines.reports.evaluation_report import EvaluationPage, write_report
+from pipelines.results.rows import BASELINE, MODEL, Row, read_rows
+from pipelines.results.summaries import OVERALL, summarise, worst_cases
+from pipelines.scenarios.degraded_pairs import cases_of
+from pipelines.scenarios.hints import hints_of
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scenes import fetched_scenes, load_pair
 from pipelines.training.checkpoints import read_config

@@ -12,15 +12,14 @@ from pydantic import BaseModel
 
 from infra.settings import Settings
 from jobs.console import print_line, progress
+from jobs.evaluate.scenes import SceneChoice
 from jobs.fuse.run import bundle_of
 from jobs.locations import source_reader
-from jobs.scan.run import load_index
 from models import system_of
 from models.system import Prompted
 from pipelines.bundles.export import fuser_of_checkpoint, read_bundle
 from pipelines.datasets.plan import ShardConfig
-from pipelines.evaluation.measuring import choose_scenes
-from pipelines.evaluation.restoration import (
+from pipelines.probes.prompts import (
     TRIED,
     WINDOW_PX,
     Single,
@@ -39,9 +38,8 @@ def measure_restoration(
     model: str,
     settings: Settings,
     out: Path,
+    scenes: SceneChoice,
     *,
-    scenes: str,
-    split: str,
     shard: ShardConfig,
     num_scenes: int | None = None,
 ) -> Kinds:
@@ -56,12 +54,10 @@ def measure_restoration(
         raise ValueError(
             f"{model}: {system_of(config).name} takes no prompts; see jobs.evaluate MODEL"
         )
-    chosen = choose_scenes(load_index(settings, scenes).scenes.of_split(split), num_scenes)
+    chosen = scenes.load(settings, num_scenes)
     large = [scene for scene in chosen if is_large_enough(scene)]
     if not large:
-        raise ValueError(
-            f"--scenes {scenes} --split {split}: of {len(chosen)} scenes none is of {WINDOW_PX} px"
-        )
+        raise ValueError(f"{scenes.options}: of {len(chosen)} scenes none is of {WINDOW_PX} px")
     if len(large) < len(chosen):
         print_line(f"  {len(chosen) - len(large)} scenes are smaller than {WINDOW_PX} px, left out")
     singles = list(single_pictures(large, shard, seed=shard.seed, read=source_reader(settings)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,29 +13,28 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.learned_scores import load_scores
 from infra.settings import Settings, code_commit
-from jobs.config import EvaluateRecipe
 from jobs.console import duration, print_line, progress
 from jobs.evaluate.report import log_report, loss_curves, overall_means, write_page
+from jobs.evaluate.scenes import SceneChoice
 from jobs.evaluate.subject import PARTS, ROWS, Evaluation, Parts, Subject, check_subject
 from jobs.fuse.run import bundle_of, resolve_model
 from jobs.locations import source_reader
 from jobs.placement import ANYWHERE, Placement
 from jobs.promote.describe import describe_version
-from jobs.scan.run import load_index
-from pipelines.evaluation.degraded_pairs import Case
+from jobs.recipes.kinds import EvaluateRecipe
+from pipelines.evaluation.forecast import forecast_s
 from pipelines.evaluation.measuring import (
-    choose_scenes,
-    forecast_s,
     load_measurer,
     measure_case,
     with_instruments,
 )
-from pipelines.evaluation.rows import BASELINE, MODEL, read_rows, write_rows
-from pipelines.evaluation.summaries import by_dataset, format_datasets, format_table, summarise
 from pipelines.promotion.lineage import SCENES
+from pipelines.results.rows import BASELINE, MODEL, read_rows, write_rows
+from pipelines.results.summaries import by_dataset, format_datasets, format_table, summarise
+from pipelines.scenarios.degraded_pairs import Case
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
-from pipelines.sources.scenes import Scene, SceneTable
+from pipelines.sources.scenes import SceneTable
 
 # The tag of an evaluation's run that says how to measure another version on the same scenes.
 OPTIONS = "scenes_options"
@@ -61,9 +59,7 @@ def evaluate(
     settings: Settings,
     *,
     model: str,
-    scenes: str,
-    split: str = "val",
-    dataset: str | None = None,
+    scenes: SceneChoice,
     tag: bool = True,
     folders: Mapping[str, Path] | None = None,
     restored: Mapping[str, Path] | None = None,
@@ -71,9 +67,8 @@ def evaluate(
     local: bool = False,
     options: str = "",
 ) -> Evaluated:
-    """Evaluate `model` on a split of the index called `scenes`, or reuse the finished evaluation.
+    """Evaluate `model` on `scenes`, or reuse the finished evaluation.
 
-    With `dataset` only on that data set of the index.
     With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
     `folders` holds other methods' fused pictures, `restored` restored sources, by name. `local`
     evaluates a bundle's folder in this process, without Ray, MLflow and a run. `options` are those that
@@ -82,17 +77,15 @@ def evaluate(
     is missing.
     """
     model = _local_model(model) if local else resolve_model(model, settings)
-    chosen = chosen_scenes(recipe, settings, scenes=scenes, split=split, dataset=dataset)
-    where = "-".join(filter(None, (Path(scenes).stem, dataset, split)))
-    bundle = bundle_of(model, settings)
-    subject = Subject(recipe, model, bundle, where, split, chosen, folders or {}, restored or {})
+    chosen, bundle = scenes.load(settings, recipe.num_scenes), bundle_of(model, settings)
+    given = folders or {}, restored or {}
+    subject = Subject(recipe, model, bundle, scenes.name, scenes.split, chosen, *given)
     check_subject(subject)
-    folder = settings.work / "reports" / f"{where}-{subject.tags['config_digest'][:12]}"
-    asked = f"--scenes {shlex.quote(scenes)} --split {split}"
-    asked += f" --dataset {dataset}" if dataset else ""
-    command = f"python -m jobs.evaluate {shlex.quote(model)} {asked} {options}".rstrip()
+    folder = settings.work / "reports" / f"{scenes.name}-{subject.tags['config_digest'][:12]}"
+    words = f"{shlex.quote(model)} {scenes.options} {options}"
+    command = f"python -m jobs.evaluate {words}".rstrip()
     task = Evaluation(subject, folder, settings, placement, local, command)
-    run_id = None if local else _with_run(task, asked)
+    run_id = None if local else _with_run(task, scenes.options)
     if local:
         _measure(task)
         _write_local_page(task)
@@ -100,23 +93,6 @@ def evaluate(
         # Also when the rows are reused: a second version may hold the same weights.
         _tag_version(model, str(run_id), settings)
     return _evaluated(model, run_id, folder)
-
-
-def chosen_scenes(
-    recipe: EvaluateRecipe, settings: Settings, *, scenes: str, split: str, dataset: str | None
-) -> tuple[Scene, ...]:
-    """The scenes of an index that a recipe measures. Raises ValueError, saying what to do, without any."""
-    table = load_index(settings, scenes).scenes
-    there: Counter[str] = Counter()
-    for splits in table.counts().values():
-        there.update(splits)
-    if split not in there:
-        shown = ", ".join(f"{name} ({count} scenes)" for name, count in sorted(there.items()))
-        raise ValueError(
-            f"--scenes {scenes} has no split {split!r}, it has {shown or 'none'}; name one of them with "
-            "--split, or hold some scenes out: python -m jobs.scan FOLDER --hold-out 0.2"
-        )
-    return choose_scenes(table.of_split(split, dataset=dataset), recipe.num_scenes)
 
 
 def _local_model(model: str) -> str:

@@ -10,18 +10,18 @@ from functools import cached_property
 from pathlib import Path
 
 from infra.settings import REPOSITORY, Settings
-from jobs.config import EvaluateRecipe
 from jobs.console import print_line
 from jobs.evaluate.extras import extras_of
 from jobs.placement import Placement, Workers, workers
+from jobs.recipes.kinds import EvaluateRecipe
 from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
-from pipelines.evaluation.degraded_pairs import Case, cases_of
 from pipelines.evaluation.given_pictures import Given, Kind, find_given
 from pipelines.evaluation.measuring import Measurement, metrics_for
-from pipelines.evaluation.rows import MODEL, Row, read_rows, write_rows
-from pipelines.evaluation.scenarios import Scenario, find_scenario
+from pipelines.results.rows import MODEL, Row, read_rows, write_rows
+from pipelines.scenarios.degraded_pairs import Case, cases_of
+from pipelines.scenarios.table import Scenario, find_scenario
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 from pipelines.store.seeding import digest_of
@@ -29,7 +29,17 @@ from pipelines.store.seeding import digest_of
 ROWS = "rows.parquet"
 # What makes the numbers, and of it what is not the model: rows are compared where that is the same.
 _MEASURING = ("models", "degradations", "pipelines")
-_PROTOCOL = ("degradations", "models/metrics", "pipelines/evaluation", "pipelines/sources")
+PROTOCOL = (
+    "degradations",
+    "models/metrics",
+    "pipelines/checks",
+    "pipelines/detection",
+    "pipelines/evaluation",
+    "pipelines/results",
+    "pipelines/scenarios",
+    "pipelines/sources",
+    "pipelines/store",
+)
 PARTS = "parts"
 
 
@@ -78,7 +88,7 @@ class Subject:
         return Measurement(
             bundle=read_bundle(self.bundle),
             scenarios=self.scenarios,
-            protocol=digest_of([self.recipe.seed, _code_of(_PROTOCOL)])[:16],
+            protocol=digest_of([self.recipe.seed, code_of(PROTOCOL)])[:16],
             baselines=self.recipe.baselines,
             given=self.given,
             metrics=metrics_for(self.scenes, self.recipe.metrics),
@@ -225,9 +235,10 @@ def inputs_digest(measurement: Measurement) -> str:
     in one table. Any changed file of ours counts; measuring again is cheap.
     """
     settings = measurement.model_dump(mode="json", exclude={"bundle", "given"})
-    return digest_of([settings, _code_of(_MEASURING)])
+    return digest_of([settings, code_of(_MEASURING)])
 
 
-def _code_of(packages: Iterable[str]) -> dict[str, str]:
+def code_of(packages: Iterable[str]) -> dict[str, str]:
+    """Digests of the modules of packages, by their paths below the repository."""
     files = sorted(path for name in packages for path in (REPOSITORY / name).rglob("*.py"))
     return {str(path.relative_to(REPOSITORY)): sha256_of_file(path) for path in files}

@@ -20,7 +20,6 @@ from jobs.command_line import (
     add_address,
     add_windows,
     add_work,
-    run_command,
     whole_number,
     window_rules,
 )
@@ -170,10 +169,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

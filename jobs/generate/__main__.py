@@ -25,7 +25,6 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
-    run_command,
     whole_number,
 )
 from jobs.recipes import DATASETS, TRAINING
@@ -95,7 +94,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
-    from jobs.generate.run import dry_run
+    from jobs.generate.dry_run import dry_run
     from pipelines.datasets.forecast import ClusterSize
 
     dry_run(
@@ -112,7 +111,7 @@ def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Name
 
 def _verify(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
-    from jobs.generate.run import verify
+    from jobs.generate.upkeep import verify
 
     verify(arguments.version, read_settings(work=arguments.work), remake=arguments.remake)
 
@@ -153,7 +152,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _collect_garbage(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.console import print_line
-    from jobs.generate.run import collect_garbage
+    from jobs.generate.upkeep import collect_garbage
 
     settings = read_settings(work=arguments.work)
     found = collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
@@ -287,10 +286,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

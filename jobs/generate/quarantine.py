@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.console import print_line
-from pipelines.datasets.shards import BadSourcesError
+from pipelines.datasets.shards.writing import BadSourcesError
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import ScanResult, check_refused_share
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, options_again, run_command
+from jobs.command_line import Command, Verb, add_work, options_again
 
 
 def _import(arguments: argparse.Namespace) -> None:
@@ -39,10 +39,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

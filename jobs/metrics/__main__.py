@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_windows, run_command, window_rules
+from jobs.command_line import Command, Verb, add_windows, window_rules
 
 # Those of infra.learned_scores, which imports pydantic; a test holds them equal.
 SCORES = ("LPIPS_target", "MUSIQ", "PI", "TReS")
@@ -91,10 +91,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

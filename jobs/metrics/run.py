@@ -23,7 +23,7 @@ from pipelines.evaluation.method_folders import (
     read_picture,
     read_source,
 )
-from pipelines.evaluation.rows import FLICKER
+from pipelines.results.rows import FLICKER
 from pipelines.sources.pictures import to_tensor
 from pipelines.store.files import write_whole
 

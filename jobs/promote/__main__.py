@@ -21,7 +21,6 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
-    run_command,
 )
 from jobs.recipes import PROMOTION
 
@@ -187,10 +186,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from infra.settings import Settings, code_commit, who_runs
-from jobs.config import PromoteRecipe
 from jobs.console import print_facts, print_line
 from jobs.evaluate.run import OPTIONS
 from jobs.evaluate.subject import ROWS
@@ -18,7 +17,7 @@ from jobs.fuse.run import bundle_of
 from jobs.promote.aliases import move_champion, time_now
 from jobs.promote.describe import describe_version
 from jobs.promote.versions import fetch_evaluation, former_champions, trained_scenes
-from pipelines.evaluation.rows import BASELINE, MODEL, Row, read_rows
+from jobs.recipes.kinds import PromoteRecipe
 from pipelines.promotion.evidence import (
     EVALUATION,
     PARITY,
@@ -31,7 +30,8 @@ from pipelines.promotion.evidence import (
 from pipelines.promotion.gate import Verdict, best_reference, judge, judge_first
 from pipelines.promotion.history import Event, shortened
 from pipelines.promotion.lineage import SCENES
-from pipelines.promotion.pairing import pairing_refusals
+from pipelines.promotion.paired_rows import pairing_refusals
+from pipelines.results.rows import BASELINE, MODEL, Row, read_rows
 from pipelines.sources.index import read_index
 from pipelines.store.files import sha256_of_file
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from infra.settings import Settings
 from jobs.console import print_line
-from pipelines.evaluation.rows import MODEL
 from pipelines.promotion.evidence import EVALUATION, PARITY, PROGRAM, WEIGHTS
 from pipelines.promotion.history import Event, read_history
+from pipelines.results.rows import MODEL
 
 _LINEAGE = (
     "recipe",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 if TYPE_CHECKING:
-    from jobs.config import EvaluateRecipe, PretrainRecipe, PromoteRecipe
+    from jobs.recipes.kinds import EvaluateRecipe, PretrainRecipe, PromoteRecipe
     from pipelines.datasets.plan import DatasetConfig
     from pipelines.training.config import TrainingConfig
 
@@ -90,6 +90,6 @@ DATASETS: Recipes[DatasetConfig] = Recipes("pipelines.datasets.plan:DatasetConfi
 TRAINING: Recipes[TrainingConfig] = Recipes(
     "pipelines.training.config:TrainingConfig", by_module=True
 )
-EVALUATION: Recipes[EvaluateRecipe] = Recipes("jobs.config:EvaluateRecipe")
-PROMOTION: Recipes[PromoteRecipe] = Recipes("jobs.config:PromoteRecipe")
-PRETRAINING: Recipes[PretrainRecipe] = Recipes("jobs.config:PretrainRecipe")
+EVALUATION: Recipes[EvaluateRecipe] = Recipes("jobs.recipes.kinds:EvaluateRecipe")
+PROMOTION: Recipes[PromoteRecipe] = Recipes("jobs.recipes.kinds:PromoteRecipe")
+PRETRAINING: Recipes[PretrainRecipe] = Recipes("jobs.recipes.kinds:PretrainRecipe")

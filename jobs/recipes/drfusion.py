@@ -9,11 +9,11 @@ from degradations.catalogue import IrRanges, ViRanges
 from degradations.noise import GaussianNoiseRanges
 from degradations.own import parts_of
 from degradations.resolution import LowResolutionRanges
-from jobs.config import EvaluateRecipe, PromoteRecipe
+from jobs.recipes.kinds import EvaluateRecipe, PromoteRecipe
 from models.drfusion import config as drfusion
 from models.drfusion.config import Correction, DRFusionConfig, Stage1Config
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
-from pipelines.evaluation.scenarios import Scenario
+from pipelines.scenarios.table import Scenario
 from pipelines.training.config import (
     MultiStepSchedule,
     OptimConfig,

@@ -25,7 +25,7 @@ model, "Ablations").
 
 from typing import Any
 
-from jobs.config import PretrainRecipe
+from jobs.recipes.kinds import PretrainRecipe
 from models.dspfusion import config as dspfusion
 from models.dspfusion.config import (
     AnyStageConfig,

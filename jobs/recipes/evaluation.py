@@ -2,10 +2,10 @@
 
 from typing import get_args
 
-from jobs.config import EvaluateRecipe, PromoteRecipe
+from jobs.recipes.kinds import EvaluateRecipe, PromoteRecipe
 from pipelines.evaluation.baselines import Baseline
-from pipelines.evaluation.scenarios import CAPTURED, SCENARIOS, SEVERITIES
 from pipelines.promotion.gate import GateConfig
+from pipelines.scenarios.table import CAPTURED, SCENARIOS, SEVERITIES
 
 _SINGLES = (
     "clean",

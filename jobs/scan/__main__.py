@@ -19,7 +19,6 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
-    run_command,
     window_rules,
 )
 
@@ -148,10 +147,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_address, add_work, run_command, whole_number
+from jobs.command_line import Command, Verb, add_address, add_work, whole_number
 from jobs.placement import add_computing, add_placement, placement_of
 
 
@@ -103,10 +103,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

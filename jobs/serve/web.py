@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import Depends, FastAPI, File, Form, HTTPException, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, UploadFile
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
@@ -30,6 +30,23 @@ _TEXT = """Fuse an infrared and a visible picture of one scene, degraded or not.
 """
 # Nothing of another host is loaded, nor may another's page frame ours. /docs brings scripts of its own.
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; frame-ancestors 'none'"
+_DEGRADATION = (
+    "what a camera suffers, for models that take hints, such as `ir:noise:sigma=14` or `vi:clean`; may "
+    "be repeated"
+)
+_WINDOW = (
+    "levels of a picture of more than 8 bits that become black and white: `28000:31000`, `1%:99%` or "
+    "`full`; measured where it is left out"
+)
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "the fused picture"},
+    401: {"description": "the token is missing or wrong"},
+    413: {"description": "too many bytes or pixels"},
+    415: {"description": "a file is not a picture that can be read"},
+    422: {"description": "the pair cannot be fused; `detail` says why"},
+    429: {"description": "the queue is full; try again after the seconds of Retry-After"},
+    503: {"description": "no replica can answer now"},
+}
 
 
 class Model(Protocol):
@@ -57,50 +74,53 @@ def web_app(model: Model, limits: Limits) -> FastAPI:
     app.exception_handler(BusyError)(_say_busy)
     app.exception_handler(UnavailableError)(_say_unavailable)
     app.mount("/static", StaticFiles(directory=_PAGE), name="static")
-    known = [Depends(token_check(limits.token_sha256))]
+    app.include_router(_open_routes(model))
+    known = Depends(token_check(limits.token_sha256))
+    app.include_router(_model_routes(model, limits), dependencies=[known])
+    return app
 
-    @app.get("/", include_in_schema=False)
+
+def _open_routes(model: Model) -> APIRouter:
+    """What anybody may ask: the page, and whether there is somebody to answer."""
+    routes = APIRouter()
+
+    @routes.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
         return FileResponse(_PAGE / "index.html", headers=headers)
 
-    @app.get("/healthz")
+    @routes.get("/healthz")
     async def health() -> dict[str, str]:
         """Whether the application answers."""
         return {"status": "alive"}
 
-    @app.get("/readyz")
+    @routes.get("/readyz")
     async def readiness() -> dict[str, str | int]:
         """Whether a replica is up, and how many pairs are under way; 503 where none is, or at the end."""
         if not await model.is_ready():
             raise UnavailableError("no replica is up")
         return {"status": "ready", "under_way": model.num_ongoing}
 
-    @app.get("/model", dependencies=known)
+    return routes
+
+
+def _model_routes(model: Model, limits: Limits) -> APIRouter:
+    """What a token is asked for."""
+    routes = APIRouter()
+
+    @routes.get("/model")
     async def served() -> dict[str, str]:
         """What is served: the model as it was asked for and its version, and the kind of its hints."""
         return asdict(await model.facts())
 
-    @app.post("/fuse", dependencies=known, response_class=Response, responses=_RESPONSES)
+    @routes.post("/fuse", response_class=Response, responses=_RESPONSES)
     async def fuse(
         request: HttpRequest,
         vi: Annotated[UploadFile, File(description="visible picture: PNG, JPEG or TIFF")],
         ir: Annotated[UploadFile, File(description="infrared picture of the same size")],
-        degradation: Annotated[
-            list[str] | None,
-            Form(
-                description="what a camera suffers, for models that take hints, such as "
-                "`ir:noise:sigma=14` or `vi:clean`; may be repeated"
-            ),
-        ] = None,
+        degradation: Annotated[list[str] | None, Form(description=_DEGRADATION)] = None,
         vi_window: Annotated[str | None, Form(description="as ir_window")] = None,
-        ir_window: Annotated[
-            str | None,
-            Form(
-                description="levels of a picture of more than 8 bits that become black and white: "
-                "`28000:31000`, `1%:99%` or `full`; measured where it is left out"
-            ),
-        ] = None,
+        ir_window: Annotated[str | None, Form(description=_WINDOW)] = None,
     ) -> Response:
         """Fuse a pair to a PNG, of 16 bits a channel if a source has them, or to a JPEG if `Accept` asks
         for one. Refusals are `{"detail": "one line"}`.
@@ -118,18 +138,7 @@ def web_app(model: Model, limits: Limits) -> FastAPI:
             raise HTTPException(422, answer.reason)
         return Response(answer.picture, media_type=f"image/{item.form}", headers=_headers(answer))
 
-    return app
-
-
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "the fused picture"},
-    401: {"description": "the token is missing or wrong"},
-    413: {"description": "too many bytes or pixels"},
-    415: {"description": "a file is not a picture that can be read"},
-    422: {"description": "the pair cannot be fused; `detail` says why"},
-    429: {"description": "the queue is full; try again after the seconds of Retry-After"},
-    503: {"description": "no replica can answer now"},
-}
+    return routes
 
 
 def _headers(answer: Answer) -> dict[str, str]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, run_command
+from jobs.command_line import Command, Verb
 
 if TYPE_CHECKING:
     from infra.submit import JobServer
@@ -181,10 +181,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

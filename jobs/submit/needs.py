@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from jobs.chain import read_steps
 from jobs.command_line import parse_words
-from jobs.commands import load_command
+from jobs.commands import load_command, read_steps
 from jobs.config import read_recipe, shrink_evaluation
 from jobs.evaluate.__main__ import read_folders
 from jobs.fuse.told import read_chains

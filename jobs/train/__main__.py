@@ -18,7 +18,6 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
-    run_command,
     whole_number,
 )
 from jobs.placement import add_device
@@ -156,10 +155,5 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command."""
-    run_command(COMMAND)
-
-
 if __name__ == "__main__":
-    main()
+    COMMAND.run()

@@ -10,7 +10,7 @@ from jobs.console import print_facts, print_line, progress
 from jobs.train.inputs import Planned, check_gpus, plan_training
 from jobs.train.task import describe_ending, training_task
 from jobs.train.visuals import MAP, write_map, write_preview
-from pipelines.evaluation.probes import in_words
+from pipelines.probes.latents import in_words
 from pipelines.store.files import alone_in, whole_folder
 from pipelines.training.config import TrainingConfig
 from pipelines.training.loop import PREVIEW, Metrics, run_training

@@ -19,7 +19,7 @@ from models import system_of
 from pipelines.bundles.degradation_types import types_of_pictures
 from pipelines.bundles.export import fuser_of_checkpoint, write_bundle
 from pipelines.datasets.versions import manifest_of
-from pipelines.evaluation.probes import stored_pictures
+from pipelines.probes.known_pictures import stored_pictures
 from pipelines.promotion.evidence import bundle_evidence
 from pipelines.promotion.lineage import CHECKPOINT, FOLDER, INPUTS, SCENES
 from pipelines.sources.index import write_index
@@ -120,7 +120,7 @@ def _log_map(
         path = Path(scratch) / MAP
         found = write_map(path, checkpoint, planned.version, planned.sources.unseen, settings)
         if path.exists():
-            tracking.log_file(client, run_id, path)
+            client.log_artifact(run_id, str(path))
     # A restarted driver comes here again, and MLflow keeps both values of a metric.
     logged = tracking.run_metrics_of(client, run_id, prefix="")
     if found and not found.keys() <= logged.keys():

@@ -14,17 +14,9 @@ from models import system_of
 from models.system import Probe
 from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.probes import (
-    Embedded,
-    degraded_pictures,
-    embed,
-    in_words,
-    map_points,
-    single_scenarios,
-    stored_pictures,
-    tell_apart,
-)
-from pipelines.evaluation.restoration import heeded, heeded_in_words
+from pipelines.probes.known_pictures import degraded_pictures, single_scenarios, stored_pictures
+from pipelines.probes.latents import Embedded, embed, in_words, map_points, tell_apart
+from pipelines.probes.prompts import heeded, heeded_in_words
 from pipelines.reports.evaluation_charts import map_of_points
 from pipelines.reports.page import write_page
 from pipelines.sources.scenes import SceneTable

@@ -16,7 +16,7 @@ from torch import Tensor
 from degradations.catalogue import Modality
 from degradations.operators import block_side, operator_numbers, task_names
 from pipelines.batches.samplers import CAMERAS, GroupSample, SingleSample
-from pipelines.datasets.shards import ShardReader
+from pipelines.datasets.shards.reading import ShardReader
 
 Corner = tuple[int, int]
 

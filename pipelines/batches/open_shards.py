@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from threading import Lock
 
 from pipelines.batches.samplers import Sample, SamplerName, check_groups, samples_of
-from pipelines.datasets.shards import ShardReader, open_shard, tar_of
+from pipelines.datasets.shards.markers import tar_of
+from pipelines.datasets.shards.reading import ShardReader, open_shard
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import Folder
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from degradations.catalogue import Modality
 from degradations.operators import is_linear
 from degradations.own import parts_of
+from pipelines.datasets.group_index import pictures_of
 from pipelines.datasets.groups import Group, pictures_of_group
-from pipelines.datasets.index import pictures_of
 from pipelines.datasets.plan import ShardConfig
-from pipelines.datasets.shards import ShardReader
+from pipelines.datasets.shards.reading import ShardReader
 
 SamplerName = Literal["groups", "pairs", "singles"]
 

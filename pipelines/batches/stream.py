@@ -27,7 +27,7 @@ from pipelines.batches.samplers import (
     check_fields,
     check_operators,
 )
-from pipelines.datasets.index import count_by_shard, read_rows
+from pipelines.datasets.group_index import count_by_shard, read_group_rows
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import Folder
 from pipelines.store.seeding import rng_at
@@ -162,7 +162,7 @@ def _count_samples(
     column = "pictures" if sampler == "singles" else "vi"
     linear = not _OPERATORS.isdisjoint(fields)
     more = ["scene", "natives", "pictures", "ir"] if linear else []
-    rows = read_rows(root, version.name, list(dict.fromkeys(["shard", column, *more])))
+    rows = read_group_rows(root, version.name, list(dict.fromkeys(["shard", column, *more])))
     counts = count_by_shard(rows, column, [shard.name for shard in version.shards])
     if sampler != "singles" and counts.tolist() != [shard.num_groups for shard in version.shards]:
         raise ValueError(

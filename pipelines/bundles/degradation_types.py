@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from models.system import System
-from pipelines.evaluation.probes import Picture, embed
+from pipelines.probes.known_pictures import Picture
+from pipelines.probes.latents import embed
 
 TYPES = "types.json"
 # Of a probe's vectors the one that is learnt from: the embedding of the contrastive loss.

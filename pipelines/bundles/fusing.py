@@ -26,7 +26,7 @@ from models.system import FuseOptions, Hints
 from pipelines.bundles.degradation_types import TYPE_VECTOR, Sight
 from pipelines.bundles.export import Bundle
 from pipelines.checks.depth import Window, WindowRule, find_window
-from pipelines.evaluation.hints import hints_of
+from pipelines.scenarios.hints import hints_of
 from pipelines.sources.pairing import Refused, pair_by_stem
 from pipelines.sources.pictures import (
     encode_jpeg,

@@ -24,7 +24,7 @@ from models import system_of
 from pipelines.bundles.degradation_types import TYPES, types_of_pictures
 from pipelines.bundles.export import contract_of, read_bundle
 from pipelines.datasets.plan import ShardConfig
-from pipelines.evaluation.probes import degraded_pictures, single_scenarios
+from pipelines.probes.known_pictures import degraded_pictures, single_scenarios
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Read, Scene, SceneTable

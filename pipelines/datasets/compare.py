@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import Folder
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.datasets.shards import ShardInfo, tar_of
+from pipelines.datasets.shards.markers import ShardInfo, tar_of
 from pipelines.datasets.versions import DatasetVersion, manifest_of
 
 _CONTEXT: dict[str, Any] = {

@@ -18,7 +18,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.datasets.plan import ShardConfig, ShardPlan, ShardSpec
-from pipelines.datasets.shards import WrittenShard, make_sample, write_shard
+from pipelines.datasets.shards.sample import make_sample
+from pipelines.datasets.shards.writing import WrittenShard, write_shard
 from pipelines.sources.scenes import Read, read_file
 from pipelines.store.files import write_whole
 from pipelines.store.folders import LocalFolder

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from degradations import catalogue
 from degradations.catalogue import CLEAN, IrRanges, Modality, ViRanges
 from degradations.own import OwnTransforms, check_names, parts_of
-from pipelines.datasets import row_strips
+from pipelines.datasets.shards import row_strips
 from pipelines.sources import pictures
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.seeding import Seed, digest_of

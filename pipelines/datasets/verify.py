@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from degradations.catalogue import CLEAN
+from pipelines.datasets.group_index import read_group_rows, rows_by_shard, rows_of
 from pipelines.datasets.groups import Group, members_of, pictures_of_group
-from pipelines.datasets.index import read_rows, rows_by_shard, rows_of
 from pipelines.datasets.plan import ShardConfig, ShardSpec
-from pipelines.datasets.shards import ShardInfo, ShardReader, find_shard, make_sample, open_shard
+from pipelines.datasets.shards.markers import ShardInfo, find_shard
+from pipelines.datasets.shards.reading import ShardReader, open_shard
+from pipelines.datasets.shards.sample import make_sample
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.sources.scenes import Read, Scene, SceneTable, read_file
 from pipelines.store.folders import Folder
@@ -33,7 +35,7 @@ def verify_version(
     owners: dict[str, str] = {}
     indexed = None
     try:
-        indexed = rows_by_shard(read_rows(root, version.name))
+        indexed = rows_by_shard(read_group_rows(root, version.name))
     except ValueError as error:
         problems.append(str(error))
     for done, info in enumerate(version.shards, start=1):

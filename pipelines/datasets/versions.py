@@ -7,13 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.datasets.index import index_of, publish_index
+from pipelines.datasets.group_index import index_of, publish_index
 from pipelines.datasets.plan import (
     CodeVersions,
     DatasetConfig,
@@ -22,11 +20,10 @@ from pipelines.datasets.plan import (
     ShardConfig,
     ShardPlan,
 )
-from pipelines.datasets.shards import SHARDS, ShardInfo, find_shards
+from pipelines.datasets.shards.markers import ShardInfo, find_shards
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scenes import Scene, SceneTable
-from pipelines.store.files import TEMPORARY
-from pipelines.store.folders import Entry, Folder
+from pipelines.store.folders import Folder
 from pipelines.store.names import check_name, nearest
 from pipelines.store.seeding import digest_of
 
@@ -102,10 +99,7 @@ def publish_version(
     Raises ValueError when a shard is missing (a manifest lists whole shards only), or when the version
     is being retired.
     """
-    whole = find_shards(root, [shard.name for shard in shards])
-    gone = [shard.name for shard in shards if whole.get(shard.name) != shard]
-    if gone:
-        raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
+    _check_whole(root, shards)
     ordered = tuple(sorted(shards, key=lambda shard: shard.name))
     table = SceneTable.of(scenes)
     index_digest, code = digest_of(sorted(table.digests())), config.shard.code_versions()
@@ -120,26 +114,37 @@ def publish_version(
         commit=commit,
         created=created,
     )
-    path = manifest_of(version.name)
+    _write_version(root, version)
+    version = read_version(root, version.name)
+    newest = _newest_of(config.name)
+    if root.size_of(newest) is None or root.read(newest).decode() != version.name:
+        root.replace(newest, version.name.encode())
+    return version
+
+
+def _check_whole(root: Folder, shards: Sequence[ShardInfo]) -> None:
+    whole = find_shards(root, [shard.name for shard in shards])
+    gone = [shard.name for shard in shards if whole.get(shard.name) != shard]
+    if gone:
+        raise ValueError(f"{len(gone)} shards vanished, {gone[0]} first; run jobs.generate again")
+
+
+def _write_version(root: Folder, version: DatasetVersion) -> None:
+    """Write a version's index and then its manifest, unless they are there."""
     if root.size_of(_retiring(version.name)) is not None:
         raise ValueError(
             f"{version.name} is being retired; run the same command again when that has ended, or "
             f"delete {root.uri}/{_retiring(version.name)} if it was interrupted"
         )
     if root.size_of(index_of(version.name)) is None:
-        publish_index(root, version.name, [shard.name for shard in ordered])
-    if root.size_of(path) is None:
+        publish_index(root, version.name, [shard.name for shard in version.shards])
+    if root.size_of(manifest_of(version.name)) is None:
         try:
-            root.write_once(path, version.model_dump_json(indent=1).encode())
+            root.write_once(manifest_of(version.name), version.model_dump_json(indent=1).encode())
         except ValueError:
             # Another driver was quicker: the same data, by its name, at a time and commit of its own.
             if read_version(root, version.name).digest != version.digest:
                 raise
-    version = read_version(root, version.name)
-    newest = _newest_of(config.name)
-    if root.size_of(newest) is None or root.read(newest).decode() != version.name:
-        root.replace(newest, version.name.encode())
-    return version
 
 
 def version_digest(
@@ -196,7 +201,7 @@ def find_version(root: Folder, name: str) -> DatasetVersion:
         if root.size_of(_retiring(version.name)) is not None:
             raise ValueError(f"{version.name} is being retired; generate it again, or use another")
         return version
-    there = _version_names(root)
+    there = version_names(root)
     recipes = {version.rpartition("-")[0] for version in there}
     shown = ", ".join(there) or "none yet; run jobs.generate first"
     hint = nearest(name, [*recipes, *there])
@@ -214,7 +219,7 @@ def newest_version(root: Folder, recipe: str) -> DatasetVersion | None:
 
 def list_versions(root: Folder) -> list[DatasetVersion]:
     """All versions, in order of name. Raises ValueError when a manifest cannot be read."""
-    return [read_version(root, name) for name in _version_names(root)]
+    return [read_version(root, name) for name in version_names(root)]
 
 
 def retire_version(root: Folder, name: str, in_use: Callable[[], Sequence[str]]) -> None:
@@ -259,72 +264,13 @@ def _delete(root: Folder, name: str) -> None:
             root.delete(entry)
 
 
-def _version_names(root: Folder) -> list[str]:
+def version_names(root: Folder) -> list[str]:
+    """Names of all versions, in order."""
     return [
         entry.name.removeprefix(VERSIONS).removesuffix(".json")
         for entry in root.entries(VERSIONS)
         if entry.name.endswith(".json")
     ]
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """What no version needs: shards without a manifest, and what dead writers left unfinished."""
-
-    shards: tuple[Entry, ...]
-    unfinished: tuple[Entry, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that deleting it frees."""
-        return sum(entry.num_bytes for entry in (*self.shards, *self.unfinished))
-
-
-def find_garbage(
-    root: Folder, *, now_s: float, min_age_s: float, needed: Collection[str] = ()
-) -> Garbage:
-    """Find what no manifest refers to, no generation needs, and nobody touched for `min_age_s`.
-
-    `needed` are the shards of the generations under way, by name; the age is for those that were
-    interrupted and will resume. Raises ValueError when a manifest cannot be read, whose shards would
-    look unreferenced.
-    """
-
-    def old(entry: Entry) -> bool:
-        return now_s - entry.modified_s >= min_age_s
-
-    kept = {shard.name for version in list_versions(root) for shard in version.shards} | {*needed}
-    stored = (entry for entry in root.entries(SHARDS) if old(entry))
-    # Markers first: a crash in the middle of deleting must not leave a marker without its shard.
-    unreferenced = sorted(
-        (entry for entry in stored if PurePosixPath(entry.name).stem not in kept),
-        key=lambda entry: (not entry.name.endswith(".json"), entry.name),
-    )
-    left = [entry for prefix in (SHARDS, VERSIONS) for entry in root.unfinished(prefix)]
-    left = [entry for entry in left if old(entry) and _shard_of(entry) not in needed]
-    # An index is written before its manifest.
-    manifests = {manifest_of(name) for name in _version_names(root)}
-    indices = (entry for entry in root.entries(VERSIONS) if entry.name.endswith(".parquet"))
-    left += [
-        entry
-        for entry in indices
-        if old(entry) and f"{entry.name.removesuffix('.parquet')}.json" not in manifests
-    ]
-    return Garbage(shards=tuple(unreferenced), unfinished=tuple(left))
-
-
-def _shard_of(unfinished: Entry) -> str:
-    """The shard that an upload, or a temporary file, was to become."""
-    return PurePosixPath(unfinished.name).name.removeprefix(TEMPORARY).partition(".")[0]
-
-
-def delete_garbage(
-    root: Folder, garbage: Garbage, *, check: Callable[[], None] = lambda: None
-) -> None:
-    """Delete it, each after a `check` that may raise; what is gone already is no error."""
-    for entry in (*garbage.shards, *garbage.unfinished):
-        check()
-        root.delete(entry)
 
 
 def read_version(root: Folder, name: str) -> DatasetVersion:

@@ -26,7 +26,7 @@ from pipelines.detection.boxes import agreement, judge
 from pipelines.detection.detector import Detector, DetectorFile
 from pipelines.detection.labels import Labels
 from pipelines.evaluation.flicker import Motion, warping_error
-from pipelines.evaluation.rows import AGREEMENT, DETECTIONS, FLICKER, LPIPS, ScoreName
+from pipelines.results.rows import AGREEMENT, DETECTIONS, FLICKER, LPIPS, ScoreName
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Scene
 

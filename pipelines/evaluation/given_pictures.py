@@ -21,16 +21,16 @@ from torch import Tensor
 
 from pipelines.checks.damage import read_header
 from pipelines.evaluation.baselines import BASELINES, RULES, Baseline
-from pipelines.evaluation.degraded_pairs import (
+from pipelines.evaluation.exported_pairs import (
     MANIFEST,
-    Case,
     Manifest,
     pixels_digest,
     plan_export,
     read_manifest,
 )
 from pipelines.evaluation.method_folders import pictures_by_stem, read_picture, read_source
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Degraded
+from pipelines.scenarios.degraded_pairs import Case, Degraded
+from pipelines.scenarios.table import CLEAN_SCENARIO
 from pipelines.sources.names import same_name
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scenes import Scene

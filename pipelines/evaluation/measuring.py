@@ -27,12 +27,6 @@ from models.metrics import EVALUATED, measurable, measure, measure_restored
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import BASELINES, Baseline
-from pipelines.evaluation.degraded_pairs import (
-    Case,
-    CleanAndDegraded,
-    cases_of,
-    degraded_pair,
-)
 from pipelines.evaluation.extras import (
     Beside,
     Extras,
@@ -43,14 +37,12 @@ from pipelines.evaluation.extras import (
 )
 from pipelines.evaluation.flicker import Motion, motion
 from pipelines.evaluation.given_pictures import Given, given_pictures
-from pipelines.evaluation.hints import hints_of
-from pipelines.evaluation.rows import BASELINE, MODEL, RESTORED, Row, row_head
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, protocol_of
+from pipelines.results.rows import BASELINE, MODEL, RESTORED, Row, row_head
+from pipelines.scenarios.degraded_pairs import Case, CleanAndDegraded, cases_of, degraded_pair
+from pipelines.scenarios.hints import hints_of
+from pipelines.scenarios.table import CLEAN_SCENARIO, Scenario, protocol_of
 from pipelines.sources.pictures import to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, load_pair, read_file
-
-# Large enough for every metric that is measured, small enough for a second or two.
-_FORECAST_PX = 256
 
 
 class Measurement(BaseModel):
@@ -155,7 +147,7 @@ class CaseMeasurer:
         return [
             picture.head
             | protocol
-            | _measured(picture, measurement.metrics)
+            | metrics_of(picture, measurement.metrics)
             | (_restored(picture) if measurement.bundle.system.restores_sources else {})
             | self.extras(picture, beside.get(picture.head["method"], Beside()))
             for picture in self.pictures(case)
@@ -222,51 +214,8 @@ def measure_case(
     return with_instruments(measurer, load_scores, device)(case)
 
 
-def forecast_s(measurer: CaseMeasurer, cases: Sequence[Case]) -> float:
-    """Seconds that cases take one after the other, from a part of the first one.
-
-    Fusing and measuring grow with the pixels; reading and degrading are timed on the whole pair.
-    """
-    case, num_threads = cases[0], torch.get_num_threads()
-    torch.set_num_threads(1)  # what a worker has
-    try:
-        # The first pass pays for what is made once.
-        for _ in range(2):
-            started = time.perf_counter()
-            pair = degraded_pair(case, seed=measurer.measurement.seed, read=measurer.read)
-            prepared = time.perf_counter() - started
-            small = _cropped(pair)
-            seconds = _tried(measurer, case, small)
-    finally:
-        torch.set_num_threads(num_threads)
-    pixels = sum(scene.width * scene.height for scene, _ in cases)
-    return (seconds / small.ir.size + prepared / pair.ir.size) * pixels
-
-
-def _tried(measurer: CaseMeasurer, case: Case, pair: CleanAndDegraded) -> float:
-    """Seconds to fuse a small pair by every method, and to measure as many pictures as a case has."""
-    measurement = measurer.measurement
-    started = time.perf_counter()
-    names = measurement.bundle.system.hint_names
-    pictures = [*fuse_pair(case, pair, measurer.methods, names)]
-    fused = time.perf_counter()
-    _measured(pictures[0], measurable(pair.ir.shape[0], pair.ir.shape[1], measurement.metrics))
-    measurer.extras(pictures[0], Beside(clean=pictures[0].fused))
-    a_measure = time.perf_counter() - fused
-    fusing = (fused - started) * measurement.extras.num_fusings
-    return fusing + a_measure * len(measurement.methods)
-
-
-def _cropped(pair: CleanAndDegraded) -> CleanAndDegraded:
-    """The corner of a pair that a forecast is made from."""
-    rows = columns = slice(_FORECAST_PX)
-    degraded = pair.degraded
-    corners = degraded.vi[rows, columns], degraded.ir[rows, columns]
-    degraded = degraded._replace(vi=corners[0], ir=corners[1])
-    return CleanAndDegraded(pair.vi[rows, columns], pair.ir[rows, columns], degraded)
-
-
-def _measured(picture: FusedPicture, metrics: Sequence[str]) -> dict[str, float]:
+def metrics_of(picture: FusedPicture, metrics: Sequence[str]) -> dict[str, float]:
+    """Metrics of a picture against its clean pair. Raises ValueError that names the picture."""
     vi, ir = to_tensor(picture.pair.vi), to_tensor(picture.pair.ir)
     try:
         values = measure(picture.fused, vi, ir, metrics)

@@ -18,7 +18,7 @@ import torch
 from models import find_system
 from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
 from pipelines.bundles.programs import load_program
-from pipelines.promotion.pairing import Rows
+from pipelines.promotion.paired_rows import Rows
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 

@@ -31,9 +31,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.metrics import DIRECTION
-from pipelines.evaluation.confidence import mean_intervals
-from pipelines.evaluation.summaries import OVERALL, in_table_order
-from pipelines.promotion.pairing import Rows, key_of, pairing_refusals
+from pipelines.promotion.paired_rows import Rows, key_of, pairing_refusals
+from pipelines.results.confidence import mean_intervals
+from pipelines.results.summaries import OVERALL, in_table_order
 from pipelines.store.seeding import rng_at
 
 Outcome = Literal["better", "equal", "uncertain", "worse"]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.versions import DatasetVersion, digest_of_contents
 from pipelines.promotion.evidence import PROGRAM, WEIGHTS
 from pipelines.sources.scenes import Scene, SceneTable

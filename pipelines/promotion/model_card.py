@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models import find_system
-from pipelines.evaluation.rows import MODEL
 from pipelines.promotion.evidence import EVALUATION, PRETRAINED, RELEASED
+from pipelines.results.rows import MODEL
 
 # What the card shows of an evaluation, in this order, where it was measured.
 _METRICS = ("PSNR_target", "SSIM_target", "VIF", "Qabf", "SSIM", "MI")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.datasets.groups import Group, members_of
-from pipelines.datasets.shards import SampleMeta, ShardReader, open_shard
+from pipelines.datasets.shards.reading import ShardReader, open_shard
+from pipelines.datasets.shards.sample import SampleMeta
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.reports.charts import histogram
 from pipelines.reports.filters import words

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipelines.evaluation.confidence import mean_interval
-from pipelines.evaluation.probes import Point
-from pipelines.evaluation.rows import BASELINE
-from pipelines.evaluation.summaries import OVERALL, Summary
+from pipelines.probes.latents import Point
 from pipelines.reports.charts import Bar, BarChart
 from pipelines.reports.filters import sentence
+from pipelines.results.confidence import mean_interval
+from pipelines.results.rows import BASELINE
+from pipelines.results.summaries import OVERALL, Summary
 from pipelines.store.seeding import rng_at
 
 _NUM_RESAMPLES = 1000

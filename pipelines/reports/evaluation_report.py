@@ -11,14 +11,14 @@ import numpy as np
 
 from pipelines.evaluation.efficiency import Efficiency
 from pipelines.evaluation.measuring import Example
-from pipelines.evaluation.probes import Point
-from pipelines.evaluation.rows import BASELINE, BETTER
-from pipelines.evaluation.summaries import HEADLINE, OVERALL, Summary, by_dataset, summarise
+from pipelines.probes.latents import Point
 from pipelines.reports.curves import Curve, CurveChart, curve_chart
 from pipelines.reports.evaluation_charts import bar_charts, map_of_points
 from pipelines.reports.filters import number
 from pipelines.reports.page import Figure, data_uri, write_page
 from pipelines.reports.verdict import verdict
+from pipelines.results.rows import BASELINE, BETTER
+from pipelines.results.summaries import HEADLINE, OVERALL, Summary, by_dataset, summarise
 
 _NUMBERS_BELOW = ("VIF", "Qabf", "MI", "SSIM", "PSNR")
 _GAINS_IN_TILE = 4

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from models.metrics import DIRECTION
-from pipelines.evaluation.confidence import mean_interval
-from pipelines.evaluation.rows import BASELINE
-from pipelines.evaluation.summaries import OVERALL, Summary
+from pipelines.results.confidence import mean_interval
+from pipelines.results.rows import BASELINE
+from pipelines.results.summaries import OVERALL, Summary
 from pipelines.store.seeding import rng_at
 
 _NUM_RESAMPLES = 1000

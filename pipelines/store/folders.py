@@ -1,7 +1,7 @@
 """A folder of whole files, on this disk or in an object store; whoever calls hands it in.
 
-`LocalFolder` is the one on disk; the one on S3 is `infra.storage.S3Folder`. Names are relative to the
-folder, "shards/ab.tar". A file is whole or absent, in both.
+`LocalFolder` is the one on disk; the one on S3 is `infra.storage.s3_folder.S3Folder`. Names are relative to
+the folder, "shards/ab.tar". A file is whole or absent, in both.
 """
 
 from __future__ import annotations

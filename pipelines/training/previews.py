@@ -23,10 +23,11 @@ from degradations.own import parts_of
 from models import system_of
 from models.system import Weights
 from pipelines.datasets.plan import ShardConfig
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.hints import Chain, hints_of
-from pipelines.evaluation.scenarios import Scenario, degrade
+from pipelines.scenarios.degraded_pairs import degrade
+from pipelines.scenarios.hints import Chain, hints_of
+from pipelines.scenarios.table import Scenario
 from pipelines.sources.pictures import encode_png, to_tensor, to_uint8
 from pipelines.sources.scenes import Read, Scene, load_pair, read_file
 from pipelines.store.folders import Folder

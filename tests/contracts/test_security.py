@@ -31,8 +31,9 @@ from jobs.scan import __main__ as scan
 from jobs.train import __main__ as train
 from models.dspfusion.config import tiny
 from pipelines.bundles.export import read_bundle
-from pipelines.datasets.row_strips import encode_strips
-from pipelines.datasets.shards import ShardInfo, ShardReader, tar_of
+from pipelines.datasets.shards.markers import ShardInfo, tar_of
+from pipelines.datasets.shards.reading import ShardReader
+from pipelines.datasets.shards.row_strips import encode_strips
 from pipelines.datasets.versions import DatasetVersion, read_version
 from pipelines.sources.pictures import decode_vi, encode_png
 from pipelines.store.files import sha256_of_file
@@ -396,19 +397,19 @@ CODE = "__import__('pathlib').Path('ran').touch()"
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (train.main, ["dspfusion_stage1_small", "--set", f"optim.num_steps={CODE}"]),
-        (train.main, ["dspfusion_stage1_small", "--set", f"{CODE}=1"]),
-        (train.main, ["dspfusion_stage1_small", "--set", "__class__.__init__=1"]),
-        (train.main, ["dspfusion_stage1_small", "--set", "dataset=../../../etc/passwd"]),
-        (train.main, ["dspfusion_stage2_small", "--set", "register_as=../../x"]),
-        (train.main, [CODE]),
-        (train.main, ["../recipes/datasets"]),
-        (generate.main, ["small", "--scenes", "../../x"]),
-        (generate.main, ["small", "--scenes", "x", "--set", "shard.vi=__import__"]),
-        (generate.main, ["verify", "../../x"]),
-        (scan.main, [".", "--name", "../../x"]),
-        (evaluate.main, ["models:/../../x/1", "--scenes", "x"]),
-        (evaluate.main, ["models:/..@challenger", "--scenes", "x"]),
+        (train.COMMAND.run, ["dspfusion_stage1_small", "--set", f"optim.num_steps={CODE}"]),
+        (train.COMMAND.run, ["dspfusion_stage1_small", "--set", f"{CODE}=1"]),
+        (train.COMMAND.run, ["dspfusion_stage1_small", "--set", "__class__.__init__=1"]),
+        (train.COMMAND.run, ["dspfusion_stage1_small", "--set", "dataset=../../../etc/passwd"]),
+        (train.COMMAND.run, ["dspfusion_stage2_small", "--set", "register_as=../../x"]),
+        (train.COMMAND.run, [CODE]),
+        (train.COMMAND.run, ["../recipes/datasets"]),
+        (generate.COMMAND.run, ["small", "--scenes", "../../x"]),
+        (generate.COMMAND.run, ["small", "--scenes", "x", "--set", "shard.vi=__import__"]),
+        (generate.COMMAND.run, ["verify", "../../x"]),
+        (scan.COMMAND.run, [".", "--name", "../../x"]),
+        (evaluate.COMMAND.run, ["models:/../../x/1", "--scenes", "x"]),
+        (evaluate.COMMAND.run, ["models:/..@challenger", "--scenes", "x"]),
     ],
 )
 def test_what_is_typed_is_data(
@@ -441,7 +442,7 @@ def test_a_run_id_that_leads_elsewhere(
     words += ["--set", "init_from=runs:/../../x", "--work", str(tmp_path / "w")]
     monkeypatch.setattr(sys, "argv", ["job", *words])
     with pytest.raises(SystemExit):
-        train.main()
+        train.COMMAND.run()
     assert "'../../x': a name is letters" in capsys.readouterr().err
 
 

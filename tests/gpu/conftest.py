@@ -14,7 +14,7 @@ import torch
 from infra.settings import Settings
 from pipelines.bundles.export import write_bundle
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
-from pipelines.datasets.shards import write_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan

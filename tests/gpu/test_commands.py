@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.evaluate.run import evaluate
+from jobs.evaluate.scenes import SceneChoice
 from jobs.evaluate.subject import ROWS
 from jobs.fuse.run import FuseTask, fuse_folders
 from jobs.placement import Placement
+from jobs.recipes.kinds import EvaluateRecipe
 from models import find_system
 from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
 from pipelines.bundles.fusing import Fusing
 from pipelines.bundles.programs import load_program
-from pipelines.evaluation.rows import MODEL, read_rows
+from pipelines.results.rows import MODEL, read_rows
 
 CPU, CUDA = Placement("cpu"), Placement("cuda")
 
@@ -79,7 +80,7 @@ def test_an_evaluation_measures_as_on_the_cpu(bundle: Path, settings: Settings, 
             recipe,
             own,
             model=str(bundle),
-            scenes=str(work / "scenes" / "rendered.parquet"),
+            scenes=SceneChoice(str(work / "scenes" / "rendered.parquet")),
             placement=placement,
             local=True,
         )

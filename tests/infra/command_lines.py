@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.chain import read_steps
 from jobs.command_line import parse_words
-from jobs.commands import load_command
+from jobs.commands import load_command, read_steps
 from jobs.config import read_recipe
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING, Recipes
 

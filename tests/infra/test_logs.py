@@ -20,7 +20,7 @@ def test_a_command_tells_json(
     def run(folder: Path) -> int:
         monkeypatch.setattr(sys, "argv", ["scan", str(folder), "--work", str(tmp_path)])
         with pytest.raises(SystemExit) as ended:
-            scan.main()
+            scan.COMMAND.run()
         assert isinstance(ended.value.code, int)
         return ended.value.code
 

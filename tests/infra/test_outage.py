@@ -21,7 +21,7 @@ from infra.cluster.run_folder import fetched_checkpoint
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
-from infra.storage import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.store.folders import LocalFolder
 from tests.infra import ray_workloads
 from tests.s3_servers import make_bucket

@@ -7,7 +7,7 @@ import pytest
 
 from infra.packing import archive_commit, pack_tree
 from infra.settings import Settings
-from infra.storage import read_object
+from infra.storage.client import read_object
 from jobs.submit.run import check_archive, pack
 from tests.s3_servers import make_bucket
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import storage
-from infra.storage import S3Folder, read_object, split_uri
+from infra.storage import client
+from infra.storage.client import read_object, split_uri
+from infra.storage.s3_folder import S3Folder
 from pipelines.store.folders import Folder, LocalFolder
 from tests.faulty_proxy import FaultyProxy, proxied
 from tests.s3_servers import KEYS, RadosGateway, make_bucket
@@ -151,7 +152,7 @@ def test_a_large_file_goes_up_in_parts_and_a_dead_upload_is_seen_and_swept(
     script = (
         "import os, signal, sys, threading\n"
         "from pathlib import Path\n"
-        "from infra.storage import S3Folder\n"
+        "from infra.storage.s3_folder import S3Folder\n"
         "folder = S3Folder(sys.argv[1], sys.argv[2], None)\n"
         "at = folder._at('s/half.tar')\n"
         "upload = folder._client.create_multipart_upload(**at)['UploadId']\n"
@@ -281,7 +282,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(
     folder = s3()
     with folder.create("s/a.tar") as stream:
         stream.write(bytes(3 * _MIB))
-    monkeypatch.setattr(storage, "_pause", lambda _: folder.replace("s/a.tar", b"x" * 3 * _MIB))
+    monkeypatch.setattr(client, "pause", lambda _: folder.replace("s/a.tar", b"x" * 3 * _MIB))
     proxy = FaultyProxy(s3.url, cut_after=_MIB)  # type: ignore[attr-defined]
     with proxied(proxy) as url, pytest.raises(OSError, match="changed while it was read"):
         s3(through=url).read("s/a.tar")
@@ -303,18 +304,18 @@ def test_mistakes_are_explained(s3: Open, tmp_path: Path, monkeypatch: pytest.Mo
         read_object(f"{folder.uri}/absent", folder.endpoint_url)
     with pytest.raises(ValueError, match="write s3://bucket/prefix"):
         split_uri("s3:///a")
-    storage._client.cache_clear()
-    monkeypatch.setattr(storage, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
+    client.s3_client.cache_clear()
+    monkeypatch.setattr(client, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
     with pytest.raises(ConnectionError, match="AWS_ENDPOINT_URL"):
         S3Folder("s3://b/p", "http://127.0.0.1:9", None).read("x")
     for name in KEYS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    storage._client.cache_clear()
+    client.s3_client.cache_clear()
     with pytest.raises(PermissionError, match="AWS_ACCESS_KEY_ID"):
         folder.read("x")
-    storage._client.cache_clear()
+    client.s3_client.cache_clear()
 
 
 @pytest.mark.s3real
@@ -323,10 +324,10 @@ def test_wrong_keys_are_refused_by_name(
 ) -> None:
     bucket = make_bucket(gateway.url, "guarded")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    storage._client.cache_clear()
+    client.s3_client.cache_clear()
     with pytest.raises(PermissionError, match="SignatureDoesNotMatch"):
         S3Folder(f"{bucket}/p", gateway.url, None).replace("x", b"")
-    storage._client.cache_clear()
+    client.s3_client.cache_clear()
 
 
 @pytest.mark.s3real

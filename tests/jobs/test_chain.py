@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chain import main, read_steps
+from jobs.chain import COMMAND
+from jobs.commands import read_steps
 
 
 def chain(monkeypatch: pytest.MonkeyPatch, words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["chain", *words.split()])
     with pytest.raises(SystemExit) as ended:
-        main()
+        COMMAND.run()
     return int(ended.value.code or 0)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from infra.settings import REPOSITORY
 from infra.signals import handlers_kept
-from jobs.command_line import Command, Verb, parse_words, run_command
+from jobs.command_line import Command, Verb, parse_words
 from jobs.commands import command_names, load_command
 from jobs.placement import PRECISIONS
 from models.system import Precision
@@ -52,7 +52,7 @@ def test_a_signal_is_one_line_that_says_how_to_resume(
         # The tests themselves may run under nohup, which is respected: a signal that is ignored stays so.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with pytest.raises(SystemExit) as ended:
-            run_command(command)
+            command.run()
     assert ended.value.code == 130
     assert capsys.readouterr().err.endswith("the same command resumes: python -m jobs.work\n")
 
@@ -133,7 +133,7 @@ def test_the_recipes_of_a_system_go_with_its_file(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(REPOSITORY / name)
     shutil.copytree(REPOSITORY / "jobs", tmp_path / "jobs")
     for path in (tmp_path / "jobs" / "recipes").glob("*.py"):
-        if path.stem not in ("__init__", "datasets", "evaluation"):
+        if path.stem not in ("__init__", "datasets", "evaluation", "kinds"):
             path.unlink()
     *shown, listed, absent = run_commands(
         [

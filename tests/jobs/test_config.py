@@ -6,7 +6,6 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from jobs.config import (
-    EvaluateRecipe,
     describe_settings,
     find_recipe,
     override,
@@ -16,9 +15,10 @@ from jobs.config import (
 )
 from jobs.console import one_line
 from jobs.recipes import DATASETS, EVALUATION, PROMOTION, TRAINING
+from jobs.recipes.kinds import EvaluateRecipe
 from models.dspfusion.config import DSPFusionConfig, tiny
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.evaluation.scenarios import Scenario, find_scenario
+from pipelines.scenarios.table import Scenario, find_scenario
 from pipelines.training.config import OptimConfig, TrainingConfig
 
 ALL = {**DATASETS, **TRAINING, **EVALUATION, **PROMOTION}
@@ -173,7 +173,7 @@ def test_every_setting_is_documented(name: str) -> None:
 
 
 _OWN = """
-from jobs.config import EvaluateRecipe
+from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.datasets.plan import DatasetConfig
 from jobs.recipes.datasets import small
 

@@ -10,7 +10,7 @@ from infra.registry import tracking
 from jobs.demo.run import demo
 from jobs.train.visuals import MAP
 from pipelines.bundles.export import read_bundle
-from pipelines.evaluation.rows import read_rows
+from pipelines.results.rows import read_rows
 from tests.jobs.conftest import FirstDemo
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -19,10 +19,13 @@ from jobs.config import find_recipe
 from jobs.generate.run import generate, named
 from jobs.recipes import DATASETS
 from jobs.scan.run import load_index, scan_folder
+from pipelines.datasets.garbage import find_garbage
 from pipelines.datasets.plan import DatasetConfig, plan_shards
-from pipelines.datasets.shards import find_shard, open_shard, write_shard
+from pipelines.datasets.shards.markers import find_shard
+from pipelines.datasets.shards.reading import open_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.verify import verify_version
-from pipelines.datasets.versions import DatasetVersion, find_garbage, find_version
+from pipelines.datasets.versions import DatasetVersion, find_version
 from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import sha256_of_file
 from pipelines.store.folders import LocalFolder

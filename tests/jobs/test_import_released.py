@@ -127,7 +127,7 @@ def refusal(
     """The one line that the command ends with."""
     monkeypatch.setattr(sys, "argv", ["import", str(folder), "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit) as ended:
-        import_released.main()
+        import_released.COMMAND.run()
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

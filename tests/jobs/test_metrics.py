@@ -14,7 +14,7 @@ from jobs.metrics import __main__ as command
 from jobs.metrics.run import means_of, measure_flicker, measure_folders, write_table
 from models.metrics import DEFAULT, METRICS
 from pipelines.evaluation.method_folders import find_triples
-from pipelines.evaluation.rows import FLICKER, ScoreName
+from pipelines.results.rows import FLICKER, ScoreName
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_cannot_be_measured_does_not_end_the_rest(
     for more, status in (([], 1), (["--partial"], 0)):
         monkeypatch.setattr(sys, "argv", ["metrics", *options, *more])
         with pytest.raises(SystemExit) as ended:
-            command.main()
+            command.COMMAND.run()
         assert ended.value.code == status
         assert "fused/a.png is 40x48" in capsys.readouterr().out
         lines = list(csv.DictReader((tmp_path / "t.csv").open()))

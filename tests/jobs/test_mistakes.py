@@ -44,29 +44,31 @@ def picture(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def test_missing_folder(run: Run, tmp_path: Path) -> None:
-    assert "absent: no such folder" in run(scan.main, tmp_path / "absent")
+    assert "absent: no such folder" in run(scan.COMMAND.run, tmp_path / "absent")
 
 
 def test_an_image_that_is_not_one(run: Run, tmp_path: Path) -> None:
     picture(tmp_path / "s" / "ir" / "a.png", (16, 16))
     (tmp_path / "s" / "vi").mkdir()
     (tmp_path / "s" / "vi" / "a.png").write_text("no picture")
-    assert "a.png: not an image" in run(scan.main, tmp_path / "s")
+    assert "a.png: not an image" in run(scan.COMMAND.run, tmp_path / "s")
 
 
 def test_a_vi_without_its_ir(run: Run, tmp_path: Path) -> None:
     picture(tmp_path / "s" / "vi" / "a.png", (16, 16, 3))
     (tmp_path / "s" / "ir").mkdir()
-    assert "has pictures in vi/ but none in a partner folder" in run(scan.main, tmp_path / "s")
+    assert "has pictures in vi/ but none in a partner folder" in run(
+        scan.COMMAND.run, tmp_path / "s"
+    )
 
 
 def test_unequal_sizes(run: Run, tmp_path: Path) -> None:
     picture(tmp_path / "s" / "vi" / "a.png", (16, 16, 3))
     picture(tmp_path / "s" / "ir" / "a.png", (16, 18))
-    line = run(scan.main, tmp_path / "s")
+    line = run(scan.COMMAND.run, tmp_path / "s")
     assert "VI is 16x16 but IR is 18x16" in line
     pair = ["--vi", tmp_path / "s" / "vi" / "a.png", "--ir", tmp_path / "s" / "ir" / "a.png"]
-    assert "no config.json" in run(fuse.main, tmp_path, *pair, "--out", tmp_path / "f.png")
+    assert "no config.json" in run(fuse.COMMAND.run, tmp_path, *pair, "--out", tmp_path / "f.png")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_unequal_sizes(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_generate(run: Run, arguments: list[str], message: str) -> None:
-    assert message in run(generate.main, *arguments)
+    assert message in run(generate.COMMAND.run, *arguments)
 
 
 def test_misspelt_names_of_what_is_there(run: Run, tmp_path: Path) -> None:
@@ -88,22 +90,22 @@ def test_misspelt_names_of_what_is_there(run: Run, tmp_path: Path) -> None:
     versions.mkdir(parents=True)
     (scenes / "rendered.parquet").touch()
     (versions / "rendered-small-0123456789ab.json").touch()
-    assert "did you mean 'rendered'?" in run(generate.main, "small", "--scenes", "rendred")
-    assert "did you mean 'rendered-small'?" in run(generate.main, "verify", "rendered-smal")
+    assert "did you mean 'rendered'?" in run(generate.COMMAND.run, "small", "--scenes", "rendred")
+    assert "did you mean 'rendered-small'?" in run(generate.COMMAND.run, "verify", "rendered-smal")
 
 
 def test_train_without_data(run: Run) -> None:
-    line = run(train.main, "dspfusion_stage1_small", "--set", "dataset=nowhere")
+    line = run(train.COMMAND.run, "dspfusion_stage1_small", "--set", "dataset=nowhere")
     assert "no dataset version 'nowhere'" in line
     assert "jobs.generate" in line
 
 
 def test_a_misspelt_setting_of_a_training(run: Run) -> None:
-    line = run(train.main, "dspfusion_stage1_small", "--set", "optim.learning_rate=1")
+    line = run(train.COMMAND.run, "dspfusion_stage1_small", "--set", "optim.learning_rate=1")
     assert "no such key 'optim.learning_rate'" in line
 
 
 def test_models_that_do_not_exist(run: Run) -> None:
-    assert "models:/absent/1" in run(evaluate.main, "models:/absent/1", "--scenes", "x")
-    assert "models:/absent@challenger" in run(promote.main, "absent")
-    assert "give models:/NAME" in run(evaluate.main, "models:/absent", "--scenes", "x")
+    assert "models:/absent/1" in run(evaluate.COMMAND.run, "models:/absent/1", "--scenes", "x")
+    assert "models:/absent@challenger" in run(promote.COMMAND.run, "absent")
+    assert "give models:/NAME" in run(evaluate.COMMAND.run, "models:/absent", "--scenes", "x")

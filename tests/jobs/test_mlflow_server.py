@@ -12,11 +12,11 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.config import PromoteRecipe
 from jobs.demo.run import demo
 from jobs.promote.aliases import rollback
 from jobs.promote.decision import promote
 from jobs.promote.trace import trace
+from jobs.recipes.kinds import PromoteRecipe
 from pipelines.promotion.lineage import broken
 from tests.jobs.promote.test_promote import RECIPE, add_version, champion, promote_at_once
 from tests.mlflow_server import mlflow_server

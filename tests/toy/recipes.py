@@ -2,7 +2,7 @@
 
 from models.toy import ToyStage
 
-from jobs.config import EvaluateRecipe
+from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.training.config import MultiStepSchedule, OptimConfig, TrainingConfig
 

@@ -32,6 +32,7 @@ _NEAR_MODELS = (
     "models",
     "pipelines/bundles",
     "pipelines/evaluation",
+    "pipelines/probes",
     "pipelines/promotion",
     "pipelines/training",
     "jobs",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.fs as fs
 import pytest
 
-from infra import storage
 from infra.cluster.run_folder import RunFolder
 from infra.settings import read_settings
+from infra.storage import client
 from tests.s3_servers import make_bucket
 
 _LIST = "checkpoint_manager_snapshot.json"
@@ -26,15 +26,15 @@ def test_checkpoints_go_where_boto3_goes(
     monkeypatch.setenv("AWS_PROFILE", "team")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "")
     assert read_settings(work=tmp_path).s3_endpoint_url is None
-    storage._client.cache_clear()
+    client.s3_client.cache_clear()
     try:
-        assert storage.connection_of(None)[:2] == (moto_url, "eu-west-9")
+        assert client.connection_of(None)[:2] == (moto_url, "eu-west-9")
         system, path = RunFolder(f"{bucket}/runs", "run", None).open()
         with system.open_output_stream(f"{path}/x") as stream:
             stream.write(b"checkpoint")
-        assert storage.read_object(f"{bucket}/runs/x", None) == b"checkpoint"
+        assert client.read_object(f"{bucket}/runs/x", None) == b"checkpoint"
     finally:
-        storage._client.cache_clear()
+        client.s3_client.cache_clear()
 
 
 @pytest.fixture(params=["disk", "moto", pytest.param("gateway", marks=pytest.mark.s3real)])

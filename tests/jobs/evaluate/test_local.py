@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.evaluate.export import export_pairs
 from jobs.evaluate.report import REPORT
-from jobs.evaluate.run import chosen_scenes, evaluate
+from jobs.evaluate.run import evaluate
+from jobs.evaluate.scenes import SceneChoice
 from jobs.evaluate.subject import ROWS, Subject
-from pipelines.evaluation.rows import MODEL, read_rows
+from jobs.recipes.kinds import EvaluateRecipe
+from pipelines.results.rows import MODEL, read_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan
 from pipelines.synthetic.pairs import write_scenes
@@ -36,7 +37,7 @@ def test_what_was_measured_is_kept_by_scene_and_scenario(
 ) -> None:
     last = tmp_path / "small" / "val" / "ir" / "0001.png"
     last.rename(tmp_path / "away.png")
-    arguments = {"model": str(tiny_bundle), "scenes": "small", "local": True}
+    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("small"), "local": True}
     with pytest.raises(ValueError, match=r"0001\.png: no such file"):
         evaluate(RECIPE, settings, **arguments)
     (tmp_path / "away.png").rename(last)
@@ -50,17 +51,17 @@ def test_what_was_measured_is_kept_by_scene_and_scenario(
         in (evaluated.folder / REPORT).read_text()
     )
     with pytest.raises(ValueError, match=r"no split 'test', it has val \(2 scenes\).*--hold-out"):
-        evaluate(RECIPE, settings, split="test", **arguments)
+        evaluate(RECIPE, settings, **arguments | {"scenes": SceneChoice("small", "test")})
 
 
 def test_other_programs_are_measured_in_every_scenario(
     settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert export_pairs(RECIPE, settings, out, scenes="small", local=True) == 4
+    assert export_pairs(RECIPE, settings, out, SceneChoice("small"), local=True) == 4
     (out / "vi_blur" / "drawn" / "small-val-0001.json").unlink()
     capsys.readouterr()
-    assert export_pairs(RECIPE, settings, out, scenes="small", local=True) == 4
+    assert export_pairs(RECIPE, settings, out, SceneChoice("small"), local=True) == 4
     assert "3 of 4 pairs were exported before" in capsys.readouterr().out
     # A method that takes the infrared picture, and a restorer that changes nothing.
     shutil.copytree(out, tmp_path / "same")
@@ -71,7 +72,7 @@ def test_other_programs_are_measured_in_every_scenario(
         RECIPE,
         settings,
         model=str(tiny_bundle),
-        scenes="small",
+        scenes=SceneChoice("small"),
         folders={"theirs": tmp_path / "theirs"},
         restored={"same": tmp_path / "same"},
         local=True,
@@ -99,7 +100,7 @@ def test_a_detector_and_flicker_are_measured_where_they_are_asked_for(
     (labels / "0000.txt").write_text("0 0.5 0.5 0.25 0.25")
     detector = write_detector(tmp_path / "bright.onnx")
     asked = {"detector": detector, "labels": labels, "sequence": True, "num_examples": 0}
-    arguments = {"model": str(tiny_bundle), "scenes": "small", "local": True}
+    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("small"), "local": True}
     evaluated = evaluate(RECIPE.model_copy(update=asked), settings, **arguments)
     said = capsys.readouterr().out
     assert "flicker: 1 of 2 scenes follow another frame" in said
@@ -127,7 +128,7 @@ def test_a_detector_and_labels_count_by_what_they_hold(
     def digest(detector: Path, boxes: str) -> str:
         text.write_text(boxes)
         asked = {"detector": detector, "labels": text.parent}
-        scenes = chosen_scenes(RECIPE, settings, scenes="small", split="val", dataset=None)
+        scenes = SceneChoice("small").load(settings, RECIPE.num_scenes)
         recipe = RECIPE.model_copy(update=asked)
         return Subject(recipe, "m", tiny_bundle, "w", "val", scenes).tags["config_digest"]
 
@@ -154,7 +155,9 @@ def test_what_is_asked_for_and_cannot_be_measured_is_said_first(
     ):
         recipe = RECIPE.model_copy(update=asked)
         with pytest.raises(ValueError, match=message):
-            evaluate(recipe, settings, model=str(tiny_bundle), scenes="small", local=True)
+            evaluate(
+                recipe, settings, model=str(tiny_bundle), scenes=SceneChoice("small"), local=True
+            )
     assert not (settings.work / "reports").exists()
     with pytest.raises(ValueError, match="they are for a detector"):
         EvaluateRecipe(scenarios=("clean",), labels=tmp_path)

@@ -10,6 +10,7 @@ import torch
 
 from infra.settings import Settings
 from jobs.evaluate.restoration import measure_restoration
+from jobs.evaluate.scenes import SceneChoice
 from jobs.scan.run import scan_folder
 from models.lure import SYSTEM
 from models.lure.config import Stage1Config, tiny
@@ -61,7 +62,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_a_row_for_each_camera_and_task(settings: Settings, checkpoint: Path) -> None:
     out = settings.work / "restoration.csv"
     kinds = measure_restoration(
-        str(checkpoint), settings, out, scenes="lol", split="test", shard=SHARD
+        str(checkpoint), settings, out, SceneChoice("lol", "test"), shard=SHARD
     )
     assert [*kinds] == [("vi", "clean"), ("vi", "low_light (own files)")]
     with out.open(newline="") as stream:
@@ -72,10 +73,13 @@ def test_a_row_for_each_camera_and_task(settings: Settings, checkpoint: Path) ->
     assert float(dark["PSNR_input"]) == kinds["vi", "low_light (own files)"]["PSNR_input"] < 15
     assert float(dark["latent_gap"]) > 0
     assert rows["clean"]["latent_gap"] == ""
+    elsewhere = SceneChoice("lol", "test", "tno")
+    with pytest.raises(ValueError, match="no scene of data set 'tno'"):
+        measure_restoration(str(checkpoint), settings, out, elsewhere, shard=SHARD)
 
 
 def test_a_system_without_prompts_is_told_so(settings: Settings) -> None:
     with pytest.raises(ValueError, match="dspfusion takes no prompts"):
         measure_restoration(
-            "small", settings, Path("unused"), scenes="lol", split="test", shard=SHARD
+            "small", settings, Path("unused"), SceneChoice("lol", "test"), shard=SHARD
         )

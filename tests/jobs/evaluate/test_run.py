@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import evaluate
+from jobs.evaluate.scenes import SceneChoice
 from jobs.evaluate.subject import ROWS
+from jobs.recipes.kinds import EvaluateRecipe
 from jobs.scan.run import scan_folder
-from pipelines.evaluation.rows import MODEL, read_rows
 from pipelines.promotion.lineage import SCENES
+from pipelines.results.rows import MODEL, read_rows
 from pipelines.sources.pictures import encode_png
 from pipelines.synthetic.pairs import write_scenes
 
@@ -43,7 +44,11 @@ def test_it_goes_on_where_it_was_stopped(
     settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     others = fused_folder(tmp_path / "others")
-    arguments = {"model": str(tiny_bundle), "scenes": "small", "folders": {"grey": others}}
+    arguments = {
+        "model": str(tiny_bundle),
+        "scenes": SceneChoice("small"),
+        "folders": {"grey": others},
+    }
     last = tmp_path / "small" / "val" / "vi" / "0002.png"
     last.rename(tmp_path / "away.png")
     with pytest.raises(ValueError, match=r"0002\.png: no such file"):
@@ -84,7 +89,7 @@ def test_another_method_must_have_every_picture(
 ) -> None:
     others = fused_folder(tmp_path / "others")
     (others / "0001.PNG").unlink()
-    arguments = {"model": str(tiny_bundle), "scenes": "small"}
+    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("small")}
     with pytest.raises(ValueError, match=r"--method grey: .* no picture for 1 of 3 scenes"):
         evaluate(RECIPE, settings, folders={"grey": others}, **arguments)
     with pytest.raises(ValueError, match="--method average: taken"):
@@ -93,7 +98,7 @@ def test_another_method_must_have_every_picture(
     with pytest.raises(ValueError, match="lacks 'clean'"):
         evaluate(blurred, settings, folders={"grey": others}, **arguments)
     with pytest.raises(ValueError, match=r"no split 'test', it has val \(3 scenes\).*--hold-out"):
-        evaluate(RECIPE, settings, split="test", **arguments)
+        evaluate(RECIPE, settings, **arguments | {"scenes": SceneChoice("small", "test")})
 
 
 def test_several_data_sets_have_rows_each(
@@ -103,7 +108,7 @@ def test_several_data_sets_have_rows_each(
         sources = tmp_path / "several" / name
         write_scenes(sources, split_counts={"val": 2}, seed=seed, height=48, width=64)
     scan_folder(tmp_path / "several", settings, name="several")
-    arguments = {"model": str(tiny_bundle), "scenes": "several"}
+    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("several")}
     few = RECIPE.model_copy(update={"num_scenes": 2, "scenarios": ("clean",), "steps": ()})
     capsys.readouterr()
     both = evaluate(few, settings, **arguments)
@@ -115,11 +120,11 @@ def test_several_data_sets_have_rows_each(
         ["beta", "1"],
     ]
     assert "By data set" in (both.folder / REPORT).read_text()
-    one = evaluate(few, settings, dataset="beta", **arguments)
+    one = evaluate(few, settings, **arguments | {"scenes": SceneChoice("several", dataset="beta")})
     assert one.folder.name.startswith("several-beta-val-")
     assert {row["scene"] for row in read_rows(one.folder / ROWS)} == {
         "beta-val-0000",
         "beta-val-0001",
     }
     with pytest.raises(ValueError, match="no scene of data set 'gamma'"):
-        evaluate(few, settings, dataset="gamma", **arguments)
+        evaluate(few, settings, **arguments | {"scenes": SceneChoice("several", dataset="gamma")})

@@ -4,7 +4,7 @@ import pytest
 
 from degradations.operators import AUTO_TASK, operator_numbers, task_names
 from jobs.fuse.told import read_chains
-from pipelines.evaluation.hints import hints_of
+from pipelines.scenarios.hints import hints_of
 
 
 def numbers(*texts: str) -> dict[str, list[float]]:

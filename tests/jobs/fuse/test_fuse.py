@@ -77,7 +77,7 @@ def test_the_command_stretches_on_request(
         paths = ["--vi", str(vi), "--ir", str(ir), "--out", str(out), "--work", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["fuse", str(tiny_bundle), *paths, *options])
         with pytest.raises(SystemExit) as ended:
-            command.main()
+            command.COMMAND.run()
         assert not ended.value.code
         fused.append(cv2.imread(str(out)))
     plain, stretched = fused
@@ -284,7 +284,7 @@ def test_the_command_says_what_failed(
     monkeypatch.setattr(sys, "argv", ["fuse", *words])
     for skipped in (0, 1):
         with pytest.raises(SystemExit) as ended:
-            command.main()
+            command.COMMAND.run()
         assert ended.value.code == 1
         said = capsys.readouterr().out
         assert f"{skipped} existed already" in said
@@ -293,6 +293,6 @@ def test_the_command_says_what_failed(
     words = [str(tiny_bundle), "--vi", pair[0], "--ir", pair[1], "--out", str(tmp_path / "a.png")]
     monkeypatch.setattr(sys, "argv", ["fuse", *words, "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit) as ended:
-        command.main()
+        command.COMMAND.run()
     assert ended.value.code == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "out" / "frame_0.png").read_bytes()

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from jobs.fuse.__main__ import main
+from jobs.fuse.__main__ import COMMAND
 from jobs.fuse.call import load_model
 from pipelines.sources.pictures import encode_png
 from pipelines.sources.video import read_frames, survey, video_writer
@@ -50,7 +50,7 @@ def write_deep(path: Path, picture: np.ndarray) -> str:
 def fuse(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["fuse", "small", *words, "--device", "cpu"])
     with pytest.raises(SystemExit) as ended:
-        main()
+        COMMAND.run()
     return int(ended.value.code or 0)
 
 

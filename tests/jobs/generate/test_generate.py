@@ -36,7 +36,7 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     def command(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["job", *words, "--work", str(work)])
         with pytest.raises(SystemExit) as ended:
-            generate.main()
+            generate.COMMAND.run()
         captured = capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return ended.value.code, captured.out + captured.err
@@ -93,7 +93,7 @@ def _index(
         sys, "argv", ["job", str(scene_folder), "--name", name, "--work", str(work)]
     )
     with pytest.raises(SystemExit) as ended:
-        scan.main()
+        scan.COMMAND.run()
     assert ended.value.code == 0
 
 

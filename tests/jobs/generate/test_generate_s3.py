@@ -11,11 +11,14 @@ import psutil
 import pytest
 
 from infra.settings import Settings
-from jobs.config import EvaluateRecipe, find_recipe, override, shrink_training
+from jobs.config import find_recipe, override, shrink_training
 from jobs.evaluate.run import evaluate
-from jobs.generate.run import collect_garbage, generate, named, verify
+from jobs.evaluate.scenes import SceneChoice
+from jobs.generate.run import generate, named
+from jobs.generate.upkeep import collect_garbage, verify
 from jobs.locations import open_datasets, open_folder, source_reader
 from jobs.recipes import DATASETS, TRAINING
+from jobs.recipes.kinds import EvaluateRecipe
 from jobs.scan.run import scan_folder
 from jobs.train.local import train_local
 from pipelines.datasets.versions import DatasetVersion
@@ -116,7 +119,7 @@ def test_sources_are_read_from_s3(
     assert index.scenes[0].vi_uri.startswith("s3://")
     assert generate(_RECIPE, settings, scenes="stored").digest == expected.digest
     recipe = EvaluateRecipe(scenarios=("clean",), num_scenes=2, num_examples=1, steps=())
-    arguments = {"model": str(tiny_bundle), "scenes": "stored"}
+    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("stored")}
     remote = evaluate(recipe, settings, **arguments)
     scan_folder(scene_folder, local, name="stored")
     assert evaluate(recipe, local, **arguments).run_id == remote.run_id  # the same scenes

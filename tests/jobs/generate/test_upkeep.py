@@ -13,14 +13,14 @@ from infra.settings import Settings
 from jobs.config import override, shrink_training
 from jobs.generate import run as generating
 from jobs.generate.quarantine import Quarantine
-from jobs.generate.run import collect_garbage, generate, verify
-from jobs.generate.upkeep import compare, retire, show_versions
+from jobs.generate.run import generate
+from jobs.generate.upkeep import collect_garbage, compare, retire, show_versions, verify
 from jobs.recipes import TRAINING
 from jobs.scan.run import scan_folder
 from jobs.train import run as training
 from jobs.train.inputs import find_sources
 from pipelines.datasets.plan import DatasetConfig
-from pipelines.datasets.shards import BadSourcesError
+from pipelines.datasets.shards.writing import BadSourcesError
 from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of, retire_version
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scan import ScanResult

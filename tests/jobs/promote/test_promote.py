@@ -12,15 +12,15 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.config import PromoteRecipe
 from jobs.promote import __main__ as command
 from jobs.promote.aliases import move_champion, rollback
 from jobs.promote.decision import promote
+from jobs.recipes.kinds import PromoteRecipe
 from models.metrics import METRIC_VERSION, METRICS
-from pipelines.evaluation.rows import BASELINE, MODEL, write_rows
 from pipelines.promotion.gate import GateConfig
 from pipelines.promotion.history import Event
 from pipelines.promotion.lineage import SCENES
+from pipelines.results.rows import BASELINE, MODEL, write_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable
@@ -281,7 +281,7 @@ def run(module: Any, words: list[str], settings: Settings) -> int:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(sys, "argv", ["job", *words, "--work", str(settings.work)])
         with pytest.raises(SystemExit) as ended:
-            module.main()
+            module.COMMAND.run()
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

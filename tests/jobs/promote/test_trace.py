@@ -12,10 +12,10 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.config import PromoteRecipe
 from jobs.promote import __main__ as command
 from jobs.promote.decision import promote
 from jobs.promote.trace import trace
+from jobs.recipes.kinds import PromoteRecipe
 from pipelines.promotion.lineage import broken
 from tests.jobs.conftest import FirstDemo
 
@@ -66,7 +66,7 @@ def test_every_link_of_a_fresh_version_holds(
     words = ["job", "trace", MODEL, "--scenes", "--work", str(settings.work)]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:
-        command.main()
+        command.COMMAND.run()
     out = capsys.readouterr().out
     assert ended.value.code == 0, out
     assert out.count("training run ") == 2
@@ -74,7 +74,7 @@ def test_every_link_of_a_fresh_version_holds(
     assert "every link holds" in out
     source = sorted((settings.work / "demo/sources/train/vi").iterdir())[0]
     with changed(source), pytest.raises(SystemExit) as ended:
-        command.main()
+        command.COMMAND.run()
     assert ended.value.code == 1
     assert f"{source}: is " in capsys.readouterr().out
 

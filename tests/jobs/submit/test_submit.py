@@ -28,7 +28,7 @@ from infra.settings import (
 from infra.submit import JobServer, find_job, open_server, submit_job
 from jobs.commands import words_of
 from jobs.scan.run import scan_folder
-from jobs.submit.__main__ import main
+from jobs.submit.__main__ import COMMAND
 from jobs.submit.needs import missing, needs_of
 from jobs.submit.run import entrypoint_of
 from pipelines.datasets.versions import find_version
@@ -131,7 +131,7 @@ def test_secrets_do_not_travel(
     monkeypatch.setenv(variable, value)
     monkeypatch.setattr(sys, "argv", ["submit", *words, "--", "generate", "small", "--scenes", "x"])
     with pytest.raises(SystemExit) as ended:
-        main()
+        COMMAND.run()
     assert ended.value.code == 2
     error = capsys.readouterr().err
     with pytest.raises(ValueError, match=message):

@@ -103,14 +103,14 @@ import sys
 for name in ("ray", "mlflow", "boto3", "sklearn"):
     sys.modules[name] = None
 from pathlib import Path
-from jobs.train.__main__ import main
+from jobs.train.__main__ import COMMAND
 work, dataset = sys.argv[1:]
 first = ()
 for stage in ("stage1", "stage2"):
     sys.argv = ["train", f"dspfusion_{stage}_small", "--smoke", "--local", "--work", work]
     sys.argv += ["--set", f"dataset={dataset}", *first]
     try:
-        main()
+        COMMAND.run()
     except SystemExit as done:
         if done.code:
             raise

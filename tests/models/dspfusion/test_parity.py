@@ -58,7 +58,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> FolderOnDisk[Index]:
 def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["parity", str(path)])
     with pytest.raises(SystemExit) as ended:
-        parity.main()
+        parity.COMMAND.run()
     return int(ended.value.code or 0)
 
 

@@ -11,7 +11,8 @@ from jobs.recipes.drfusion import drfusion_composite
 from pipelines.batches.decoding import load_group
 from pipelines.batches.samplers import samples_of
 from pipelines.datasets.plan import plan_shards
-from pipelines.datasets.shards import open_shard, write_shard
+from pipelines.datasets.shards.reading import open_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from infra.storage import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.batches import open_shards
 from pipelines.batches.open_shards import OpenShards
 from pipelines.batches.stream import ShardBatches
 from pipelines.datasets.plan import DatasetConfig, plan_shards
-from pipelines.datasets.shards import write_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file

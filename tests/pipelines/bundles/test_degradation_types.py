@@ -20,7 +20,7 @@ from pipelines.bundles.pretrained import find_pretrained, write_types
 from pipelines.datasets.groups import members_of
 from pipelines.datasets.plan import ShardConfig
 from pipelines.datasets.versions import DatasetVersion
-from pipelines.evaluation.probes import stored_pictures
+from pipelines.probes.known_pictures import stored_pictures
 from pipelines.sources.layouts import Layout
 from pipelines.sources.scan import ScanRules, scan
 from pipelines.sources.scenes import read_file

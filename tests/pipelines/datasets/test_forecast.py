@@ -16,7 +16,7 @@ from pipelines.datasets.forecast import (
     write_cost,
 )
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, ShardPlan, plan_shards
-from pipelines.datasets.shards import write_shard
+from pipelines.datasets.shards.writing import write_shard
 from pipelines.sources.scenes import Native, Scene, SceneTable, read_file
 from pipelines.store.folders import LocalFolder
 

@@ -12,17 +12,16 @@ import pytest
 from degradations import catalogue
 from degradations.blur import BlurRanges
 from degradations.catalogue import ViRanges
-from infra.storage import S3Folder
+from infra.storage.s3_folder import S3Folder
+from pipelines.datasets.garbage import delete_garbage, find_garbage
 from pipelines.datasets.groups import draw_groups
 from pipelines.datasets.plan import SCHEMA_VERSION, DatasetConfig, ShardPlan, plan_shards
-from pipelines.datasets.row_strips import encode_strips
-from pipelines.datasets.shards import WrittenShard, write_shard
+from pipelines.datasets.shards.row_strips import encode_strips
+from pipelines.datasets.shards.writing import WrittenShard, write_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import (
     DatasetVersion,
-    delete_garbage,
     earlier_of,
-    find_garbage,
     find_version,
     list_versions,
     retire_version,
@@ -33,7 +32,7 @@ from pipelines.sources.scenes import Scene, read_file
 from pipelines.store.folders import LocalFolder
 from pipelines.store.seeding import digest_of
 from tests.conftest import make_version
-from tests.pipelines.datasets.test_shards import hybrid_scenes
+from tests.pipelines.datasets.shards.test_writing import hybrid_scenes
 from tests.s3_servers import make_bucket
 
 Published = tuple[DatasetVersion, LocalFolder]

@@ -10,7 +10,7 @@ from pipelines.batches.samplers import SingleSample
 from pipelines.batches.stream import ShardBatches
 from pipelines.checks.leaks import find_leaks
 from pipelines.datasets.plan import DatasetConfig, plan_shards
-from pipelines.datasets.shards import open_shard
+from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.verify import verify_version
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.promotion.lineage import broken, dataset_link, tree_lines

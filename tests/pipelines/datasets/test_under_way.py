@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.datasets import under_way
 from pipelines.datasets.under_way import Announcement, announced
 from pipelines.store.folders import Folder, LocalFolder

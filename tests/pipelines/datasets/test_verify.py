@@ -12,7 +12,8 @@ import pytest
 from degradations import catalogue, own
 from degradations.own import OwnTransforms
 from pipelines.datasets.plan import DatasetConfig, plan_shards
-from pipelines.datasets.shards import SampleMeta, find_shard, tar_of
+from pipelines.datasets.shards.markers import find_shard, tar_of
+from pipelines.datasets.shards.sample import SampleMeta
 from pipelines.datasets.verify import remake_scenes, verify_version
 from pipelines.datasets.versions import DatasetVersion, find_version, manifest_of
 from pipelines.sources.scenes import Scene, SceneTable

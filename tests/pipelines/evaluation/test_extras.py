@@ -17,7 +17,7 @@ from pipelines.evaluation.extras import (
     load_instruments,
     score_picture,
 )
-from pipelines.evaluation.rows import (
+from pipelines.results.rows import (
     AGREEMENT,
     AP,
     BETTER,
@@ -29,7 +29,7 @@ from pipelines.evaluation.rows import (
     read_rows,
     write_rows,
 )
-from pipelines.evaluation.summaries import OVERALL, summarise
+from pipelines.results.summaries import OVERALL, summarise
 from pipelines.sources.layouts import Layout
 from pipelines.sources.scan import ScanRules, scan
 

@@ -11,14 +11,14 @@ from models import SYSTEMS
 from models.metrics import measurable, measure
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import fuse_laplacian, source_average
-from pipelines.evaluation.degraded_pairs import Case, cases_of, degraded_pair
 from pipelines.evaluation.given_pictures import find_given, given_pictures
 from pipelines.evaluation.measuring import CaseMeasurer, Measurement
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, find_scenario
+from pipelines.scenarios.degraded_pairs import Case, cases_of, degraded_pair
+from pipelines.scenarios.table import CLEAN_SCENARIO, find_scenario
 from pipelines.sources.layouts import Layout
 from pipelines.sources.pictures import to_tensor
 from pipelines.sources.scan import ScanRules, scan
-from tests.pipelines.evaluation.test_degraded_pairs import export
+from tests.pipelines.evaluation.test_exported_pairs import export
 
 SIZE = (44, 48)
 BLUR = "vi_blur"

@@ -13,16 +13,10 @@ from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure, to_grey
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import source_average
-from pipelines.evaluation.degraded_pairs import Case
-from pipelines.evaluation.measuring import (
-    CaseMeasurer,
-    Measurement,
-    choose_scenes,
-    forecast_s,
-    make_example,
-)
-from pipelines.evaluation.rows import RESTORED, Row
-from pipelines.evaluation.scenarios import CLEAN_SCENARIO, Scenario, degrade, find_scenario
+from pipelines.evaluation.measuring import CaseMeasurer, Measurement, choose_scenes, make_example
+from pipelines.results.rows import RESTORED, Row
+from pipelines.scenarios.degraded_pairs import Case, degrade
+from pipelines.scenarios.table import CLEAN_SCENARIO, Scenario, find_scenario
 from pipelines.sources.layouts import Layout
 from pipelines.sources.scan import ScanRules, scan
 from pipelines.sources.scenes import Scene, load_pair
@@ -150,16 +144,6 @@ def test_a_few_scenes_are_of_every_data_set(scenes: list[Scene]) -> None:
     assert choose_scenes(several, 2) == (several[0], several[2])
     assert choose_scenes(several, 3) == tuple(several[:3])
     assert choose_scenes(scenes, 1) == (scenes[0],)
-
-
-def test_a_forecast_grows_with_the_cases(scenes: list[Scene]) -> None:
-    measurement = Measurement(bundle=BUNDLE, scenarios=(CLEAN_SCENARIO,), metrics=MEASURED)
-    cases = [Case(scene, CLEAN_SCENARIO) for scene in scenes]
-    measurer = CaseMeasurer(measurement, METHODS)
-    assert forecast_s(measurer, cases) > 0
-    threads = torch.get_num_threads()
-    forecast_s(measurer, cases)
-    assert torch.get_num_threads() == threads
 
 
 def test_restored_sources_are_measured_against_the_clean_ones(scenes: list[Scene]) -> None:

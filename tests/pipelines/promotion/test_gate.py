@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipelines.evaluation.summaries import OVERALL
 from pipelines.promotion.gate import (
     Comparison,
     GateConfig,
@@ -14,6 +13,7 @@ from pipelines.promotion.gate import (
     judge,
     judge_first,
 )
+from pipelines.results.summaries import OVERALL
 
 Row = dict[str, Any]
 SCENARIOS = ("clean", "vi_rain")

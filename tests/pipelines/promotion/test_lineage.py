@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
-from infra.storage import S3Folder
+from infra.storage.s3_folder import S3Folder
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.promotion.lineage import (

@@ -1,4 +1,4 @@
-from pipelines.evaluation.probes import Point
+from pipelines.probes.latents import Point
 from pipelines.reports.evaluation_charts import map_of_points
 from pipelines.reports.page import templates
 

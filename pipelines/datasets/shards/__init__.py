@@ -1,0 +1,1 @@
+"""One shard: its samples, its marker, how it is written and read."""

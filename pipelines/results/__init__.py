@@ -1,0 +1,1 @@
+"""What an evaluation leaves: rows, their means, and how sure these are."""
