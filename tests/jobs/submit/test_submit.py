@@ -88,7 +88,7 @@ def test_mistakes_are_found_before_the_cluster_is_asked() -> None:
         ("train dspfusion_stage1_small --local --workers 2", "--local is one process"),
         ("generate small --scenes x --price 1", "with --dry-run only"),
         ("evaluate m --scenes x --method other", "write NAME=DIR"),
-        ("fuse m --vi a --ir b --out c --degradation vi:fog", "no degradation 'fog'"),
+        ("fuse m --vi a --ir b --out c --degradation vi:sleepy", "no degradation 'sleepy'"),
         ("promote dspfusion --set gate.tolerance=nan", r"gate\.tolerance"),
         ("chain generate small --scenes x then trian a", "did you mean 'train'"),
         ("chain promote dspfusion then submit -- promote dspfusion", "no command 'submit'"),
