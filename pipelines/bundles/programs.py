@@ -13,11 +13,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.passes import move_to_device_pass
-from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
+
+if TYPE_CHECKING:
+    from torch.export.pt2_archive._package import PT2ArchiveReader
 
 _GRAPH, _EXAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 _TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
@@ -52,6 +54,9 @@ def load_program(path: Path, device: str = "cpu") -> torch.nn.Module:
     It was traced on a CPU, whose name stands in it wherever a tensor is made: that is replaced, too.
     Raises ValueError for what no export holds.
     """
+    # Seconds, which only those who load one should wait.
+    from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
+
     clean = io.BytesIO()
     try:
         with PT2ArchiveReader(str(path)) as found, PT2ArchiveWriter(clean) as kept:
