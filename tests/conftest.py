@@ -25,7 +25,7 @@ from pipelines.sources.scenes import Scene
 from pipelines.store.folders import Folder, LocalFolder
 from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
@@ -180,7 +180,7 @@ def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
     """One embedded Ray cluster of 2 CPUs for the session, and settings in a folder of its own."""
     from infra.cluster.connect import connected
 
-    settings = embedded_settings(tmp_path_factory.mktemp("work"))
+    settings = tracked_settings(tmp_path_factory.mktemp("work"))
     with connected(settings):
         yield settings
 

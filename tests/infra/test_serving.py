@@ -25,7 +25,7 @@ from infra.registry import tracking
 from jobs.train.records import REQUIREMENTS
 from models import find_system
 from pipelines.bundles.export import contract_of, read_bundle
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 NAME = "served"
 
@@ -48,7 +48,7 @@ SIZES = ((1, 16, 16), (2, 37, 50), (1, 240, 321), (3, 17, 100))
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return tracking.connect(embedded_settings(tmp_path_factory.mktemp("serving")))
+    return tracking.connect(tracked_settings(tmp_path_factory.mktemp("serving")))
 
 
 def register(client: MlflowClient, name: str, bundle: Path) -> str:
