@@ -17,6 +17,7 @@ from filelock import FileLock
 from infra.settings import Settings
 from models import find_system
 from pipelines.bundles.export import write_bundle
+from pipelines.bundles.pretrained import pretrained_folders
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
@@ -31,7 +32,10 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason="real pairs absent: ../shared/data is not on this machine"
 )
-
+# Where their system was deleted, they are gone.
+needs_small = pytest.mark.skipif(
+    "small" not in pretrained_folders(), reason="the weights small are not in this tree"
+)
 
 _LONG_S = 1200.0
 
