@@ -20,6 +20,7 @@ from tests.infra import ray_workloads
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
     ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_damage_on_the_store_is_seen_past_the_cache(
     check_identical(settings, version)
 
 
+@pytest.mark.slow
 def test_sources_are_read_from_s3(
     local: Settings, expected: DatasetVersion, moto_url: str, scene_folder: Path, tiny_bundle: Path
 ) -> None:
