@@ -72,6 +72,8 @@ def test_what_is_learnt_of_scenes_is_seen_in_another(tmp_path: Path) -> None:
     shutil.copytree(find_pretrained("small"), folder)
     shipped = read_bundle(folder).types
     assert shipped is not None
+    # A worker keeps what it loaded of a bundle under the bundle.
+    assert len({read_bundle(folder), read_bundle(folder)}) == 1
     shard = ShardConfig(vi=("low_light",), ir=("random_noise",), num_negatives=3)
     write_types(folder, scenes, shard, read_file)
     found = read_bundle(folder).types
