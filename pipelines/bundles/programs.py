@@ -75,7 +75,7 @@ def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
         return b""  # a pickle, which is not needed
     if _TENSORS.fullmatch(name):
         data: bytes = archive.read_bytes(name)
-        if not data:
+        if not data and not _has_no_elements(name, archive):
             raise ValueError(f"{name} is empty, and would become as many zeros as it claims")
         return data
     if _LISTS.fullmatch(name):
@@ -90,6 +90,17 @@ def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
             _check_text(key, text)
         return json.dumps(graph).encode()
     raise ValueError(f"it holds {name}")
+
+
+def _has_no_elements(name: str, archive: PT2ArchiveReader) -> bool:
+    """Whether whatever is listed as kept in this member has a side of 0."""
+    folder, _, file = name.rpartition("/")
+    kind = folder.removeprefix("data/")
+    listed = json.loads(archive.read_bytes(f"{folder}/model_{kind}_config.json"))["config"]
+    sizes = [
+        entry["tensor_meta"]["sizes"] for entry in listed.values() if entry["path_name"] == file
+    ]
+    return all({"as_int": 0} in each for each in sizes)
 
 
 def _without_metadata(value: Any) -> Any:
