@@ -14,6 +14,9 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 # One thread a process: two threads on busy cores are slower than one (shared BLAS and OpenMP spin).
 export OMP_NUM_THREADS ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Each of the many processes imports torch, Ray and MLflow: where compiled files may not be kept, each compiles
+# them, which takes longer than most of what the processes do.
+export PYTHONDONTWRITEBYTECODE :=
 # Tests run in so many processes, each with a Ray cluster of its own (tests/groups.py).
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)

@@ -17,6 +17,7 @@ from filelock import FileLock
 from infra.settings import Settings
 from models import find_system
 from pipelines.bundles.export import write_bundle
+from pipelines.bundles.pretrained import pretrained_folders
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import DatasetVersion, publish_version
@@ -25,13 +26,16 @@ from pipelines.sources.scenes import Scene
 from pipelines.store.folders import Folder, LocalFolder
 from pipelines.synthetic.pairs import write_scenes
 from tests.s3_servers import KEYS, RadosGateway, moto_server, rados_gateway
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason="real pairs absent: ../shared/data is not on this machine"
 )
-
+# Where their system was deleted, they are gone.
+needs_small = pytest.mark.skipif(
+    "small" not in pretrained_folders(), reason="the weights small are not in this tree"
+)
 
 _LONG_S = 1200.0
 
@@ -180,7 +184,7 @@ def ray_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
     """One embedded Ray cluster of 2 CPUs for the session, and settings in a folder of its own."""
     from infra.cluster.connect import connected
 
-    settings = embedded_settings(tmp_path_factory.mktemp("work"))
+    settings = tracked_settings(tmp_path_factory.mktemp("work"))
     with connected(settings):
         yield settings
 

@@ -19,12 +19,13 @@ _TOGETHER = {
 
 # They take minutes, so they begin first: else the other processes would wait for the one that has them.
 FIRST = (
-    "tests/toy/test_toy.py",
     "tests/jobs/test_mlflow_server.py",
     "tests/infra/cluster/test_nodes.py",
     "tests/jobs/submit/test_submit.py",
+    "tests/toy/test_toy.py",
     "tests/jobs/test_demo.py",
     "tests/jobs/train/test_killed.py",
+    "tests/infra/cluster/test_ddp.py",
     "tests/infra/test_outage.py",
     "tests/infra/test_serving.py",
     "tests/pipelines/bundles/test_every_system.py",

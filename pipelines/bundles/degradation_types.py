@@ -59,6 +59,10 @@ class DegradationTypes(BaseModel):
     means: Mapping[str, Mapping[str, tuple[float, ...]]]
     reach: Mapping[str, Annotated[float, Field(gt=0)]]
 
+    def __hash__(self) -> int:
+        """Mappings have no hash, and a bundle is a key of what a worker loads once."""
+        return hash((self.temperature, *sorted(self.reach.items())))
+
     def as_bytes(self) -> bytes:
         """The file's content."""
         return (self.model_dump_json() + "\n").encode()

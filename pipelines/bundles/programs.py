@@ -13,11 +13,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.passes import move_to_device_pass
-from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
+
+if TYPE_CHECKING:
+    from torch.export.pt2_archive._package import PT2ArchiveReader
 
 _GRAPH, _EXAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 _TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
@@ -52,6 +54,9 @@ def load_program(path: Path, device: str = "cpu") -> torch.nn.Module:
     It was traced on a CPU, whose name stands in it wherever a tensor is made: that is replaced, too.
     Raises ValueError for what no export holds.
     """
+    # Seconds, which only those who load one should wait.
+    from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
+
     clean = io.BytesIO()
     try:
         with PT2ArchiveReader(str(path)) as found, PT2ArchiveWriter(clean) as kept:
@@ -70,7 +75,7 @@ def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
         return b""  # a pickle, which is not needed
     if _TENSORS.fullmatch(name):
         data: bytes = archive.read_bytes(name)
-        if not data:
+        if not data and not _has_no_elements(name, archive):
             raise ValueError(f"{name} is empty, and would become as many zeros as it claims")
         return data
     if _LISTS.fullmatch(name):
@@ -85,6 +90,17 @@ def _checked(name: str, archive: PT2ArchiveReader) -> bytes:
             _check_text(key, text)
         return json.dumps(graph).encode()
     raise ValueError(f"it holds {name}")
+
+
+def _has_no_elements(name: str, archive: PT2ArchiveReader) -> bool:
+    """Whether whatever is listed as kept in this member has a side of 0."""
+    folder, _, file = name.rpartition("/")
+    kind = folder.removeprefix("data/")
+    listed = json.loads(archive.read_bytes(f"{folder}/model_{kind}_config.json"))["config"]
+    sizes = [
+        entry["tensor_meta"]["sizes"] for entry in listed.values() if entry["path_name"] == file
+    ]
+    return all({"as_int": 0} in each for each in sizes)
 
 
 def _without_metadata(value: Any) -> Any:

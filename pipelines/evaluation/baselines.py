@@ -17,7 +17,6 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 import torch
-from scipy.signal import wiener
 from torch import Tensor
 
 from models.system import Fused, Fuser, Hints
@@ -121,6 +120,8 @@ def sharpen(picture: np.ndarray) -> np.ndarray:
 def smooth_adaptively(picture: np.ndarray) -> np.ndarray:
     """Wiener filter of 5×5 windows, the noise being their mean variance (Lim 1990)."""
     # The offset keeps a flat window from being divided by a variance of zero.
+    from scipy.signal import wiener  # seconds, which only those who call it should wait
+
     noise = (_noise_levels(picture * 255) / 255) ** 2 + 1e-8
     with np.errstate(divide="ignore", invalid="ignore"):
         # A window without variance is divided by it and then replaced by its mean.

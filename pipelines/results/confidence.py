@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap
 
 CONFIDENCE = 0.95
 
@@ -37,6 +36,8 @@ def mean_intervals(
     A resample draws whole scenes, so what the columns share is kept. For paired data pass differences.
     A column without spread is its own interval.
     """
+    from scipy.stats import DegenerateDataWarning  # seconds, which every worker would wait
+
     means = np.nanmean(values, axis=0)
     spread = np.nanstd(values, axis=0) > 1e-12 * np.maximum(np.abs(means), 1e-12)
     low, high, bound = means.copy(), means.copy(), means.copy()
@@ -64,6 +65,8 @@ def _each(
     columns: np.ndarray, rng: np.random.Generator, num_resamples: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends of each column's own interval."""
+    from scipy.stats import bootstrap
+
     found = bootstrap(
         (columns,),
         np.nanmean if np.isnan(columns).any() else np.mean,
@@ -85,6 +88,8 @@ def _each(
 
 def _critical(columns: np.ndarray, rng: np.random.Generator, num_resamples: int) -> float:
     """How many standard errors below every mean the common bound lies."""
+    from scipy.stats import bootstrap
+
     means = np.nanmean(columns, axis=0)
 
     def differences(drawn: np.ndarray, axis: int) -> np.ndarray:

@@ -84,6 +84,23 @@ def test_an_example_that_is_a_pickle_is_not_read(members: dict[str, bytes], tmp_
     assert not canary.exists()
 
 
+class WithoutPrior(nn.Module):
+    """As a network whose semantic prior is cut off: it has a prior of no channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = torch.zeros(1, 0)
+
+    def forward(self, vi: Tensor) -> Tensor:
+        return torch.cat([vi, self.prior.expand(len(vi), -1)], 1)
+
+
+def test_a_tensor_without_elements_is_no_attack(tmp_path: Path) -> None:
+    vi = torch.rand(2, 3)
+    torch.export.save(torch.export.export(WithoutPrior(), (vi,)), tmp_path / "good.pt2")
+    assert torch.equal(load_program(tmp_path / "good.pt2")(vi), vi)
+
+
 def edited(data: bytes, edit: Callable[[Any], None]) -> bytes:
     value = json.loads(data)
     edit(value)

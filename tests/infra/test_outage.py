@@ -1,5 +1,6 @@
 """MLflow goes away while a training runs: a real server, stopped and killed, and nothing is lost."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -139,8 +141,10 @@ def test_training_goes_on_while_the_server_is_dead(
     ray_settings: Settings,
     moto_url: str,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With its checkpoints on S3, and a worker that is killed in the meantime."""
+    """With its checkpoints on S3, and a worker that is killed in the meantime; each step is there once."""
+    monkeypatch.setenv("FUSION_LOG", "json")
     bucket = make_bucket(moto_url, "outage")
     settings = ray_settings.model_copy(
         update={
@@ -182,5 +186,31 @@ def test_training_goes_on_while_the_server_is_dead(
     history = client.get_metric_history(run_id, "loss")
     expected = [(step, 10.0 * step + 0.5) for step in range(1, 11)]
     assert [(metric.step, metric.value) for metric in history] == expected
+    numbers = range(1, 11)
+    assert tracking.metric_curve(client, run_id, "samples_per_s") == [(n, 2.0) for n in numbers]
+    assert tracking.metric_curve(client, run_id, "host_peak_mib") == [(n, 101.0) for n in numbers]
+    # So is the picture that rank 0 drew before the restart, and those after it.
+    pictures = tracking.fetch_folder(run_id, "previews", tmp_path / "pictures")
+    assert {path.name: path.read_text() for path in pictures.iterdir()} == {
+        f"step-{step:08d}.png": f"picture {step}" for step in (3, 6, 9)
+    }
+    # Each rank told of its steps, those that were taken again too, in lines for machines.
+    told = [line for line in lines_of_workers() if line["run"] == run_id]
+    assert {(line["rank"], line["step"], line["loss"]) for line in told} == {
+        (rank, float(step), 10.0 * step + rank) for rank in range(2) for step in numbers
+    }
     # Some of them were reported before there was a server to log them.
     assert sum(metric.timestamp / 1000 < came_back_s[0] for metric in history) > 1
+
+
+def lines_of_workers() -> list[dict[str, Any]]:
+    """The reports in the logs of this cluster's workers."""
+    import ray
+
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    return [
+        json.loads(line)
+        for path in logs.glob("worker-*.err")
+        for line in path.read_text().splitlines()
+        if line.startswith("{") and '"report"' in line
+    ]

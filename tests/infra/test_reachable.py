@@ -14,7 +14,7 @@ from infra.cluster.connect import check_address
 from infra.registry import tracking
 from infra.settings import Settings, read_settings
 from tests.ray_head import free_port
-from tests.settings import embedded_settings
+from tests.settings import embedded_settings, tracked_settings
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_work_folder_that_was_moved_is_said_with_the_remedy(tmp_path: Path) ->
 
 
 def test_an_experiment_that_was_deleted_is_said_with_the_remedy(tmp_path: Path) -> None:
-    settings = embedded_settings(tmp_path)
+    settings = tracked_settings(tmp_path)
     client = tracking.connect(settings)
     client.delete_experiment(tracking.experiment_id(client))
     with pytest.raises(

@@ -1,5 +1,6 @@
 """The registered form of a model: what it answers, and that it needs nothing that it does not name."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -18,6 +20,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from packaging.requirements import Requirement
 from torch import Tensor, nn
 
 from infra.registry import model_versions as registry
@@ -25,7 +28,7 @@ from infra.registry import tracking
 from jobs.train.records import REQUIREMENTS
 from models import find_system
 from pipelines.bundles.export import contract_of, read_bundle
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 NAME = "served"
 
@@ -48,7 +51,7 @@ SIZES = ((1, 16, 16), (2, 37, 50), (1, 240, 321), (3, 17, 100))
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return tracking.connect(embedded_settings(tmp_path_factory.mktemp("serving")))
+    return tracking.connect(tracked_settings(tmp_path_factory.mktemp("serving")))
 
 
 def register(client: MlflowClient, name: str, bundle: Path) -> str:
@@ -135,16 +138,42 @@ def test_what_it_cannot_fuse_is_refused(
 
 @pytest.fixture(scope="module")
 def python(client: MlflowClient, served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter with what the model's own requirements name, and nothing else."""
+    """An interpreter with what the model's own requirements name, and nothing else.
+
+    Links to what is installed here: to unpack torch and MLflow again takes a minute.
+    """
     venv = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    requirements = mlflow.pyfunc.get_model_dependencies(served)
-    # This environment's pip; what is never imported there need not be compiled.
-    install = [sys.executable, "-m", "pip", "--python", venv, "install", "--quiet", "--no-compile"]
-    install += ["-r", requirements]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    [packages] = venv.glob("lib/*/site-packages")
+    lines = Path(mlflow.pyfunc.get_model_dependencies(served)).read_text().splitlines()
+    for distribution in with_all_they_need([Requirement(line) for line in lines if line]):
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(str(distribution.locate_file(top)))
+    # MLflow's server is this command.
+    command = venv / "bin" / "uvicorn"
+    command.write_text(f'#!/bin/sh\nexec {venv}/bin/python -m uvicorn "$@"\n')
+    command.chmod(0o755)
     return venv / "bin" / "python"
+
+
+def with_all_they_need(requirements: list[Requirement]) -> list[Distribution]:
+    """The distributions that requirements name, and that those need; each as it is installed here."""
+    found: dict[tuple[str, frozenset[str]], Distribution] = {}
+    while requirements:
+        requirement = requirements.pop()
+        key = requirement.name, frozenset(requirement.extras)
+        if key not in found:
+            found[key] = importlib.metadata.distribution(requirement.name)
+            assert requirement.specifier.contains(found[key].version), requirement
+            needs = [Requirement(line) for line in found[key].requires or ()]
+            requirements += [need for need in needs if is_needed(need, requirement.extras)]
+    return [*found.values()]
+
+
+def is_needed(requirement: Requirement, extras: set[str]) -> bool:
+    marker = requirement.marker
+    return not marker or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +222,7 @@ def server(client: MlflowClient, served: str, python: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = python.parents[2] / "serve.log"
-    command = [str(python.parent / "mlflow"), "models", "serve", "-m", served]
+    command = [str(python), "-m", "mlflow", "models", "serve", "-m", served]
     command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as stream:
         process = subprocess.Popen(

@@ -37,6 +37,17 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     assert "examples:\n  python -m jobs." in done.stdout
 
 
+def test_workers_import_nothing_that_takes_seconds() -> None:
+    """Each worker of a cluster is a new process, which imports these before it begins."""
+    modules = "jobs.evaluate.run, jobs.fuse.run, jobs.generate.run, jobs.train.run, jobs.train.task"
+    command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "torch" in imported
+    slow = {"torch._dynamo", "scipy.stats", "scipy.signal", "sklearn", "ray", "mlflow"}
+    assert slow.isdisjoint(imported)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_one_line_that_says_how_to_resume(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -169,6 +169,7 @@ def test_a_full_disk(
     check_identical(full, settings, version)
 
 
+@pytest.mark.slow
 def test_the_driver_killed_in_the_middle(
     settings: Settings, expected: DatasetVersion, elsewhere: Settings
 ) -> None:

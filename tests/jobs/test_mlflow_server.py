@@ -12,11 +12,18 @@ import pytest
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from jobs.demo.run import demo
+from jobs.config import find_recipe, shrink_training
+from jobs.evaluate.run import evaluate
+from jobs.evaluate.scenes import SceneChoice
+from jobs.generate.run import generate, named
 from jobs.promote.aliases import rollback
 from jobs.promote.decision import promote
 from jobs.promote.trace import trace
-from jobs.recipes.kinds import PromoteRecipe
+from jobs.recipes import DATASETS, TRAINING
+from jobs.recipes.kinds import EvaluateRecipe, PromoteRecipe
+from jobs.scan.run import scan_folder
+from jobs.train.local import train_local
+from jobs.train.run import train
 from pipelines.promotion.lineage import broken
 from tests.jobs.promote.test_promote import RECIPE, add_version, champion, promote_at_once
 from tests.mlflow_server import mlflow_server
@@ -54,9 +61,28 @@ def settings(
     )
 
 
-def test_train_evaluate_promote_trace(settings: Settings, bucket: str) -> None:
-    demo(settings, smoke=True)
-    name = "dspfusion-demo"
+def train_and_evaluate(settings: Settings, name: str, scene_folder: Path) -> None:
+    """Stage I in this process, Stage II on Ray and on the server."""
+    scan_folder(scene_folder, settings, name="served")
+    recipe = named(find_recipe(DATASETS, "small"), "served")
+    dataset = generate(recipe, settings, scenes="served", smoke=True)
+    first, second = (
+        shrink_training(find_recipe(TRAINING, f"dspfusion_{stage}_demo")).model_copy(
+            update={"dataset": dataset.name, "num_workers": 1}
+        )
+        for stage in ("stage1", "stage2")
+    )
+    start = train_local(first, settings, name="first")
+    changes = {"init_from": str(start), "register_as": name}
+    trained = train(second.model_copy(update=changes), settings, name="second")
+    assert trained.model == f"models:/{name}/1"
+    evaluation = EvaluateRecipe(scenarios=("clean",), num_scenes=2, num_examples=1, steps=())
+    evaluate(evaluation, settings, model=trained.model, scenes=SceneChoice("served"))
+
+
+def test_train_evaluate_promote_trace(settings: Settings, bucket: str, scene_folder: Path) -> None:
+    name = "served"
+    train_and_evaluate(settings, name, scene_folder)
     assert not promote(PromoteRecipe(scenarios=("clean",)), settings, name=name).passed
     promoted = promote(
         PromoteRecipe(scenarios=("clean",)), settings, name=name, force="a trial of the server"

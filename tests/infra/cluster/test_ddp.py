@@ -1,6 +1,5 @@
 """A DDP group that loses workers, on one real Ray cluster for the session."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,51 +10,10 @@ import ray
 
 from infra.cluster import ddp
 from infra.cluster.run_folder import fetched_checkpoint, nodes_without
-from infra.registry import tracking
-from infra.registry.report_log import ReportLogger
 from infra.settings import Settings
-from pipelines.store.folders import LocalFolder
 from tests.infra import ray_workloads
 
 pytestmark = pytest.mark.ray
-
-
-def test_ddp_survives_a_dead_worker_and_logs_each_step_once(
-    ray_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUSION_LOG", "json")
-    client = tracking.connect(ray_settings)
-    run_id = tracking.open_run(client, name="count", config={}, tags={}).info.run_id
-    settings = ray_settings.model_copy(update={"runs_uri": str(tmp_path / "runs")})
-    kept = LocalFolder(tmp_path / "runs" / "count")
-    checkpoint = ddp.run_ddp(
-        partial(ray_workloads.count_steps, {"folder": str(tmp_path)}),
-        name="count",
-        settings=settings,
-        num_workers=2,
-        resources={"CPU": 1},
-        on_report=ReportLogger(ray_settings.tracking_uri, run_id, kept),
-    )
-    assert (tmp_path / "died").exists()
-    with fetched_checkpoint(checkpoint) as folder:
-        assert (folder / "step").read_text() == "6"
-    # Step 3 was trained twice; the mean over both ranks of each step is there once.
-    expected = [(step, 10.0 * step + 0.5) for step in range(1, 7)]
-    assert tracking.metric_curve(client, run_id, "loss") == expected
-    assert tracking.metric_curve(client, run_id, "samples_per_s") == [(n, 2.0) for n in range(1, 7)]
-    peaks = tracking.metric_curve(client, run_id, "host_peak_mib")
-    assert peaks == [(n, 101.0) for n in range(1, 7)]
-    # So is the picture that rank 0 drew of it, and the one after the restart.
-    pictures = tracking.fetch_folder(run_id, "previews", tmp_path / "pictures")
-    assert {path.name: path.read_text() for path in pictures.iterdir()} == {
-        "step-00000003.png": "picture 3",
-        "step-00000006.png": "picture 6",
-    }
-    # Each rank told of its steps, those that were taken again too, in lines for machines.
-    told = [line for line in lines_of_workers() if line["run"] == run_id]
-    assert {(line["rank"], line["step"], line["loss"]) for line in told} == {
-        (rank, float(step), 10.0 * step + rank) for rank in range(2) for step in range(1, 7)
-    }
 
 
 @pytest.mark.slow
@@ -89,19 +47,6 @@ def test_a_node_that_does_not_see_the_runs(ray_settings: Settings, tmp_path: Pat
     nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes()}
     assert nodes_without(tmp_path, nodes) == []
     assert nodes_without(tmp_path / "absent", nodes) == [*nodes]
-
-
-def lines_of_workers() -> list[dict[str, Any]]:
-    """The reports in the logs of this cluster's workers."""
-    import ray
-
-    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    return [
-        json.loads(line)
-        for path in logs.glob("worker-*.err")
-        for line in path.read_text().splitlines()
-        if line.startswith("{") and '"report"' in line
-    ]
 
 
 def run_ddp(

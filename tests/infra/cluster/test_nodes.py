@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,20 @@ def test_the_session_s_cluster_does_not_grow(ray_settings: Settings) -> None:
     assert nodes.count_resource("GPU") == 0
 
 
+@pytest.fixture(scope="module")
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Saw]]:
+    """A training whose node comes back after a minute; meanwhile other tests run."""
+    folder = tmp_path_factory.mktemp("away")
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(run_scenario, "training", folder, AWAY_S="65")
+        # After this step its node is taken away.
+        while not running.done() and not list(folder.glob("scratch-8-*")):
+            time.sleep(0.5)
+        yield running
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("away")
 def test_tasks_follow_the_nodes(tmp_path: Path) -> None:
     saw, told = run_scenario("tasks", tmp_path)
     assert saw["done"] == 200
@@ -61,24 +75,17 @@ def test_actors_follow_the_nodes(tmp_path: Path) -> None:
     assert saw["done"] == list(range(200))
 
 
-@pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Saw, Saw]:
-    """A training whose node comes back and one whose node does not, while the first waits for its own."""
-    away, lost = tmp_path_factory.mktemp("away"), tmp_path_factory.mktemp("lost")
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(run_scenario, "training", away, AWAY_S="65")
-        # After this step its node is taken away.
-        while not first.done() and not list(away.glob("scratch-8-*")):
-            time.sleep(0.5)
-        second = threads.submit(run_scenario, "lost", lost)
-        return first.result(), second.result()
+@pytest.mark.slow
+def test_a_node_that_does_not_come_back_ends_it_with_a_reason(tmp_path: Path) -> None:
+    saw, _ = run_scenario("lost", tmp_path)
+    assert saw["error"].startswith("ValueError: no 2 CPUs were free together for ")
 
 
 @pytest.mark.slow
 def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
-    trainings: tuple[Saw, Saw],
+    away: Future[Saw],
 ) -> None:
-    saw, told = trainings[0]
+    saw, told = away.result()
     assert saw["step"] == 20
     # Both ranks from the start, and once more from a checkpoint: never from the start again.
     assert saw["starts"][:2] == [0, 0]
@@ -86,12 +93,6 @@ def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
     assert min(saw["starts"][2:]) >= 6
     assert "waiting for 2 CPUs: a node is gone and the cluster has 1" in told
     assert "the cluster has 2 CPUs again; resuming from the last checkpoint" in told
-
-
-@pytest.mark.slow
-def test_a_node_that_does_not_come_back_ends_it_with_a_reason(trainings: tuple[Saw, Saw]) -> None:
-    saw, _ = trainings[1]
-    assert saw["error"].startswith("ValueError: no 2 CPUs were free together for ")
 
 
 @pytest.mark.slow

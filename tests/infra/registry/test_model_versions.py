@@ -10,14 +10,14 @@ from mlflow import MlflowClient
 from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 NAME = "fuser-under-test"
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return embedded_settings(tmp_path_factory.mktemp("registry"))
+    return tracked_settings(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="module")

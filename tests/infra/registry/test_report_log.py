@@ -8,12 +8,12 @@ from mlflow import MlflowClient
 from infra.registry import tracking
 from infra.registry.report_log import ReportLogger, merge_ranks
 from pipelines.store.folders import LocalFolder
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return tracking.connect(embedded_settings(tmp_path_factory.mktemp("reports")))
+    return tracking.connect(tracked_settings(tmp_path_factory.mktemp("reports")))
 
 
 def test_a_restarted_controller_logs_no_step_twice(client: MlflowClient, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from mlflow import MlflowClient
 
 from infra.registry import tracking
 from infra.settings import Settings
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return tracking.connect(embedded_settings(tmp_path_factory.mktemp("tracking")))
+    return tracking.connect(tracked_settings(tmp_path_factory.mktemp("tracking")))
 
 
 def test_a_run_holds_parameters_tags_and_its_dataset(client: MlflowClient) -> None:

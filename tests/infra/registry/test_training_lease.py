@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from infra.registry import leases as lease
 from infra.registry import tracking, training_lease
 from infra.registry.training_lease import LostTrainingError, Timing
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGEST = "ab" * 32
@@ -55,7 +55,7 @@ def interrupts() -> Iterator[None]:
 
 @pytest.fixture
 def client(work: Path) -> Iterator[MlflowClient]:
-    client = tracking.connect(embedded_settings(work))
+    client = tracking.connect(tracked_settings(work))
     yield client
     assert lease.read_lease(client, NAME) is None, "it was not given back"
 

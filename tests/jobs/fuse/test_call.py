@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.fuse.call import load_model
-from pipelines.bundles.pretrained import pretrained_folders
+from tests.conftest import needs_small
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_arrays_and_paths_come_to_the_same(
     assert model(vi.astype(np.uint16) * 257, ir).dtype == np.uint16
 
 
-@pytest.mark.skipif("small" not in pretrained_folders(), reason="no pretrained weights small here")
+@needs_small
 def test_the_readme_is_true(
     pair: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

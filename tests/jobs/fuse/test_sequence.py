@@ -13,6 +13,9 @@ from jobs.fuse.call import load_model
 from pipelines.sources.pictures import encode_png
 from pipelines.sources.video import read_frames, survey, video_writer
 from pipelines.synthetic.pairs import render_scene
+from tests.conftest import needs_small
+
+pytestmark = needs_small
 
 H, W, N = 48, 64, 3
 

@@ -41,10 +41,14 @@ def local(ray_settings: Settings, scene_folder: Path, tmp_path: Path) -> Setting
     return settings
 
 
-@pytest.fixture
-def expected(local: Settings) -> DatasetVersion:
-    """The dataset on disk."""
-    return generate(_RECIPE, local, scenes="stored")
+@pytest.fixture(scope="module")
+def expected(
+    ray_settings: Settings, scene_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> DatasetVersion:
+    """The dataset of `local`, made on a disk."""
+    settings = ray_settings.model_copy(update={"work": tmp_path_factory.mktemp("expected")})
+    scan_folder(scene_folder, settings, name="stored")
+    return generate(_RECIPE, settings, scenes="stored")
 
 
 def on_s3(settings: Settings, url: str, *, bucket_at: str) -> Settings:
@@ -108,6 +112,7 @@ def test_damage_on_the_store_is_seen_past_the_cache(
     check_identical(settings, version)
 
 
+@pytest.mark.slow
 def test_sources_are_read_from_s3(
     local: Settings, expected: DatasetVersion, moto_url: str, scene_folder: Path, tiny_bundle: Path
 ) -> None:

@@ -27,7 +27,7 @@ from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.folders import LocalFolder
 from tests.conftest import make_version
-from tests.settings import embedded_settings
+from tests.settings import embedded_settings, tracked_settings
 
 Published = tuple[DatasetVersion, LocalFolder]
 Capture = pytest.CaptureFixture[str]
@@ -36,7 +36,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings with an MLflow of this file's own, which takes seconds to create."""
-    settings = embedded_settings(tmp_path_factory.mktemp("tracked"))
+    settings = tracked_settings(tmp_path_factory.mktemp("tracked"))
     tracking.connect(settings)
     return settings
 

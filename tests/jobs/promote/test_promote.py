@@ -24,7 +24,7 @@ from pipelines.results.rows import BASELINE, MODEL, write_rows
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import ScanResult
 from pipelines.sources.scenes import Scene, SceneTable
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 NAME = "gated"
 RECIPE = PromoteRecipe(scenarios=("clean", "vi_blur"), gate=GateConfig(min_scenes=6))
@@ -32,7 +32,7 @@ RECIPE = PromoteRecipe(scenarios=("clean", "vi_blur"), gate=GateConfig(min_scene
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    settings = embedded_settings(tmp_path_factory.mktemp("promote"))
+    settings = tracked_settings(tmp_path_factory.mktemp("promote"))
     tracking.connect(settings).create_registered_model(NAME)
     return settings
 

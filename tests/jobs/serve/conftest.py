@@ -11,7 +11,7 @@ from models import system_of
 from models.system import FuseOptions
 from pipelines.bundles.export import contract_of
 from tests.conftest import tiny_fuser
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +28,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """That bundle, loaded."""
-    settings = embedded_settings(tmp_path_factory.mktemp("work"))
+    settings = tracked_settings(tmp_path_factory.mktemp("work"))
     return ServedModel(str(bundle), FuseOptions(), settings)

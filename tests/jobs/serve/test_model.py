@@ -16,12 +16,12 @@ from jobs.serve.messages import Answer, Refused, Request
 from jobs.serve.model import ServedModel
 from models.system import FuseOptions
 from tests.jobs.serve.pictures import pair
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return embedded_settings(tmp_path_factory.mktemp("followed"))
+    return tracked_settings(tmp_path_factory.mktemp("followed"))
 
 
 @pytest.fixture(scope="module")

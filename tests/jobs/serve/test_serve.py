@@ -22,7 +22,7 @@ from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import REPOSITORY
 from tests.jobs.serve.pictures import pair
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 WAIT_S = 600.0
@@ -63,7 +63,7 @@ class Service:
 @pytest.fixture(scope="module")
 def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     work = tmp_path_factory.mktemp("serve")
-    client = tracking.connect(embedded_settings(work))
+    client = tracking.connect(tracked_settings(work))
     for factor in (1.0, 1.5):
         folder = work / str(factor)
         shutil.copytree(bundle, folder)

@@ -19,7 +19,6 @@ from mlflow import MlflowClient
 from infra.registry import tracking
 from infra.settings import (
     REPOSITORY,
-    Settings,
     job_server,
     job_tags,
     read_settings,
@@ -34,6 +33,7 @@ from jobs.submit.run import entrypoint_of
 from pipelines.datasets.versions import find_version
 from pipelines.store.folders import LocalFolder
 from tests.ray_head import NODE_SECRETS, TOKEN, RayHead, ray_head
+from tests.settings import tracked_settings
 
 Submit = Callable[..., int]
 
@@ -156,13 +156,7 @@ def test_a_job_tags_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "commit": "c",
     }
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": metadata}))
-    settings = Settings(
-        work=tmp_path,
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
-        artifact_root=f"{tmp_path}/artifacts",
-        ray_address=None,
-    )
-    client = tracking.connect(settings)
+    client = tracking.connect(tracked_settings(tmp_path))
     first = tracking.open_run(client, name="a", config={}, tags={"config_digest": "d"})
     expected = {"job.id": "train-1", "job.command": "train a", "job.commit": "c"}
     assert expected.items() <= client.get_run(first.info.run_id).data.tags.items()

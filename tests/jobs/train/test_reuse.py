@@ -13,7 +13,7 @@ from jobs.train.inputs import plan_training
 from jobs.train.records import open_training_run
 from jobs.train.run import train
 from pipelines.datasets.versions import DatasetVersion
-from tests.settings import embedded_settings
+from tests.settings import tracked_settings
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def settings(
     published: tuple[DatasetVersion, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     """MLflow in a folder of the tests, and the dataset version."""
-    work = embedded_settings(tmp_path_factory.mktemp("reuse"))
+    work = tracked_settings(tmp_path_factory.mktemp("reuse"))
     return work.model_copy(update={"datasets_uri": str(published[1])})
 
 

@@ -20,6 +20,7 @@ from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training import loop as training
 from pipelines.training.checkpoints import read_state, read_weights
+from tests.settings import tracked_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -123,13 +124,7 @@ def test_a_resumed_run_shows_only_what_it_does_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Steps that were done before took no time now: counted in, they would promise an early end."""
-    settings = settings_in(tmp_path).model_copy(
-        update={
-            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
-            "artifact_root": str(tmp_path / "artifacts"),
-        }
-    )
-    client = tracking.connect(settings)
+    client = tracking.connect(tracked_settings(tmp_path))
     run_id = tracking.open_run(client, name="t", config={}, tags={}).info.run_id
     for step in (10, 20):
         tracking.log_metrics(client, run_id, {"loss": 5.0}, step=step)

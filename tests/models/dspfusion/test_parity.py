@@ -38,6 +38,7 @@ OTHER = Constants(
 )
 
 
+@pytest.mark.slow
 @needs_golden
 def test_published_folder() -> None:
     """Every tensor of every file, within the tolerances of spec 5.6."""

@@ -26,6 +26,7 @@ from pipelines.sources.scan import ScanRules, scan
 from pipelines.sources.scenes import read_file
 from pipelines.store.folders import LocalFolder
 from pipelines.synthetic.pairs import render_scene, write_scenes
+from tests.conftest import needs_small
 
 
 def clusters(spread: float) -> tuple[np.ndarray, list[str], list[str]]:
@@ -63,6 +64,7 @@ def test_one_picture_in_twenty_of_the_training_is_out_of_reach() -> None:
     assert types.distance(np.array([0.0, 7, 0, 0]), "vi") < 0.5
 
 
+@needs_small
 def test_what_is_learnt_of_scenes_is_seen_in_another(tmp_path: Path) -> None:
     write_scenes(tmp_path / "pairs", split_counts={"train": 3}, seed=1, height=96, width=96)
     scenes = scan(tmp_path / "pairs", dataset="a", rules=ScanRules(layout=Layout())).scenes
@@ -70,6 +72,8 @@ def test_what_is_learnt_of_scenes_is_seen_in_another(tmp_path: Path) -> None:
     shutil.copytree(find_pretrained("small"), folder)
     shipped = read_bundle(folder).types
     assert shipped is not None
+    # A worker keeps what it loaded of a bundle under the bundle.
+    assert len({read_bundle(folder), read_bundle(folder)}) == 1
     shard = ShardConfig(vi=("low_light",), ir=("random_noise",), num_negatives=3)
     write_types(folder, scenes, shard, read_file)
     found = read_bundle(folder).types
@@ -88,6 +92,7 @@ def test_what_is_learnt_of_scenes_is_seen_in_another(tmp_path: Path) -> None:
     assert PictureFuser(Fusing(bundle=read_bundle(folder))).sees((vi, ir)) == Sight()
 
 
+@needs_small
 def test_types_are_learnt_of_a_dataset_by_a_model_that_has_them(
     published: tuple[DatasetVersion, Path],
 ) -> None:
@@ -105,6 +110,7 @@ def test_types_are_learnt_of_a_dataset_by_a_model_that_has_them(
     assert types_of_pictures(other, other.build_fuser(other.tiny()), pictures) is None
 
 
+@needs_small
 def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     shutil.copytree(find_pretrained("small"), folder)

@@ -391,6 +391,7 @@ def test_data_sets_that_cannot_be_told_apart(extra: str, message: str, tmp_path:
         scan(tmp_path)
 
 
+@pytest.mark.slow
 @needs_data
 def test_all_the_real_sets_at_once() -> None:
     result = scan(IVIF)

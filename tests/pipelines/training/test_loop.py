@@ -210,6 +210,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(version_root: Published, tmp_p
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_the_fusion_loss_falls(version_root: Published, tmp_path: Path) -> None:
     config = stage1_config(version_root, num_steps=40, log_every=5, checkpoint_every=40, lr=3e-3)
     reports = run(config, tmp_path / "run")
