@@ -25,6 +25,7 @@ from tests.models.samples import training_batch
 BATCHES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "dspfusion/stage1": lambda: training_batch(2, 32),
     "dspfusion/stage2": lambda: training_batch(2, 32),
+    "dspfusion/distilled": lambda: training_batch(2, 32),
     "drfusion/stage1": lambda: drfusion.batch(2, 32),
     "lure/stage1": lambda: lure.singles(4, 32),
     "lure/stage2": lambda: lure.pairs(2, 32),
