@@ -36,17 +36,19 @@ class FusionHead(nn.Module):
 def fold_pixels(pictures: Tensor, fold: int) -> Tensor:
     """Fold squares of pixels of B×3×H×W into channels, B×3k²×⌈H/k⌉×⌈W/k⌉ of sizes that halve thrice.
 
-    The last row and column are repeated where a size does not divide.
+    The last row and column are repeated where a size does not divide, and up to two of the least size.
     """
-    if torch.compiler.is_exporting() or any(n % (8 * fold) for n in pictures.shape[-2:]):
-        rows, columns = (_repeating_last(n, 8 * fold, pictures.device) for n in pictures.shape[-2:])
+    least = 8 * fold
+    sizes = pictures.shape[-2:]
+    # Exported it is what repeats, though sizes that divide have nothing to repeat.
+    if torch.compiler.is_exporting() or any(n % least or n < 2 * least for n in sizes):
+        rows, columns = (_repeating_last(n, least, pictures.device) for n in sizes)
         pictures = pictures[:, :, rows][..., columns]
     return F.pixel_unshuffle(pictures, fold)
 
 
 def _repeating_last(length: int, multiple: int, device: torch.device) -> Tensor:
-    # Twice at least: an export takes a map of one row for one that is spread over others. It is exported as
-    # what repeats, though sizes that divide have nothing to repeat.
+    # Twice at least: an export takes a map of one row for one that is spread over others.
     units = torch.sym_max((length + multiple - 1) // multiple, 2)
     return torch.arange(units * multiple, device=device).clamp(max=length - 1)
 

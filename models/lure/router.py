@@ -56,9 +56,8 @@ class Router(nn.Module):
 
     def nearest(self, maps: Tensor) -> Tensor:
         """Task numbers B of pictures' first maps B×C×H×W, by Mahalanobis' distance."""
-        maps = (
-            maps.detach()
-        )  # not `no_grad`, which an exported program would hold as a call of its own
+        # Not under `no_grad`, which an exported program would hold as a call of its own.
+        maps = maps.detach()
         covariance = self.covariance.double()
         covariance = covariance + torch.diag(_RIDGE * covariance.diagonal() + _LEAST**2)
         gaps = _numbers(maps)[:, None].double() - self.mean.double()  # B T F

@@ -38,7 +38,7 @@ def pairs(size: int = 3) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fold", [2, 4])
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 130), (16, 17)])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 130), (16, 17), (16, 16)])
 def test_folding_loses_nothing_and_repeats_the_last(fold: int, height: int, width: int) -> None:
     picture = torch.rand(2, 3, height, width)
     folded = fold_pixels(picture, fold)
