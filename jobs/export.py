@@ -1,7 +1,8 @@
-"""python -m jobs.export MODEL --onnx PATH: write a model as ONNX, checked on the CPU.
+"""python -m jobs.export MODEL --onnx PATH: write a model as ONNX, and check what was written.
 
-MODEL is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder. Batch, height and width
-stay free; height and width are multiples of 8, as in the bundle's program. Needs the extra `onnx`.
+MODEL is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder. Batch, height and width stay free;
+height and width are multiples of 8, as in the bundle's program. onnxruntime computes on the CPU, the model
+that it is compared with where --device says. Needs the extra `onnx`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from jobs.command_line import Command, Verb, add_work
+from jobs.placement import add_device
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -20,7 +22,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     settings = read_settings(work=arguments.work)
     model = resolve_model(arguments.model, settings)
-    error = write_onnx(arguments.onnx, bundle_of(model, settings))
+    error = write_onnx(arguments.onnx, bundle_of(model, settings), arguments.device)
     print_facts({"model": model, "onnx": str(arguments.onnx), "largest error": f"{error:.1e}"})
 
 
@@ -29,6 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
     )
     parser.add_argument("--onnx", type=Path, required=True, metavar="PATH", help="file to write")
+    add_device(parser)
     add_work(parser)
 
 

@@ -190,13 +190,12 @@ def _describe_setup(system: str, setup: Setup) -> str:
 def top_kernels(work: Work, setup: Setup) -> str:
     """The kernels that take longest, by torch's profiler, after a run that warms up."""
     work()
-    activity = ProfilerActivity.CUDA if setup.device == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[ProfilerActivity.CPU, activity]) as profiler:
+    is_cuda = setup.device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
+    with profile(activities=activities) as profiler:
         work()
-    kind = "cuda" if setup.device == "cuda" else "cpu"
-    table: str = profiler.key_averages().table(
-        sort_by=f"self_{kind}_time_total", row_limit=_TOP_KERNELS
-    )
+    column = f"self_{setup.device}_time_total"
+    table: str = profiler.key_averages().table(sort_by=column, row_limit=_TOP_KERNELS)
     return table
 
 

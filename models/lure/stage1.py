@@ -4,6 +4,7 @@ Shapes: B batch, b pictures of one camera, C channels of a level, H W pixels.
 """
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,15 @@ class Stage1(nn.Module):
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
         """What is trained: encoders and decoders."""
         return trainable(self)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the networks alone.
+
+        What sorts a batch by camera has other shapes in every step, each of which would be compiled.
+        """
+        for networks in (self.encoders, self.decoders, self.teachers):
+            for network in networks.values():
+                network.compile(*args, **kwargs)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return "loss" with its graph, and every weighted term detached.

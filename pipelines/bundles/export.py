@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import read_fuser_config, system_of
+from models.devices import all_sent, sent, use_device
 from models.system import Fused, Hints, System, Weights
 from pipelines.bundles.degradation_types import TYPES, DegradationTypes
 from pipelines.store.files import write_whole
@@ -140,10 +141,11 @@ def seeded_inputs(
     return vi, ir, example_hints(system, batch)
 
 
-def write_onnx(path: Path, bundle: Path) -> float:
+def write_onnx(path: Path, bundle: Path, device: str = "cpu") -> float:
     """Write a bundle's fuser as ONNX with free batch, height and width; return its error.
 
-    The error is the largest difference of onnxruntime on the CPU from the bundle's fuser, in [0, 1].
+    The error is the largest difference of onnxruntime, on the CPU, from the bundle's fuser on a device, in
+    [0, 1].
     Raises ValueError when the packages of the extra `onnx` are absent or the error exceeds 1e-4.
     """
     try:
@@ -169,7 +171,7 @@ def write_onnx(path: Path, bundle: Path) -> float:
     assert converted is not None
     data = converted.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    error = _onnx_error(session, read.system, fuser)
+    error = _onnx_error(session, read.system, fuser, use_device(device))
     if error > ONNX_TOLERANCE:
         raise ValueError(f"{bundle}: as ONNX it is {error:.1e} off, above {ONNX_TOLERANCE:.0e}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,16 +180,20 @@ def write_onnx(path: Path, bundle: Path) -> float:
 
 
 @torch.inference_mode()
-def _onnx_error(session: InferenceSession, system: System, fuser: nn.Module) -> float:
+def _onnx_error(
+    session: InferenceSession, system: System, fuser: nn.Module, device: torch.device
+) -> float:
     """Largest difference of a session from the fuser over sizes that share no shape."""
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
+    fuser.to(device)
     for size in checked_sizes(system):
         vi, ir, hints = seeded_inputs(system, size, generator)
         inputs = {"vi": vi, "ir": ir, **hints}
         fused, *_ = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        expected: Fused = fuser(vi, ir, hints)
-        largest = max(largest, float((torch.from_numpy(fused) - expected.fused).abs().max()))
+        expected: Fused = fuser(sent(vi, device), sent(ir, device), all_sent(hints, device))
+        error = (torch.from_numpy(fused) - expected.fused.cpu()).abs().max()
+        largest = max(largest, float(error))
     return largest
 
 

@@ -17,7 +17,7 @@ from jobs.fuse.run import FuseTask, fuse_folders
 from jobs.placement import Placement
 from jobs.recipes.kinds import EvaluateRecipe
 from models import find_system
-from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs
+from pipelines.bundles.export import checked_sizes, read_bundle, seeded_inputs, write_onnx
 from pipelines.bundles.fusing import Fusing
 from pipelines.bundles.programs import load_program
 from pipelines.results.rows import MODEL, read_rows
@@ -34,6 +34,12 @@ def test_the_program_makes_the_picture_of_the_cpu(bundle: Path) -> None:
         vi, ir, _ = seeded_inputs(system, size, generator)
         fused = there(vi.cuda(), ir.cuda())
         torch.testing.assert_close(fused.cpu(), here(vi, ir), atol=1e-4, rtol=0)
+
+
+def test_what_is_written_as_onnx_is_the_model_on_the_gpu(bundle: Path, tmp_path: Path) -> None:
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="the extra `onnx` is not on this machine")
+    assert write_onnx(tmp_path / "fuser.onnx", bundle, "cuda") < 1e-4
 
 
 def test_the_served_model_takes_the_gpu(bundle: Path) -> None:

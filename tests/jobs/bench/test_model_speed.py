@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs.bench import model_speed as bench_model
-from jobs.bench.model_speed import Setup, describe_bf16, peak_mib
+from jobs.bench.model_speed import Setup, describe_bf16, peak_mib, top_kernels
 from models import find_system
 from tests.conftest import tiny_fuser
 from tests.models.dspfusion.bench_sides import make_work
@@ -21,6 +21,10 @@ def test_both_sides_take_the_same_steps(part: str) -> None:
     ours, plain = (make_work(part, side, Setup(crop_px=16)) for side in ("ours", "plain"))
     for _ in range(2):  # The second starts from the weights that the first left behind.
         torch.testing.assert_close(ours(), plain(), rtol=1e-4, atol=0)
+
+
+def test_the_kernels_that_take_longest_are_named() -> None:
+    assert "Self CPU" in top_kernels(lambda: torch.rand(8, 8).matmul(torch.rand(8, 8)), Setup())
 
 
 @pytest.mark.slow
