@@ -14,6 +14,7 @@
 | RAY_ADDRESS | a Ray cluster | a cluster embedded in this process |
 | FUSION_COMMIT | commit of the code (set by jobs.submit, by images) | git's HEAD |
 | FUSION_LOG | json: each log line is a JSON object | text |
+| FUSION_WORKER_LOG | 1: a command shows what its Ray workers write, too | 0: their errors alone |
 | FUSION_SERVE_TOKEN | what clients of jobs.serve must know | none: this machine's only |
 | RAY_API_SERVER_ADDRESS | where jobs are submitted | http://127.0.0.1:8265 |
 """
@@ -36,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMIT = "FUSION_COMMIT"
+WORKER_LOG = "FUSION_WORKER_LOG"
 _LOG, _RUN, JOB = "FUSION_LOG", "FUSION_RUN", "FUSION_JOB"
 _JOB_SERVER = "RAY_API_SERVER_ADDRESS"
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -65,6 +67,7 @@ class Settings(BaseModel):
     cache_gib: float = Field(default=50.0, ge=0)
     node_wait_s: float = Field(default=600.0, ge=0)
     network_interface: str | None = None
+    worker_log: bool = False
     s3_endpoint_url: str | None = None
     tracking_uri: str
     artifact_root: str | None
@@ -101,6 +104,7 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB", most=1e9),
         node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds", most=1e7),
         network_interface=os.environ.get("FUSION_INTERFACE") or None,
+        worker_log=_number(WORKER_LOG, 0, "yes (1) or no (0)", most=1) == 1,
         s3_endpoint_url=(
             os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         ),
@@ -219,6 +223,7 @@ _DECLARED = (
     "FUSION_NODE_WAIT_S",
     "FUSION_INTERFACE",
     _LOG,
+    WORKER_LOG,
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_DEFAULT_REGION",

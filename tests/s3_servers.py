@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -67,6 +68,27 @@ class RadosGateway:
         self._run("radosgw", *configuration, *frontend)
         while not answers(self.url):
             time.sleep(0.1)
+
+    def add_user(self, name: str, bucket: str, actions: Sequence[str]) -> dict[str, str]:
+        """A user who may do these `actions` with the objects of a bucket, and nothing else; its keys."""
+        secret = f"{name}-secret"
+        command = ["radosgw-admin", "-c", str(self.folder / "ceph.conf"), "user", "create"]
+        self._run(
+            *command,
+            f"--uid={name}",
+            f"--display-name={name}",
+            f"--access-key={name}",
+            f"--secret-key={secret}",
+        )
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"AWS": [f"arn:aws:iam:::user/{name}"]},
+            "Action": [f"s3:{action}" for action in actions],
+            "Resource": [f"arn:aws:s3:::{bucket}/*"],
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        client_of(self.url).put_bucket_policy(Bucket=bucket, Policy=policy)
+        return {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": secret}
 
     def stop(self) -> None:
         for path in (self.folder / "data" / "run").glob("*.pid"):

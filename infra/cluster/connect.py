@@ -85,7 +85,7 @@ def _start(settings: Settings) -> None:
                 address=settings.ray_address or "local",
                 runtime_env=({} if settings.in_ray_job else code_of_workers(settings.work))
                 | {"env_vars": without_job_variables(environment | log_environment())},
-                log_to_driver=False,
+                log_to_driver=settings.worker_log,
                 logging_level=logging.ERROR,
                 # An embedded cluster is for this process alone; a dashboard costs 300 MB and 3 s.
                 **({} if settings.ray_address else {"include_dashboard": False}),

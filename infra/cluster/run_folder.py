@@ -64,11 +64,21 @@ class RunFolder:
         ), path
 
     def check_reachable(self) -> None:
-        """Raise OSError with a remedy when the storage on S3 cannot be listed."""
-        if self.storage.startswith("s3://"):
-            # boto3 retries, and tells a missing bucket from wrong keys; pyarrow does neither.
-            folder = S3Folder(self.storage.rstrip("/"), self.endpoint_url, None)
-            next(folder.entries(f"{self.name}/{_LIST}"), None)
+        """Raise OSError with a remedy when boto3 or pyarrow cannot list the storage on S3."""
+        if not self.storage.startswith("s3://"):
+            return
+        # boto3 retries, and tells a missing bucket from wrong keys; pyarrow does neither.
+        folder = S3Folder(self.storage.rstrip("/"), self.endpoint_url, None)
+        next(folder.entries(f"{self.name}/{_LIST}"), None)
+        try:
+            self._checkpoints()
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise OSError(
+                f"{self.uri}: boto3 may list it, but pyarrow, which keeps checkpoints, may not "
+                f"({reason}); give credentials that both find: AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from error
 
     def repair(self) -> list[str]:
         """Restore a list of checkpoints that was cut short; delete folders that no list names.

@@ -16,6 +16,7 @@ from infra.cluster.nodes import POLL_S, Capacity
 from infra.cluster.ray_internals import lost_its_node
 from infra.logs import log_warning
 from infra.prometheus import task_measured
+from infra.settings import WORKER_LOG
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -136,7 +137,9 @@ def _run_task(function: Callable[..., _Out], *arguments: Any) -> _Out:
 def _warn_or_give_up(deaths: int, make: Callable[..., Any], failure: RayActorError) -> None:
     what = f"an actor died while it made its {getattr(make, '__name__', make)}"
     if deaths == _MAX_DEATHS:
-        raise ChildProcessError(f"{what}, {deaths} times in a row: {_reason(failure)}")
+        raise ChildProcessError(
+            f"{what}, {deaths} times in a row: {_reason(failure)}; {WORKER_LOG}=1 shows what it wrote"
+        )
     log_warning(f"{what}; trying again ({_reason(failure)})")
 
 

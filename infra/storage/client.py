@@ -111,7 +111,7 @@ class Download(io.RawIOBase):
         super().__init__()
         self._client, self._at = client, {"Bucket": bucket, "Key": key}
         self._uri = f"s3://{bucket}/{key}"
-        with explained(self._uri):
+        with looked_for(self._uri, client):
             first = client.get_object(**self._at)
         self._body, self._position = first["Body"], 0
         self.length, self._etag = first["ContentLength"], first["ETag"]
@@ -172,6 +172,41 @@ def explained(uri: str) -> Iterator[None]:
         if isinstance(cause, ClientError):
             raise _explain(uri, cause) from error
         raise ConnectionError(f"{uri}: {error}") from error
+
+
+@contextmanager
+def looked_for(uri: str, client: Any) -> Iterator[None]:
+    """`explained` for reading: FileNotFoundError where credentials that may not list are answered 403.
+
+    The store tells only those who may list that an object is absent.
+    """
+    try:
+        with explained(uri):
+            yield
+    except PermissionError as error:
+        bucket, key = split_uri(uri)
+        if may_list(client, bucket, key.rpartition("/")[0]):
+            raise
+        raise FileNotFoundError(
+            f"{uri}: no such object, or the credentials may not read it"
+        ) from error
+
+
+@functools.cache
+def may_list(client: Any, bucket: str, folder: str) -> bool:
+    """Whether the credentials may list a folder of a bucket; asked once a process.
+
+    Raises PermissionError for credentials that the store does not know.
+    """
+    uri = f"s3://{bucket}/{folder}"
+    with explained(uri):
+        try:
+            client.list_objects_v2(Bucket=bucket, Prefix=f"{folder}/".lstrip("/"), MaxKeys=1)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "AccessDenied":
+                raise
+            return False
+    return True
 
 
 def _explain(uri: str, error: ClientError) -> OSError:

@@ -18,13 +18,26 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig
 
 from infra.storage.cache import Wanted, fetched
-from infra.storage.client import Download, explained, pause, read_object, s3_client, split_uri
+from infra.storage.client import (
+    Download,
+    explained,
+    looked_for,
+    may_list,
+    pause,
+    read_object,
+    s3_client,
+    split_uri,
+)
 
 _MIB = 2**20
 _TRANSFER = TransferConfig(
     multipart_threshold=8 * _MIB, multipart_chunksize=8 * _MIB, max_concurrency=4
 )
 _MAX_CONFLICTS = 5
+_RIGHTS = {
+    "list_objects_v2": "s3:ListBucket",
+    "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+}
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,28 @@ class S3Folder:
         """How many bytes of its files should be held at once: what the cache may take."""
         return self.cache_bytes if self.cache else None
 
+    @property
+    def may_list(self) -> bool:
+        """Whether the credentials may list it (s3:ListBucket)."""
+        return may_list(self._client, *split_uri(self.uri))
+
     def read(self, name: str) -> bytes:
         """Return an object's bytes. Raises FileNotFoundError when it is absent."""
         return read_object(f"{self.uri}/{name}", self.endpoint_url)
 
     def size_of(self, name: str) -> int | None:
         """Size of an object in bytes, None when it is absent."""
+        found = self.find(name)
+        return found.num_bytes if found else None
+
+    def find(self, name: str) -> S3Entry | None:
+        """What a listing would say of an object, None when it is absent."""
         try:
-            with explained(f"{self.uri}/{name}"):
-                return self._client.head_object(**self._at(name))["ContentLength"]
+            with looked_for(f"{self.uri}/{name}", self._client):
+                item = self._client.head_object(**self._at(name))
         except FileNotFoundError:
             return None
+        return S3Entry(name, item["ContentLength"], item["LastModified"].timestamp())
 
     def entries(self, prefix: str) -> Iterator[S3Entry]:
         """Objects whose name starts with `prefix`, in order of name."""
@@ -136,9 +160,14 @@ class S3Folder:
                     at = self._at(entry.name)
                     self._client.abort_multipart_upload(**at, UploadId=entry.upload_id)
                 else:
-                    self._client.delete_object(**self._at(entry.name))
+                    self.remove(entry.name)
         except FileNotFoundError:
             pass
+
+    def remove(self, name: str) -> None:
+        """Delete an object; no error when it is gone already."""
+        with explained(f"{self.uri}/{name}"):
+            self._client.delete_object(**self._at(name))
 
     def checked(self, name: str, sha256: str) -> AbstractContextManager[Path]:
         """Fetch an object unless it is cached, check its digest, give its local path.
@@ -161,9 +190,12 @@ class S3Folder:
         pages = self._client.get_paginator(operation).paginate(
             Bucket=at["Bucket"], Prefix=at["Key"]
         )
-        with explained(f"{self.uri}/{prefix}"):
-            for page in pages:
-                yield from page.get(field, ())
+        try:
+            with explained(f"{self.uri}/{prefix}"):
+                for page in pages:
+                    yield from page.get(field, ())
+        except PermissionError as error:
+            raise PermissionError(f"{error}; {_RIGHTS[operation]} is needed for it") from error
 
     def _at(self, name: str) -> dict[str, str]:
         bucket, key = split_uri(f"{self.uri}/{name}")

@@ -104,7 +104,7 @@ def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> bo
         announced(root, "gc", who_runs()) as announcement,
         periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
     ):
-        generations = announcement.others("generate")
+        generations = announcement.generations()
         needed = {shard for record in generations for shard in record.shards}
         min_age_s = min_age_h * 3600
         garbage = find_garbage(root, now_s=time.time(), min_age_s=min_age_s, needed=needed)

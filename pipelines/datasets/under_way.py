@@ -2,9 +2,10 @@
 
 <root>/underway/generate-<id>.json     the shards that a generation needs, made or not yet
 <root>/underway/gc-<id>.json           a collection of garbage
+<root>/underway/gc.json                the collection that wrote last: found without the right to list
 
-Both are renewed by heartbeats. A generation writes its record, then waits for collections; a collection
-writes its record, then reads what generations need: whoever comes second sees the other. The same
+All are renewed by heartbeats. A generation writes its record, then waits for collections; a collection
+writes its records, then reads what generations need: whoever comes second sees the other. The same
 holds again just before a version is published. Ages are differences of the store's own times.
 """
 
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +28,7 @@ HEARTBEAT_S = 60.0
 # Without a heartbeat for so long, a process is taken for dead.
 LIFE_S = 600.0
 _FOLDER = "underway/"
+_COLLECTION = f"{_FOLDER}gc.json"
 _POLL_S = 5.0
 
 
@@ -44,13 +46,15 @@ class Announcement:
     """The record of this process; it counts while it is renewed."""
 
     def __init__(self, root: Folder, kind: Kind, who: str) -> None:
-        self._root, self._name = root, f"{_FOLDER}{kind}-{uuid.uuid4().hex}.json"
+        self._root, self._kind = root, kind
+        self._name = f"{_FOLDER}{kind}-{uuid.uuid4().hex}.json"
         self._record = Record(who=who, since=datetime.now(UTC).isoformat(timespec="seconds"))
         self._renewed_s = 0.0
 
     def renew(self) -> None:
         """Write the record."""
-        self._root.replace(self._name, self._record.model_dump_json().encode())
+        for name in (*([_COLLECTION] if self._kind == "gc" else []), self._name):
+            self._root.replace(name, self._record.model_dump_json().encode())
         self._renewed_s = time.time()
 
     def send_heartbeat(self) -> None:
@@ -73,40 +77,58 @@ class Announcement:
                 f"{self._root.uri}: no heartbeat for {LIFE_S / 2:.0f} s; run the same command again"
             )
 
-    def others(self, kind: Kind) -> list[Record]:
-        """The records of a kind whose processes are alive."""
-        return [record for record in map(self._read, self._entries(kind, alive=True)) if record]
+    def generations(self) -> list[Record]:
+        """The records of generations that are alive."""
+        found = map(self._read, self._others("generate", self._now_s(), alive=True))
+        return [record for record in found if record]
 
     def dead(self) -> list[Entry]:
         """Records that dead processes left."""
-        return [*self._entries("generate", alive=False), *self._entries("gc", alive=False)]
+        now_s, kinds = self._now_s(), get_args(Kind)
+        return [entry for kind in kinds for entry in self._others(kind, now_s, alive=False)]
 
     def wait_for_collections(self, log: Callable[[str], None], *, poll_s: float = _POLL_S) -> None:
         """Return when no collection of garbage is under way that may not know of this process."""
         logged = False
-        while others := self.others("gc"):
+        while other := self.collection():
             if not logged:
-                log(f"  waiting for the collection of garbage by {others[0].who}")
+                log(f"  waiting for the collection of garbage by {other.who}")
                 logged = True
             time.sleep(poll_s)
+
+    def collection(self) -> Record | None:
+        """The record of a collection of garbage that is alive, None when there is none."""
+        now_s, entry = self._now_s(), self._root.find(_COLLECTION)
+        return self._read(entry) if entry and now_s - entry.modified_s < LIFE_S else None
 
     def end(self) -> None:
         """Delete the record; where the store does not answer it counts as dead later."""
         try:
-            for entry in self._root.entries(self._name):
-                self._root.delete(entry)
+            now_s = self._now_s() if self._kind == "gc" else 0.0
+            self._root.remove(self._name)
+            # The common record is the last collection's to delete.
+            if self._kind == "gc" and not self._others("gc", now_s, alive=True):
+                self._root.remove(_COLLECTION)
         except OSError as error:
             warnings.warn(f"{self._root.uri}/{self._name} is left ({error})", stacklevel=2)
 
-    def _entries(self, kind: Kind, *, alive: bool) -> list[Entry]:
-        self.renew()
-        entries = {entry.name: entry for entry in self._root.entries(_FOLDER)}
-        now_s = entries.pop(self._name).modified_s
+    def _others(self, kind: Kind, now_s: float, *, alive: bool) -> list[Entry]:
+        """The records of other processes."""
         return [
             entry
-            for name, entry in entries.items()
-            if name.startswith(f"{_FOLDER}{kind}-") and (now_s - entry.modified_s < LIFE_S) == alive
+            for entry in self._root.entries(f"{_FOLDER}{kind}-")
+            if entry.name != self._name and (now_s - entry.modified_s < LIFE_S) == alive
         ]
+
+    def _now_s(self) -> float:
+        """The time by the store's clock, to the second."""
+        self.renew()
+        own = self._root.find(self._name)
+        if own is None:
+            raise ValueError(
+                f"{self._root.uri}/{self._name}: deleted by another process; start again"
+            )
+        return own.modified_s
 
     def _read(self, entry: Entry) -> Record | None:
         """None when the process ended since it was listed."""

@@ -201,6 +201,11 @@ def find_version(root: Folder, name: str) -> DatasetVersion:
         if root.size_of(_retiring(version.name)) is not None:
             raise ValueError(f"{version.name} is being retired; generate it again, or use another")
         return version
+    if not root.may_list:
+        raise ValueError(
+            f"no dataset version {name!r} in {root.uri}, whose names these credentials may not list "
+            "(s3:ListBucket)"
+        )
     there = version_names(root)
     recipes = {version.rpartition("-")[0] for version in there}
     shown = ", ".join(there) or "none yet; run jobs.generate first"
@@ -236,12 +241,12 @@ def retire_version(root: Folder, name: str, in_use: Callable[[], Sequence[str]])
     try:
         _check_unused(version, in_use())
     except BaseException:
-        _delete(root, mark)
+        root.remove(mark)
         raise
     newest = _newest_of(version.config.name)
     if root.size_of(newest) is not None and root.read(newest).decode() == name:
-        _delete(root, newest)
-    _delete(root, manifest_of(name))
+        root.remove(newest)
+    root.remove(manifest_of(name))
     # What else belongs to the manifest, and the mark last.
     beside = sorted(root.entries(f"{VERSIONS}{name}."), key=lambda entry: entry.name == mark)
     for entry in beside:
@@ -256,12 +261,6 @@ def _check_unused(version: DatasetVersion, users: Sequence[str]) -> None:
 
 def _retiring(name: str) -> str:
     return f"{VERSIONS}{name}.retiring"
-
-
-def _delete(root: Folder, name: str) -> None:
-    for entry in root.entries(name):
-        if entry.name == name:
-            root.delete(entry)
 
 
 def version_names(root: Folder) -> list[str]:

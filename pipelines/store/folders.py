@@ -43,11 +43,18 @@ class Folder(Protocol):
     def most_open_bytes(self) -> int | None:
         """How many bytes of its files should be held by `checked` at once; None where no matter."""
 
+    @property
+    def may_list(self) -> bool:
+        """Whether `entries` may be asked: a store's credentials may have no right to."""
+
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
 
     def size_of(self, name: str) -> int | None:
         """Size of a file in bytes, None when it is absent."""
+
+    def find(self, name: str) -> Entry | None:
+        """What a listing would say of a file, None when it is absent."""
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Files whose name starts with `prefix`, in order of name."""
@@ -66,6 +73,9 @@ class Folder(Protocol):
 
     def delete(self, entry: Entry) -> None:
         """Delete what `entries` or `unfinished` listed; a file that is gone already is no error."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file; that it is gone already is no error."""
 
     def checked(self, name: str, sha256: str) -> AbstractContextManager[Path]:
         """Give a local path of the file, its bytes checked. Raises ValueError when they are others.
@@ -99,14 +109,28 @@ class LocalFolder:
         """Files on this disk take no room when they are opened."""
         return None
 
+    @property
+    def may_list(self) -> bool:
+        """A folder that can be read can be listed."""
+        return True
+
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
         return (self.path / name).read_bytes()
 
     def size_of(self, name: str) -> int | None:
         """Size of a file in bytes, None when it is absent."""
+        found = self.find(name)
+        return found.num_bytes if found else None
+
+    def find(self, name: str) -> LocalEntry | None:
+        """What a listing would say of a file, None when it is absent."""
         path = self.path / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return LocalEntry(name, status.st_size, status.st_mtime) if path.is_file() else None
 
     def entries(self, prefix: str) -> Iterator[LocalEntry]:
         """Files whose name starts with `prefix`, in order of name, without hidden ones."""
@@ -141,8 +165,12 @@ class LocalFolder:
         write_whole(self.path / name, data)
 
     def delete(self, entry: Entry) -> None:
+        """Delete what was listed; that it is gone already is no error."""
+        self.remove(entry.name)
+
+    def remove(self, name: str) -> None:
         """Delete a file; that it is gone already is no error."""
-        (self.path / entry.name).unlink(missing_ok=True)
+        (self.path / name).unlink(missing_ok=True)
 
     @contextmanager
     def checked(self, name: str, sha256: str) -> Iterator[Path]:
@@ -157,8 +185,6 @@ class LocalFolder:
         found = (path for path in folder.rglob("*") if path.is_file())
         for name in sorted(path.relative_to(self.path).as_posix() for path in found):
             if name.startswith(prefix):
-                try:
-                    status = (self.path / name).stat()
-                except FileNotFoundError:  # a writer elsewhere renamed or deleted it since
-                    continue
-                yield LocalEntry(name, status.st_size, status.st_mtime)
+                entry = self.find(name)
+                if entry:  # unless a writer elsewhere renamed or deleted it since
+                    yield entry

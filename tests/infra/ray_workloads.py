@@ -142,3 +142,10 @@ def away_at_first(item: int, folder: str) -> int:
     if tries < 2:
         raise ConnectionError("the store is away")
     return item
+
+
+def mutter(item: int) -> int:
+    """Write to stderr as a crash does, and live until the log is collected."""
+    os.write(2, b"of a worker alone\n")
+    time.sleep(2)
+    return item

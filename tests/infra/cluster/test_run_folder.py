@@ -10,7 +10,8 @@ import pytest
 from infra.cluster.run_folder import RunFolder
 from infra.settings import read_settings
 from infra.storage import client
-from tests.s3_servers import make_bucket
+from infra.storage.client import s3_client
+from tests.s3_servers import KEYS, RadosGateway, make_bucket
 
 _LIST = "checkpoint_manager_snapshot.json"
 _numbers = itertools.count()
@@ -120,6 +121,26 @@ def test_a_list_that_was_cut_short_comes_back(tmp_path: Path, left: bytes) -> No
 def test_a_missing_bucket_is_named(moto_url: str) -> None:
     with pytest.raises(OSError, match=r"s3://absent-bucket/.*: no such bucket; create it first"):
         RunFolder("s3://absent-bucket/runs", "run", moto_url).check_reachable()
+
+
+@pytest.mark.slow
+@pytest.mark.s3real
+def test_keys_that_only_boto3_finds_are_said(
+    gateway: RadosGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(f"{make_bucket(gateway.url, 'keys-of-boto')}/runs", "run", gateway.url)
+    access, secret = (monkeypatch.delenv(name) or KEYS[name] for name in KEYS)
+    (tmp_path / "boto.cfg").write_text(
+        f"[Credentials]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+    )
+    monkeypatch.setenv("BOTO_CONFIG", str(tmp_path / "boto.cfg"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3_client.cache_clear()
+    try:
+        with pytest.raises(OSError, match="pyarrow, which keeps checkpoints, may not"):
+            run.check_reachable()
+    finally:
+        s3_client.cache_clear()
 
 
 def test_a_run_that_never_was_needs_no_repair(tmp_path: Path) -> None:

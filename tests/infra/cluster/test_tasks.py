@@ -1,12 +1,15 @@
 """Ray tasks and actors that lose workers, on one cluster for the session."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ray.exceptions import RayActorError
 
 from infra.cluster.tasks import map_actors, map_tasks
-from infra.settings import Settings
+from infra.settings import WORKER_LOG, Settings
 from tests.infra import ray_workloads
 
 pytestmark = pytest.mark.ray
@@ -26,6 +29,24 @@ def test_tasks_in_flight_are_bounded(ray_settings: Settings, tmp_path: Path) -> 
 def test_a_store_that_was_away_is_tried_again(ray_settings: Settings, tmp_path: Path) -> None:
     assert list(map_tasks(ray_workloads.away_at_first, [7], str(tmp_path))) == [7]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_what_workers_write_is_shown_on_request(tmp_path: Path) -> None:
+    program = (
+        "from infra.cluster.connect import connected; from infra.cluster.tasks import map_tasks\n"
+        "from infra.settings import read_settings; from tests.infra.ray_workloads import mutter\n"
+        "with connected(read_settings()): list(map_tasks(mutter, range(1)))"
+    )
+    shown = []
+    for worker_log in "01":
+        environment = os.environ | {"FUSION_WORK": str(tmp_path), WORKER_LOG: worker_log}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        shown.append("of a worker alone" in done.stdout + done.stderr)
+    assert shown == [False, True]
 
 
 @pytest.mark.slow

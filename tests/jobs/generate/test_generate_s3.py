@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from infra.settings import Settings
+from infra.storage.client import s3_client, split_uri
 from jobs.config import find_recipe, override, shrink_training
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
@@ -26,6 +27,7 @@ from pipelines.reports.dataset_gallery import write_gallery
 from pipelines.training.checkpoints import read_state
 from tests.faulty_proxy import FaultyProxy, proxied
 from tests.s3_servers import RadosGateway, make_bucket
+from tests.settings import tracked_settings
 
 pytestmark = pytest.mark.ray
 
@@ -199,3 +201,33 @@ def test_the_server_restarts_in_the_middle(
         restarter.join()
         assert version.digest == expected.digest
         check_identical(settings, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.s3real
+def test_the_rights_of_the_readme_are_enough(
+    scene_folder: Path, gateway: RadosGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No ListBucket: the store then says of an absent object that it is forbidden."""
+    settings = on_s3(tracked_settings(tmp_path), gateway.url, bucket_at=gateway.url)
+    scan_folder(scene_folder, settings, name="stored")
+    bucket, _ = split_uri(settings.datasets)
+    rights = ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload")
+    for name, value in gateway.add_user("least", bucket, rights).items():
+        monkeypatch.setenv(name, value)
+    s3_client.cache_clear()
+    try:
+        version = generate(_RECIPE, settings, scenes="stored", local=True)
+        assert generate(_RECIPE, settings, scenes="stored", local=True) == version
+        recipe = override(
+            shrink_training(TRAINING["dspfusion_stage1_small"]()), ["dataset=stored-smoke"]
+        )
+        with pytest.raises(ValueError, match=r"no dataset version .* may not list \(s3:ListBucket"):
+            train_local(recipe, settings, name="t")
+        recipe = override(recipe, [f"dataset={version.config.name}"])
+        assert read_state(train_local(recipe, settings, name="t")).step == 4
+        with pytest.raises(PermissionError, match="s3:ListBucket is needed"):
+            collect_garbage(settings, delete=True, min_age_h=0)
+    finally:
+        s3_client.cache_clear()
+    assert list(open_datasets(settings).entries("underway/")) == []

@@ -40,11 +40,14 @@ def test_a_collection_learns_what_generations_need(root: Folder) -> None:
         first.need(["s3"])
         second.need(["s4"])
         with announced(root, "gc", "c") as collection:
-            found = {record.who: record.shards for record in collection.others("generate")}
+            found = {record.who: record.shards for record in collection.generations()}
             assert found == {"a": ("s1", "s2", "s3"), "b": ("s4",)}
-            assert collection.others("gc") == []
-            assert [record.who for record in second.others("gc")] == ["c"]
-        assert second.others("gc") == []
+            assert second.collection().who == "c"
+            with announced(root, "gc", "d"):
+                assert second.collection().who == "d"
+            # Another collection ended, this one goes on.
+            assert second.collection() is not None
+        assert second.collection() is None
     assert records(root) == []
 
 
@@ -76,7 +79,7 @@ def test_what_sends_no_heartbeat_is_dead(root: Folder, monkeypatch: pytest.Monke
     collector.renew()
     with announced(root, "gc", "c") as collection:
         monkeypatch.setattr(under_way, "LIFE_S", 0.0)
-        assert collection.others("generate") == []
+        assert collection.generations() == []
         assert {entry.name for entry in collection.dead()} == {left._name, collector._name}
         collection.wait_for_collections(pytest.fail)
         # Whoever was away so long must not delete either.
@@ -92,7 +95,7 @@ class Away(LocalFolder):
     def replace(self, name: str, data: bytes) -> None:
         raise ConnectionError("no answer")
 
-    def entries(self, prefix: str) -> Iterator:  # type: ignore[type-arg]
+    def remove(self, name: str) -> None:
         raise ConnectionError("no answer")
 
 
