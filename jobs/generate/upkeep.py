@@ -100,6 +100,10 @@ def _check_remade(version: DatasetVersion, root: Folder, settings: Settings, cou
 def collect_garbage(settings: Settings, *, delete: bool, min_age_h: float) -> bool:
     """Print what no version needs, and with `delete` delete it; whether there is anything."""
     root = open_datasets(settings)
+    if not root.may_list:
+        raise ValueError(
+            f"{root.uri}: these credentials may not list it, which takes s3:ListBucket"
+        )
     with (
         announced(root, "gc", who_runs()) as announcement,
         periodically(announcement.send_heartbeat, every_s=HEARTBEAT_S),
