@@ -170,9 +170,9 @@ def _steps(task: Evaluation) -> dict[int, dict[str, float]]:
     if measurement.bundle.system.num_steps(measurement.bundle.model) is None:
         print_line("  no sampling-steps curve: this model does not sample in steps")
         return {}
-    arguments = (scenes, measurement, source_reader(task.settings))
     with task.workers() as there:
-        found = list(there.tasks(steps_means, counts, *arguments))
+        arguments = scenes, measurement, source_reader(task.settings), there.device
+        found = list(there.map(steps_means, counts, *arguments))
     return {int(means.pop("num_steps")): means for means in found}
 
 

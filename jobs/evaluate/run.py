@@ -126,8 +126,9 @@ def _measure(task: Evaluation) -> None:
         total, left = len(parts.paths), parts.left()
         with task.workers() as there, progress("scenes under scenarios", total) as advance:
             print_line(f"  {_forecast(task, left, there.count)}")
-            shared = task.subject.measurement, source_reader(task.settings), load_scores
-            measured = there.tasks(measure_case, left, *shared)
+            read = source_reader(task.settings)
+            shared = task.subject.measurement, read, load_scores, there.device
+            measured = there.map(measure_case, left, *shared)
             for done, rows in enumerate(measured, start=total - len(left) + 1):
                 parts.keep(rows)
                 advance(done, f"{rows[0]['scene']}, {rows[0]['scenario']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -139,7 +139,7 @@ class Evaluation:
 
     def workers(self) -> AbstractContextManager[Workers]:
         """Ray's workers, or this process."""
-        return workers(self.placement, self.settings, local=self.local)
+        return workers(replace(self.placement, local=self.local), self.settings)
 
 
 def check_subject(subject: Subject) -> None:

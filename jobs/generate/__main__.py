@@ -94,19 +94,18 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
-    from jobs.generate.dry_run import dry_run
+    from jobs.generate.dry_run import dry_run, plan_of
     from pipelines.datasets.forecast import ClusterSize
 
-    dry_run(
+    cluster = ClusterSize.parse(arguments.cluster) if arguments.cluster else None
+    plan = plan_of(
         config,
         settings,
         scenes=arguments.scenes,
         smoke=arguments.smoke,
-        cluster=ClusterSize.parse(arguments.cluster) if arguments.cluster else None,
-        price=arguments.price,
-        fresh=arguments.fresh_figures,
         rebuild=arguments.rebuild,
     )
+    dry_run(plan, settings, cluster=cluster, price=arguments.price, fresh=arguments.fresh_figures)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
