@@ -45,6 +45,7 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
     from jobs.evaluate.run import evaluate
     from jobs.evaluate.scenes import SceneChoice
     from jobs.evaluate.subject import ROWS as MEASURED
+    from jobs.evaluate.subject import Asked
     from jobs.generate.run import generate, named
     from jobs.locations import source_reader
     from jobs.scan.run import scan_folder
@@ -58,7 +59,8 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
         dataset = generate(config, settings, scenes=name)
         last = _train(recipe, settings, dataset.name)
         evaluation = find_recipe(EVALUATION, recipe.evaluation)
-        evaluated = evaluate(evaluation, settings, model=str(last.model), scenes=SceneChoice(name))
+        asked = Asked(str(last.model), SceneChoice(name))
+        evaluated = evaluate(evaluation, settings, asked)
     origin = {"commit": code_commit(), "dataset_digest": dataset.digest}
     trained = scenes.of_split(config.split)
     write_pretrained(out, _checkpoint(last, settings), origin=origin, scenes=trained)

@@ -12,6 +12,7 @@ from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
 from jobs.evaluate.scenes import SceneChoice
+from jobs.evaluate.subject import Asked
 from jobs.fuse.run import FuseTask, bundle_of, fuse_one
 from jobs.generate.run import generate, named
 from jobs.promote.decision import promote
@@ -80,7 +81,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
         section("5/7  Evaluate on held-out scenes under degradations")
         evaluation = find_recipe(EVALUATION, "singles")
         evaluation = shrink_evaluation(evaluation) if smoke else evaluation
-        evaluated = evaluate(evaluation, settings, model=last.model, scenes=SceneChoice(index))
+        evaluated = evaluate(evaluation, settings, Asked(last.model, SceneChoice(index)))
     section("6/7  Promote it, if the gate lets it pass")
     name, _, number = last.model.removeprefix("models:/").partition("/")
     promoted = promote(find_recipe(PROMOTION, "demo"), settings, name=name, version=number)

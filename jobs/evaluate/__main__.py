@@ -49,20 +49,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         return
     from jobs.evaluate.report import REPORT
     from jobs.evaluate.run import evaluate
+    from jobs.evaluate.subject import Asked
 
-    evaluated = evaluate(
-        recipe,
-        read_settings(work=arguments.work, ray_address=arguments.address),
-        model=arguments.model,
-        scenes=_scenes_of(arguments),
-        # A trial run must not become what the gate judges a version by.
-        tag=not arguments.smoke,
+    asked = Asked(
+        arguments.model,
+        _scenes_of(arguments),
         folders=read_folders(arguments.method),
         restored=read_folders(arguments.restore, "--restore"),
-        placement=placement_of(arguments),
-        local=arguments.local,
+        placement=placement_of(arguments, local=arguments.local),
         options=_options(arguments),
     )
+    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    # A trial run must not become what the gate judges a version by.
+    evaluated = evaluate(recipe, settings, asked, tag=not arguments.smoke)
     run = {"run": evaluated.run_id} if evaluated.run_id else {}
     print_facts(run | {"report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:

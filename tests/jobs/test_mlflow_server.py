@@ -15,6 +15,7 @@ from infra.settings import Settings
 from jobs.config import find_recipe, shrink_training
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
+from jobs.evaluate.subject import Asked
 from jobs.generate.run import generate, named
 from jobs.promote.aliases import rollback
 from jobs.promote.decision import promote
@@ -77,7 +78,7 @@ def train_and_evaluate(settings: Settings, name: str, scene_folder: Path) -> Non
     trained = train(second.model_copy(update=changes), settings, name="second")
     assert trained.model == f"models:/{name}/1"
     evaluation = EvaluateRecipe(scenarios=("clean",), num_scenes=2, num_examples=1, steps=())
-    evaluate(evaluation, settings, model=trained.model, scenes=SceneChoice("served"))
+    evaluate(evaluation, settings, Asked(trained.model, SceneChoice("served")))
 
 
 def test_train_evaluate_promote_trace(settings: Settings, bucket: str, scene_folder: Path) -> None:
