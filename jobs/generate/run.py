@@ -22,6 +22,8 @@ from pipelines.datasets.shards.writing import BadSourcesError, WrittenShard, try
 from pipelines.datasets.under_way import HEARTBEAT_S, announced
 from pipelines.datasets.versions import (
     DatasetVersion,
+    LeftOut,
+    Made,
     earlier_of,
     manifest_of,
     newest_version,
@@ -71,16 +73,9 @@ def generate(
             shards = _make_shards(plan, root, settings, quarantine, local=local, smoke=smoke)
         announcement.renew()
         announcement.wait_for_collections(print_line)
-        version = publish_version(
-            root,
-            config,
-            left,
-            shards,
-            refused=quarantine.refused,
-            quarantined=sorted(quarantine.scene_ids),
-            commit=code_commit(),
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        )
+        made = Made(code_commit(), datetime.now(UTC).isoformat(timespec="milliseconds"))
+        left_out = LeftOut(quarantine.refused, quarantine.scene_ids)
+        version = publish_version(root, config, left, shards, made, left_out)
     print_facts(
         {
             "version": version.name,
