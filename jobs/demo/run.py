@@ -83,8 +83,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
         evaluation = shrink_evaluation(evaluation) if smoke else evaluation
         evaluated = evaluate(evaluation, settings, Asked(last.model, SceneChoice(index)))
     section("6/7  Promote it, if the gate lets it pass")
-    name, _, number = last.model.removeprefix("models:/").partition("/")
-    promoted = promote(find_recipe(PROMOTION, "demo"), settings, name=name, version=number)
+    promoted = promote(find_recipe(PROMOTION, "demo"), settings, model=last.model)
     section("7/7  Fuse a degraded pair with it")
     fused = _fuse_degraded(settings, last.model, index)
     section(f"Done in {time.monotonic() - started:.0f} s")
@@ -94,7 +93,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
             "dataset version": dataset.name,
             **_loss_lines(settings, trained),
             "registered version": last.model,
-            "alias": f"{name}@champion {champion}",
+            "alias": f"{last.model.split('/')[1]}@champion {champion}",
             **_metric_lines(evaluated),
             "report": str(evaluated.folder / REPORT),
             "fused picture": fused,
@@ -103,7 +102,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
     )
     # Four steps make no model worth promoting; the gate must say so, and --smoke is content.
     if not promoted.passed and not smoke and own is None:
-        raise ValueError(f"the gate refused version {number}: {promoted.reasons[0]}")
+        raise ValueError(f"the gate refused version {promoted.version}: {promoted.reasons[0]}")
     return last.model
 
 

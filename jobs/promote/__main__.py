@@ -43,8 +43,7 @@ def _promote(arguments: argparse.Namespace) -> None:
     promoted = promote(
         recipe,
         read_settings(work=arguments.work),
-        name=arguments.name,
-        version=arguments.version,
+        model=_model(arguments),
         dry_run=arguments.dry_run,
         force=arguments.reason,
         break_lock=arguments.break_lock,
@@ -108,8 +107,13 @@ def _measure_parity(arguments: argparse.Namespace) -> None:
     from infra.settings import read_settings
     from jobs.promote.decision import measure_parity
 
-    settings = read_settings(work=arguments.work)
-    measure_parity(settings, name=arguments.name, version=arguments.version)
+    measure_parity(read_settings(work=arguments.work), model=_model(arguments))
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The version that is named, or else the challenger."""
+    name, version = arguments.name, arguments.version
+    return f"models:/{name}/{version}" if version else f"models:/{name}@challenger"
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
