@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, add_address, add_work
+from jobs.command_line import Command, Verb, add_address, add_work, settings_of
 from jobs.recipes import DATASETS, EVALUATION, PRETRAINING, TRAINING
 
 if TYPE_CHECKING:
@@ -23,11 +23,10 @@ ROWS = "evaluation.parquet"
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import find_recipe
     from jobs.console import print_facts
 
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     recipe = find_recipe(PRETRAINING, arguments.name)
     out = arguments.out or settings.work / "pretrained" / arguments.name
     pretrain(recipe, settings, pairs=arguments.pairs, out=out)

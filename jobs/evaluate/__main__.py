@@ -29,6 +29,7 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
+    settings_of,
     whole_number,
 )
 from jobs.placement import add_placement, placement_of
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe, shrink_evaluation
     from jobs.console import print_facts, print_line
 
@@ -59,7 +59,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         placement=placement_of(arguments, local=arguments.local),
         options=_options(arguments),
     )
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     # A trial run must not become what the gate judges a version by.
     evaluated = evaluate(recipe, settings, asked, tag=not arguments.smoke)
     run = {"run": evaluated.run_id} if evaluated.run_id else {}
@@ -81,7 +81,6 @@ def _options(arguments: argparse.Namespace) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe, shrink_evaluation
     from jobs.console import print_facts, print_line
 
@@ -93,7 +92,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     count = export_pairs(
         recipe,
-        read_settings(work=arguments.work, ray_address=arguments.address),
+        settings_of(arguments),
         arguments.out,
         _scenes_of(arguments),
         local=arguments.local,
@@ -102,14 +101,13 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import find_recipe
     from jobs.console import print_facts
     from jobs.evaluate.restoration import measure_restoration
 
     measure_restoration(
         arguments.model,
-        read_settings(work=arguments.work),
+        settings_of(arguments),
         arguments.out,
         _scenes_of(arguments),
         shard=find_recipe(DATASETS, arguments.degraded_by).shard,
