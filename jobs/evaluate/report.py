@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jobs.console import print_line
 from jobs.evaluate.subject import ROWS, Evaluation, Subject
-from models.system import Fuser
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
 from pipelines.evaluation.measuring import (
     CaseMeasurer,
@@ -102,17 +102,15 @@ def _examples(subject: Subject, measured: CaseMeasurer) -> list[Example]:
         update={"given": measurement.given[:_SHOWN_GIVEN], "baselines": (BASELINE,)}
     )
     num_methods = 2 if few.given else _SHOWN_METHODS
-    shown = replace(measured, measurement=few, methods=_first(measured.fusers, num_methods))
+    shown = replace(
+        measured, measurement=few, methods=dict(islice(measured.fusers.items(), num_methods))
+    )
     scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
     return [
         make_example(cases[index % len(cases)], shown)
         for index, scenario in enumerate(subject.scenarios)
         if (cases := cases_of(scenes, [scenario]))
     ]
-
-
-def _first(methods: Mapping[str, Fuser], count: int) -> dict[str, Fuser]:
-    return dict(list(methods.items())[:count])
 
 
 def _worst(subject: Subject, rows: Sequence[Row], measured: CaseMeasurer) -> list[Example]:

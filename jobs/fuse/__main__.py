@@ -46,10 +46,9 @@ def _fuse(arguments: argparse.Namespace) -> None:
         ir=arguments.ir,
         out=arguments.out,
         windows=window_rules(arguments),
-        placement=placement_of(arguments),
+        placement=placement_of(arguments, local=arguments.local),
         batch_size=arguments.batch,
         overwrite=arguments.overwrite,
-        local=arguments.local,
     )
     if is_sequence(task):
         print_facts({"model": model, **fuse_sequence(fusing, settings, task)})

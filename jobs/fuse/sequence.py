@@ -16,7 +16,7 @@ import numpy as np
 
 from infra.settings import Settings
 from jobs.console import print_line, progress
-from jobs.fuse.run import GPU_BATCH, FuseTask
+from jobs.fuse.run import FuseTask
 from jobs.locations import open_folder, open_sources, source_reader
 from models.devices import use_device
 from pipelines.bundles.fusing import Fusing, PictureFuser, Pictures, find_fusable, with_windows
@@ -129,7 +129,7 @@ def _fused(frames: _Frames, task: FuseTask) -> Iterator[tuple[Pictures, np.ndarr
     """The pictures of each frame with what they become, H×W×3, uint16 if one of them is."""
     device = use_device(task.placement.device)
     fuse = PictureFuser(frames.fusing, str(device))
-    size = task.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
+    size = task.batch_size_on(device.type)
     source, done = frames.read(), 0
     while batch := list(islice(source, size)):
         results = fuse(batch, [frames.fusing.hints(*pictures) for pictures in batch])

@@ -116,14 +116,12 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _write_croissant(arguments: argparse.Namespace) -> None:
     from jobs.console import print_facts
-    from jobs.locations import find_manifest
+    from jobs.locations import open_version
     from pipelines.datasets.croissant import croissant
-    from pipelines.datasets.versions import find_version
     from pipelines.store.files import write_whole
 
     settings = settings_of(arguments)
-    root, name = find_manifest(arguments.version, settings)
-    version = find_version(root, name)
+    root, version = open_version(arguments.version, settings)
     out = arguments.out or settings.work / "reports" / f"{version.name}.croissant.json"
     described = croissant(version, root.uri, licence=arguments.licence)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -133,13 +131,11 @@ def _write_croissant(arguments: argparse.Namespace) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from jobs.console import print_facts
-    from jobs.locations import find_manifest
-    from pipelines.datasets.versions import find_version
+    from jobs.locations import open_version
     from pipelines.reports.dataset_gallery import write_gallery
 
     settings = settings_of(arguments)
-    root, name = find_manifest(arguments.version, settings)
-    version = find_version(root, name)
+    root, version = open_version(arguments.version, settings)
     out = arguments.out or settings.work / "reports" / f"{version.name}.html"
     write_gallery(version, root, out)
     print_facts({"version": version.name, "page": str(out)})

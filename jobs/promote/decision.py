@@ -192,7 +192,6 @@ def _judged(rows: list[Row], method: str, recipe: PromoteRecipe) -> list[Row]:
 def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> None:
     """Write who, when, why and by what evidence, and move the aliases."""
     from infra.registry import model_versions as registry
-    from infra.registry import tracking
 
     verdict, challenger = decision.verdict, decision.challenger
     evidence = challenger.tags.get(EVALUATION)
@@ -220,7 +219,7 @@ def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> N
     if evidence and verdict.comparisons:
         # Every comparison with its interval, where a tag has no room for it.
         file = f"promotion/{challenger.name}-{challenger.version}-{event.at}.json"
-        tracking.log_json(client, evidence, verdict.model_dump(mode="json"), file)
+        client.log_dict(evidence, verdict.model_dump(mode="json"), file)
     move_champion(client, lock, challenger.name, event, previous=decision.over)
     registry.tag_version(client, challenger, tags)
     describe_version(client, challenger.name, str(challenger.version))

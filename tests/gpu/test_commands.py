@@ -70,7 +70,9 @@ def test_folders_are_fused_as_on_the_cpu(bundle: Path, settings: Settings, work:
     for name, placement in (("cpu", CPU), ("cuda", CUDA)):
         out = work / f"fused-{name}"
         fused = fuse_folders(
-            fusing, settings, FuseTask(**places, out=str(out), local=True, placement=placement)
+            fusing,
+            settings,
+            FuseTask(**places, out=str(out), placement=replace(placement, local=True)),
         )
         assert (fused.made, fused.failures) == (16, ())
         pictures.append({path.name: cv2.imread(str(path), -1) for path in out.glob("*.png")})
