@@ -19,7 +19,6 @@ from jobs.evaluate.subject import (
     ROWS,
     Asked,
     Evaluation,
-    Parts,
     Subject,
     check_subject,
 )
@@ -117,16 +116,15 @@ def _report(client: Any, task: Evaluation, run_id: str) -> None:
 
 def _measure(task: Evaluation) -> None:
     """Measure the cases that are left, and join the rows of all, unless they are."""
-    parts = Parts(task.subject, task.folder / PARTS)
     if not task.is_measured:
-        total, left = len(parts.paths), parts.left()
+        total, left = len(task.parts), task.left()
         with task.workers() as there, progress("scenes under scenarios", total) as advance:
             print_line(f"  {_forecast(task, left, there.count)}")
             measured = there.map(measure_case, left, task.measurer(there.device))
             for done, rows in enumerate(measured, start=total - len(left) + 1):
-                parts.keep(rows)
+                task.keep(rows)
                 advance(done, f"{rows[0]['scene']}, {rows[0]['scenario']}")
-        write_rows(parts.rows(), task.folder / ROWS)
+        write_rows(task.rows(), task.folder / ROWS)
     shutil.rmtree(task.folder / PARTS, ignore_errors=True)
     # The gate asks whether the version was trained on them.
     measured_scenes = ScanResult(scenes=SceneTable.of(task.subject.scenes), refused=())

@@ -143,7 +143,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A subject that is measured into a folder."""
+    """A subject that is measured into a folder, a scene under a scenario at a time."""
 
     subject: Subject
     settings: Settings
@@ -176,6 +176,39 @@ class Evaluation:
             read=source_reader(self.settings),
             load_scores=load_scores,
             device=device,
+        )
+
+    @cached_property
+    def parts(self) -> dict[Path, Case]:
+        """The cases, by the file that each leaves its rows in."""
+        return {self._part(case.scene.id, case.scenario.name): case for case in self.subject.cases}
+
+    @cached_property
+    def _inputs(self) -> str:
+        return inputs_digest(self.subject.measurement)[:16]
+
+    def _part(self, scene: str, scenario: str) -> Path:
+        name = f"{self._inputs}-{digest_of([scene, scenario])[:16]}.parquet"
+        return self.folder / PARTS / name
+
+    def left(self) -> list[Case]:
+        """The cases to measure."""
+        left = [case for path, case in self.parts.items() if not path.is_file()]
+        done = len(self.parts) - len(left)
+        if done:
+            print_line(f"  {done} of {len(self.parts)} were measured before, by scene and scenario")
+        return left
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Write the rows of a case."""
+        write_rows(rows, self._part(rows[0]["scene"], rows[0]["scenario"]))
+
+    def rows(self) -> list[Row]:
+        """The rows of all cases, in order; the report takes the first method for the model."""
+        methods = self.subject.measurement.methods
+        return sorted(
+            (row for path in self.parts for row in read_rows(path)),
+            key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"])),
         )
 
 
@@ -223,46 +256,6 @@ def _check_captured(subject: Subject) -> None:
         raise ValueError(
             f"no scene of split {subject.asked.scenes.split!r} has the files of {names}; captured "
             "scenarios are for data sets with captured pictures of both kinds, such as DSPFusion's"
-        )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """An evaluation a scene under a scenario at a time; each leaves its rows as a file in `folder`."""
-
-    subject: Subject
-    folder: Path
-
-    @cached_property
-    def _inputs(self) -> str:
-        return inputs_digest(self.subject.measurement)
-
-    def _path(self, scene: str, scenario: str) -> Path:
-        return self.folder / f"{self._inputs[:16]}-{digest_of([scene, scenario])[:16]}.parquet"
-
-    @cached_property
-    def paths(self) -> dict[Path, Case]:
-        """The cases, by the file of their rows."""
-        return {self._path(case.scene.id, case.scenario.name): case for case in self.subject.cases}
-
-    def left(self) -> list[Case]:
-        """The cases to measure."""
-        left = [case for path, case in self.paths.items() if not path.is_file()]
-        done = len(self.paths) - len(left)
-        if done:
-            print_line(f"  {done} of {len(self.paths)} were measured before, by scene and scenario")
-        return left
-
-    def keep(self, rows: Sequence[Row]) -> None:
-        """Write the rows of a case."""
-        write_rows(rows, self._path(rows[0]["scene"], rows[0]["scenario"]))
-
-    def rows(self) -> list[Row]:
-        """The rows of all cases, in order; the report takes the first method for the model."""
-        methods = self.subject.measurement.methods
-        return sorted(
-            (row for path in self.paths for row in read_rows(path)),
-            key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"])),
         )
 
 

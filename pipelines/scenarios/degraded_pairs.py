@@ -39,15 +39,14 @@ def degrade(
         ("vi", vi, scenario.vi),
         ("ir", ir, scenario.ir),
     )
-    pictures, chains = [], []
+    degraded = []
     for camera, image, names in cameras:
         rng = rng_at(seed, scene_key, scenario.name, camera)
         ranges, own = ranges_of(scenario, camera), scenario.own.of(camera)
         drawn = draw_chain(camera, names, rng, ranges=ranges, own=own)
-        degraded, chain = apply_and_record(image.astype(np.float32) / 255, camera, drawn)
-        pictures.append(np.rint(degraded * 255).astype(np.uint8))  # H W C
-        chains.append(chain)
-    return Degraded(*pictures, *chains)
+        degraded.append(apply_and_record(image, camera, drawn))
+    (vi_lq, vi_chain), (ir_lq, ir_chain) = degraded
+    return Degraded(vi_lq, ir_lq, vi_chain, ir_chain)
 
 
 class Case(NamedTuple):
