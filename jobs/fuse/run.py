@@ -104,7 +104,7 @@ def _windowed(
     windows: Mapping[str, WindowRule | None],
 ) -> Fusing:
     """Fusing with the windows of the pairs' pictures, which a person is told."""
-    fusing = with_windows(fusing, pairs, source_reader(settings), **windows)
+    fusing = with_windows(fusing, pairs, source_reader(settings), windows)
     for camera, window in (("vi", fusing.vi_window), ("ir", fusing.ir_window)):
         if window:
             print_line(f"  {window.described(camera)}")
