@@ -1,6 +1,6 @@
 """Draw, record, apply: several degradations of one image, one after the other.
 
-Convention: H×W×C float32 in [0, 1], C = 3 for VI and 1 for IR.  A record holds names and numbers,
+Convention: H×W×C uint8, or float32 in [0, 1], C = 3 for VI and 1 for IR.  A record holds names and numbers,
 and reproduces the pixels in any process.
 """
 
@@ -57,19 +57,20 @@ def draw_chain(
 
 
 def apply_chain(image: np.ndarray, modality: Modality, chain: Sequence[Applied]) -> np.ndarray:
-    """Apply a recorded chain; the input stays as it was, the result is a new array in [0, 1]."""
+    """Apply a recorded chain; the input stays as it was, the result is a new array of its type."""
     return apply_and_record(image, modality, chain)[0]
 
 
 def apply_and_record(
     image: np.ndarray, modality: Modality, chain: Sequence[Applied]
 ) -> tuple[np.ndarray, tuple[Applied, ...]]:
-    """Apply a drawn chain; return the picture in [0, 1] and the chain with all that was drawn.
+    """Apply a drawn chain; return the picture, uint8 if it was, and the chain with all that was drawn.
 
     What an albumentations transform draws can depend on the picture, so it is known only then.
     """
-    _check_image(image, modality)
-    result, record = image.copy(), []  # H W C
+    is_uint8, record = image.dtype == np.uint8, []
+    result = image.astype(np.float32) / np.float32(255) if is_uint8 else image.copy()  # H W C
+    _check_image(result, modality)
     for applied in chain:
         if applied.transform is None:
             degradation = find(modality, applied.name)
@@ -83,6 +84,8 @@ def apply_and_record(
             result, drawn = apply_serialised(applied.transform, result, seed)
             applied = applied.model_copy(update={"params": {"seed": seed, "drawn": drawn}})
         record.append(applied)
+    if is_uint8:
+        result = np.rint(result * np.float32(255)).astype(np.uint8)
     return result, tuple(record)
 
 
@@ -104,5 +107,5 @@ def _check_image(image: np.ndarray, modality: Modality) -> None:
     if image.dtype != np.float32 or not (image.min() >= 0 and image.max() <= 1):
         raise ValueError(
             f"{modality} image is {image.dtype} in [{image.min()}, {image.max()}]; "
-            "pass float32 in [0, 1] (divide 8-bit levels by 255)"
+            "pass uint8, or float32 in [0, 1]"
         )

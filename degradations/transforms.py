@@ -54,10 +54,7 @@ class Degrade(A.ImageOnlyTransform):
     def apply(self, img: np.ndarray, *args: Any, applied: Applied, **params: Any) -> np.ndarray:
         """Apply the drawn parameters to one picture."""
         image = img[..., None] if img.ndim == 2 else img  # H W C
-        if image.dtype != np.uint8:
-            return apply_chain(image, self.modality, [applied]).reshape(img.shape)
-        changed = apply_chain(image / np.float32(255), self.modality, [applied])
-        return np.rint(changed * np.float32(255)).astype(np.uint8).reshape(img.shape)
+        return apply_chain(image, self.modality, [applied]).reshape(img.shape)
 
     def apply_with_params(
         self, params: dict[str, Any], *args: Any, **kwargs: Any

@@ -15,9 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jobs.recipes import Recipes
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
 
 # Characters of a wrong value that are shown.
 _NUM_SHOWN = 40
@@ -213,6 +216,13 @@ def window_rules(arguments: argparse.Namespace) -> dict[str, Any]:
         camera: WindowRule.parse(getattr(arguments, f"{camera}_window"), f"--{camera}-window")
         for camera in ("vi", "ir")
     }
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Where things are: as `add_work` and `add_address` have parsed it, else as the environment says."""
+    from infra.settings import read_settings
+
+    return read_settings(work=arguments.work, ray_address=getattr(arguments, "address", None))
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:

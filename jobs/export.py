@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work
+from jobs.command_line import Command, Verb, add_work, settings_of
 from jobs.placement import add_device
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_facts
     from jobs.fuse.run import bundle_of, resolve_model
     from pipelines.bundles.export import write_onnx
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     model = resolve_model(arguments.model, settings)
     error = write_onnx(arguments.onnx, bundle_of(model, settings), arguments.device)
     print_facts({"model": model, "onnx": str(arguments.onnx), "largest error": f"{error:.1e}"})

@@ -11,17 +11,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, add_work, options_again
+from jobs.command_line import Command, Verb, add_work, options_again, settings_of
 
 if TYPE_CHECKING:
     from infra.settings import Settings
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_facts, print_line
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     model = import_pretrained(arguments.name, settings, register_as=arguments.register_as)
     print_facts({"model": model, "origin": "pretrained"})
     where = options_again(arguments, "work")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.settings import Settings
+from pipelines.datasets.versions import DatasetVersion, find_version
 from pipelines.sources.scenes import read_file
 from pipelines.sources.source_paths import RemotePath, SourcePath
 from pipelines.store.files import delete_least_used
@@ -53,14 +54,17 @@ def open_datasets(settings: Settings) -> Folder:
     return open_folder(settings.datasets, settings)
 
 
-def find_manifest(version: str, settings: Settings, *, cached: bool = True) -> tuple[Folder, str]:
-    """Root and name of a version that is given by its name, or by its manifest's path or URI."""
-    if not version.endswith(".json"):
-        return open_folder(settings.datasets, settings, cached=cached), version
-    root, _, name = version.rpartition("/versions/")
-    if not root:
-        raise ValueError(f"{version}: a manifest lies at ROOT/versions/NAME.json")
-    return open_folder(root, settings, cached=cached), name.removesuffix(".json")
+def open_version(
+    version: str, settings: Settings, *, cached: bool = True
+) -> tuple[Folder, DatasetVersion]:
+    """Root and manifest of a version that is given by its name, or by its manifest's path or URI."""
+    uri, name = settings.datasets, version
+    if version.endswith(".json"):
+        uri, _, name = version.removesuffix(".json").rpartition("/versions/")
+        if not uri:
+            raise ValueError(f"{version}: a manifest lies at ROOT/versions/NAME.json")
+    root = open_folder(uri, settings, cached=cached)
+    return root, find_version(root, name)
 
 
 def open_sources(uri: str, settings: Settings) -> SourcePath:

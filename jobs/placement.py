@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from jobs.command_line import whole_number
 
@@ -21,10 +23,14 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True)
 class Placement:
-    """A device by name, and the share of a GPU that each Ray worker takes where there are GPUs."""
+    """A device by name, and the share of a GPU that each Ray worker takes where there are GPUs.
+
+    `local` is in this process, without Ray.
+    """
 
     device: str = "auto"
     gpu_share: float = 1.0
+    local: bool = False
 
 
 ANYWHERE = Placement()
@@ -32,60 +38,40 @@ ANYWHERE = Placement()
 
 @dataclass(frozen=True)
 class Workers:
-    """Where items are worked on, `count` at a time.
+    """Where items are worked on, `count` at a time, on a `device` each.
 
-    `tasks(function, items, *arguments)` calls `function(item, *arguments, device)` for each item, and
-    yields results as they come.
+    `map(function, items, *arguments)` calls `function(item, *arguments)` for each item, and yields results
+    as they come.
     """
 
     count: int
-    tasks: Tasks
-
-
-class Tasks(Protocol):
-    """Maps items."""
-
-    def __call__(self, function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-        """Map the items."""
+    device: str
+    map: Callable[..., Iterator[Any]]
 
 
 @contextmanager
-def workers(placement: Placement, settings: Settings, *, local: bool) -> Iterator[Workers]:
-    """Connect to Ray's workers or, `local`, to none: then this process works.
+def workers(placement: Placement, settings: Settings) -> Iterator[Workers]:
+    """Connect to Ray's workers or, of a local placement, to none: then this process works.
 
     Raises ValueError where the device that is asked for does not exist.
     """
-    if local:
-        yield _here(placement)
+    if placement.local:
+        from models.devices import use_device
+
+        yield Workers(1, str(use_device(placement.device)), _map_here)
         return
     from infra.cluster.connect import connected
-
-    with connected(settings):
-        yield _on_ray(placement)
-
-
-def _here(placement: Placement) -> Workers:
-    from models.devices import use_device
-
-    device = str(use_device(placement.device))
-
-    def tasks(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-        return (function(item, *arguments, device) for item in items)
-
-    return Workers(1, tasks)
-
-
-def _on_ray(placement: Placement) -> Workers:
     from infra.cluster.nodes import Capacity, gpus_of_worker
     from infra.cluster.tasks import map_tasks
 
-    num_gpus = gpus_of_worker(placement.device, placement.gpu_share)
-    there = "cuda" if num_gpus else "cpu"
+    with connected(settings):
+        num_gpus = gpus_of_worker(placement.device, placement.gpu_share)
+        device, there = "cuda" if num_gpus else "cpu", partial(map_tasks, num_gpus=num_gpus)
+        yield Workers(Capacity(num_gpus).num_places, device, there)
 
-    def tasks(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-        return map_tasks(function, items, *arguments, there, num_gpus=num_gpus)
 
-    return Workers(Capacity(num_gpus).num_places, tasks)
+def _map_here(function: Any, items: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+    return map(function, items, *map(repeat, arguments))
 
 
 def add_device(
@@ -134,9 +120,9 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def placement_of(arguments: argparse.Namespace) -> Placement:
+def placement_of(arguments: argparse.Namespace, *, local: bool = False) -> Placement:
     """What `add_placement` has parsed."""
-    return Placement(arguments.device, arguments.gpu_share)
+    return Placement(arguments.device, arguments.gpu_share, local)
 
 
 def _share(text: str) -> float:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import Command, Verb, add_address, add_work
+from jobs.command_line import Command, Verb, add_address, add_work, settings_of
 from jobs.recipes import DATASETS, EVALUATION, PRETRAINING, TRAINING
 
 if TYPE_CHECKING:
@@ -23,11 +23,10 @@ ROWS = "evaluation.parquet"
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import find_recipe
     from jobs.console import print_facts
 
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     recipe = find_recipe(PRETRAINING, arguments.name)
     out = arguments.out or settings.work / "pretrained" / arguments.name
     pretrain(recipe, settings, pairs=arguments.pairs, out=out)
@@ -45,6 +44,7 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
     from jobs.evaluate.run import evaluate
     from jobs.evaluate.scenes import SceneChoice
     from jobs.evaluate.subject import ROWS as MEASURED
+    from jobs.evaluate.subject import Asked
     from jobs.generate.run import generate, named
     from jobs.locations import source_reader
     from jobs.scan.run import scan_folder
@@ -58,7 +58,8 @@ def pretrain(recipe: PretrainRecipe, settings: Settings, *, pairs: str, out: Pat
         dataset = generate(config, settings, scenes=name)
         last = _train(recipe, settings, dataset.name)
         evaluation = find_recipe(EVALUATION, recipe.evaluation)
-        evaluated = evaluate(evaluation, settings, model=str(last.model), scenes=SceneChoice(name))
+        asked = Asked(str(last.model), SceneChoice(name))
+        evaluated = evaluate(evaluation, settings, asked)
     origin = {"commit": code_commit(), "dataset_digest": dataset.digest}
     trained = scenes.of_split(config.split)
     write_pretrained(out, _checkpoint(last, settings), origin=origin, scenes=trained)

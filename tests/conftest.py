@@ -20,7 +20,7 @@ from pipelines.bundles.export import write_bundle
 from pipelines.bundles.pretrained import pretrained_folders
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards.writing import write_shard
-from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.datasets.versions import DatasetVersion, Made, publish_version
 from pipelines.sources.scan import scan
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import Folder, LocalFolder
@@ -97,9 +97,7 @@ def config() -> DatasetConfig:
 def make_version(root: Folder, config: DatasetConfig, scenes: list[Scene]) -> DatasetVersion:
     """Plan, write and publish, in this process."""
     shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
-    return publish_version(
-        root, config, scenes, shards, refused=[], commit="0" * 40, created="2026-01-01"
-    )
+    return publish_version(root, config, scenes, shards, Made("0" * 40, "2026-01-01"))
 
 
 @pytest.fixture(scope="session")

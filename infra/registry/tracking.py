@@ -321,16 +321,6 @@ def _read_run(client: MlflowClient, run_id: str | None) -> Run | None:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def log_json(client: MlflowClient, run_id: str, value: Mapping[str, Any], path: str) -> None:
-    """Log a JSON value as the artifact `path` of a run."""
-    client.log_dict(run_id, dict(value), path)
-
-
-def log_text(client: MlflowClient, run_id: str, text: str, path: str) -> None:
-    """Log a text as the artifact `path` of a run."""
-    client.log_text(run_id, text, path)
-
-
 def last_picture_of(client: MlflowClient, run_id: str | None, folder: str) -> str | None:
     """Where MLflow's pages find the last picture in an artifact folder of a run; None if it has none."""
     if _read_run(client, run_id) is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, number, whole_number
+from jobs.command_line import Command, Verb, add_work, number, settings_of, whole_number
 from jobs.placement import add_device
 
 # Compiling takes minutes, so that part runs only where it is asked for.
@@ -24,18 +24,16 @@ _ASKED_FOR = ("compiled", "compiled_bf16", "channels_first", "stage1_bf16", "sta
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.bench.shard_factory import bench_data
 
-    bench_data(read_settings(work=arguments.work), smoke=arguments.smoke)
+    bench_data(settings_of(arguments), smoke=arguments.smoke)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.bench.planner import bench_plan
 
     bench_plan(
-        read_settings(work=arguments.work),
+        settings_of(arguments),
         scenes=arguments.scenes,
         recipe=arguments.recipe,
         num_planned=arguments.num_planned,
@@ -69,19 +67,17 @@ def _metrics(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.bench.training_loop import bench_train
     from models.devices import use_device
 
     device = use_device(arguments.device).type
-    bench_train(read_settings(work=arguments.work), smoke=arguments.smoke, device=device)
+    bench_train(settings_of(arguments), smoke=arguments.smoke, device=device)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.bench.serving import bench_serve
 
-    bench_serve(arguments.model, read_settings(work=arguments.work), smoke=arguments.smoke)
+    bench_serve(arguments.model, settings_of(arguments), smoke=arguments.smoke)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ from pipelines.datasets.group_index import write_group_rows
 from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards.markers import ShardInfo, marker_of, tar_of
 from pipelines.datasets.shards.writing import write_shard
-from pipelines.datasets.versions import manifest_of, publish_version, split_reuse
+from pipelines.datasets.versions import Made, manifest_of, publish_version, split_reuse
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.files import write_whole
 from pipelines.store.folders import LocalFolder
@@ -198,9 +198,7 @@ def plan_and_publish(num_scenes: int) -> Simulation:
         plan_cpu_s, plan_clock_s = time.process_time() - cpu_s, time.perf_counter() - clock_s
         shards = [_empty_shard(name, root) for name in to_build.names()]
         cpu_s = time.process_time()
-        version = publish_version(
-            root, config, table, shards, refused=[], commit="bench", created=""
-        )
+        version = publish_version(root, config, table, shards, Made("bench", ""))
         publish_cpu_s = time.process_time() - cpu_s
         manifest = root.size_of(manifest_of(version.name))
     assert manifest is not None

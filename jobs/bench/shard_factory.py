@@ -33,14 +33,14 @@ from jobs.generate.run import generate
 from jobs.recipes import DATASETS
 from jobs.scan.run import index_path
 from pipelines.batches.decoding import to_floats
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.groups import Group
 from pipelines.datasets.plan import DatasetConfig, OlderShard, ShardSpec, plan_shards
 from pipelines.datasets.shards.markers import SHARDS, ShardInfo, marker_of, tar_of
 from pipelines.datasets.shards.reading import ShardReader, open_shard
 from pipelines.datasets.shards.sample import make_sample
 from pipelines.datasets.shards.writing import write_shard
-from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.datasets.versions import DatasetVersion, Made, publish_version
 from pipelines.sources.index import write_index
 from pipelines.sources.pictures import encode_png
 from pipelines.sources.scan import ScanResult, scan
@@ -239,9 +239,7 @@ def _read_png(path: Path) -> np.ndarray:
 
 def _batches(version: DatasetVersion, root: Folder, folder: Path, sizes: ShardSizes) -> Line:
     """Batches a CPU second, ours and the baseline's, over the same number of samples."""
-    ours = ShardBatches(
-        version, root, fields=FIELDS, batch_size=sizes.batch_size, crop_px=sizes.crop_px, seed=0
-    )
+    ours = ShardBatches(version, root, Batching(FIELDS, sizes.batch_size, sizes.crop_px, seed=0))
     groups = []
     wanted = sizes.batch_size * sizes.num_batches
     for reader, scene, group in islice(_groups(version, root), wanted):
@@ -389,7 +387,7 @@ def made_up_scene(index: int) -> Scene:
 
 def _publish(config: DatasetConfig, scenes: Sequence[Scene], root: Folder) -> None:
     shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
-    publish_version(root, config, scenes, shards, refused=[], commit="bench", created="")
+    publish_version(root, config, scenes, shards, Made("bench", ""))
 
 
 def _groups(version: DatasetVersion, root: Folder) -> Iterator[tuple[ShardReader, str, Group]]:

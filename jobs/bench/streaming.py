@@ -17,7 +17,7 @@ from infra.settings import Settings
 from jobs.bench.lines import Line
 from jobs.locations import open_folder
 from pipelines.batches.prefetch import prefetch
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.group_index import index_of
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.datasets.shards.markers import ShardInfo
@@ -84,7 +84,7 @@ def start_rank(folder: Path, name: str) -> tuple[float, float, int]:
     begun_s = time.process_time()
     root = LocalFolder(folder)
     version = read_version(root, name)
-    batches = ShardBatches(version, root, fields=FIELDS, batch_size=4, crop_px=224, seed=1)
+    batches = ShardBatches(version, root, Batching(FIELDS, batch_size=4, crop_px=224, seed=1))
     seconds = time.process_time() - begun_s
     batches.close()
     return seconds, own_peak_mib(), len(version.shards)
@@ -164,14 +164,8 @@ def _samples_per_s(
     version: DatasetVersion, root: Folder, sizes: StreamSizes, threads: int
 ) -> float:
     """Samples a second of the stream after its first batches."""
-    batches = ShardBatches(
-        version,
-        root,
-        fields=FIELDS,
-        batch_size=sizes.batch_size,
-        crop_px=sizes.crop_px,
-        seed=0,
-    )
+    batching = Batching(FIELDS, sizes.batch_size, sizes.crop_px, seed=0)
+    batches = ShardBatches(version, root, batching)
     with closing(batches):
         begun_s = 0.0
         for done, _ in enumerate(

@@ -30,10 +30,10 @@ from jobs.console import print_facts, print_line, section
 from jobs.recipes import DATASETS, TRAINING
 from models.devices import all_sent
 from pipelines.batches.decoding import to_floats
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.plan import plan_shards
 from pipelines.datasets.shards.writing import write_shard
-from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.datasets.versions import DatasetVersion, Made, publish_version
 from pipelines.store.files import whole_folder
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import TrainingState, save_checkpoint
@@ -105,8 +105,7 @@ def _dataset(work: Path, sizes: LoopSizes) -> tuple[LocalFolder, DatasetVersion]
     root = LocalFolder(work / "datasets")
     config = find_recipe(DATASETS, "small").model_copy(update={"name": "bench"})
     shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
-    when = {"commit": "0" * 40, "created": "2026-01-01"}
-    return root, publish_version(root, config, scenes, shards, refused=[], **when)
+    return root, publish_version(root, config, scenes, shards, Made("bench", ""))
 
 
 def _config(version: DatasetVersion, *, smoke: bool) -> TrainingConfig:
@@ -139,10 +138,8 @@ def _loop_against_bare(
     optim = config.optim
     objective = make_objective(config).to(device)
     bare = start_state(objective, optim)
-    batches = ShardBatches(
-        version, root, fields=objective.FIELDS, batch_size=optim.batch_size, crop_px=optim.crop_px,
-        seed=optim.seed,
-    )  # fmt: skip
+    batching = Batching(objective.FIELDS, optim.batch_size, optim.crop_px, optim.seed)
+    batches = ShardBatches(version, root, batching)
     log = _logger(scratch)
     loop_s: list[float] = []
     bare_s: list[float] = []

@@ -16,17 +16,17 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
+    settings_of,
 )
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     import os
 
-    from infra.settings import read_settings
     from jobs.console import print_line
     from jobs.demo.run import OwnPairs, demo
 
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     print_line(f"Work folder: {os.path.relpath(settings.work)}")
     own = OwnPairs(arguments.pairs, arguments.minutes) if arguments.pairs else None
     model = demo(settings, smoke=arguments.smoke, own=own)

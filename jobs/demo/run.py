@@ -12,6 +12,7 @@ from jobs.console import print_facts, progress, section
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import Evaluated, evaluate
 from jobs.evaluate.scenes import SceneChoice
+from jobs.evaluate.subject import Asked
 from jobs.fuse.run import FuseTask, bundle_of, fuse_one
 from jobs.generate.run import generate, named
 from jobs.promote.decision import promote
@@ -80,10 +81,9 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
         section("5/7  Evaluate on held-out scenes under degradations")
         evaluation = find_recipe(EVALUATION, "singles")
         evaluation = shrink_evaluation(evaluation) if smoke else evaluation
-        evaluated = evaluate(evaluation, settings, model=last.model, scenes=SceneChoice(index))
+        evaluated = evaluate(evaluation, settings, Asked(last.model, SceneChoice(index)))
     section("6/7  Promote it, if the gate lets it pass")
-    name, _, number = last.model.removeprefix("models:/").partition("/")
-    promoted = promote(find_recipe(PROMOTION, "demo"), settings, name=name, version=number)
+    promoted = promote(find_recipe(PROMOTION, "demo"), settings, model=last.model)
     section("7/7  Fuse a degraded pair with it")
     fused = _fuse_degraded(settings, last.model, index)
     section(f"Done in {time.monotonic() - started:.0f} s")
@@ -93,7 +93,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
             "dataset version": dataset.name,
             **_loss_lines(settings, trained),
             "registered version": last.model,
-            "alias": f"{name}@champion {champion}",
+            "alias": f"{last.model.split('/')[1]}@champion {champion}",
             **_metric_lines(evaluated),
             "report": str(evaluated.folder / REPORT),
             "fused picture": fused,
@@ -102,7 +102,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
     )
     # Four steps make no model worth promoting; the gate must say so, and --smoke is content.
     if not promoted.passed and not smoke and own is None:
-        raise ValueError(f"the gate refused version {number}: {promoted.reasons[0]}")
+        raise ValueError(f"the gate refused version {promoted.version}: {promoted.reasons[0]}")
     return last.model
 
 

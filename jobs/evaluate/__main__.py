@@ -29,6 +29,7 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
+    settings_of,
     whole_number,
 )
 from jobs.placement import add_placement, placement_of
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe, shrink_evaluation
     from jobs.console import print_facts, print_line
 
@@ -49,20 +49,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         return
     from jobs.evaluate.report import REPORT
     from jobs.evaluate.run import evaluate
+    from jobs.evaluate.subject import Asked
 
-    evaluated = evaluate(
-        recipe,
-        read_settings(work=arguments.work, ray_address=arguments.address),
-        model=arguments.model,
-        scenes=_scenes_of(arguments),
-        # A trial run must not become what the gate judges a version by.
-        tag=not arguments.smoke,
+    asked = Asked(
+        arguments.model,
+        _scenes_of(arguments),
         folders=read_folders(arguments.method),
         restored=read_folders(arguments.restore, "--restore"),
-        placement=placement_of(arguments),
-        local=arguments.local,
+        placement=placement_of(arguments, local=arguments.local),
         options=_options(arguments),
     )
+    settings = settings_of(arguments)
+    # A trial run must not become what the gate judges a version by.
+    evaluated = evaluate(recipe, settings, asked, tag=not arguments.smoke)
     run = {"run": evaluated.run_id} if evaluated.run_id else {}
     print_facts(run | {"report": str(evaluated.folder / REPORT)})
     if arguments.model.startswith("models:/") and not arguments.smoke:
@@ -82,7 +81,6 @@ def _options(arguments: argparse.Namespace) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe, shrink_evaluation
     from jobs.console import print_facts, print_line
 
@@ -94,7 +92,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     count = export_pairs(
         recipe,
-        read_settings(work=arguments.work, ray_address=arguments.address),
+        settings_of(arguments),
         arguments.out,
         _scenes_of(arguments),
         local=arguments.local,
@@ -103,14 +101,13 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import find_recipe
     from jobs.console import print_facts
     from jobs.evaluate.restoration import measure_restoration
 
     measure_restoration(
         arguments.model,
-        read_settings(work=arguments.work),
+        settings_of(arguments),
         arguments.out,
         _scenes_of(arguments),
         shard=find_recipe(DATASETS, arguments.degraded_by).shard,

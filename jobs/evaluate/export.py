@@ -8,7 +8,7 @@ from infra.settings import Settings
 from jobs.console import print_line, progress
 from jobs.evaluate.scenes import SceneChoice
 from jobs.locations import source_reader
-from jobs.placement import ANYWHERE, workers
+from jobs.placement import Placement, workers
 from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.evaluation.exported_pairs import (
     MANIFEST,
@@ -43,12 +43,11 @@ def export_pairs(
     left = left_to_export(cases, out, plan)
     if len(left) < len(cases):
         print_line(f"  {len(cases) - len(left)} of {len(cases)} pairs were exported before")
-    shared = recipe.seed, source_reader(settings)
     with (
-        workers(ANYWHERE, settings, local=local) as there,
+        workers(Placement("cpu", local=local), settings) as there,
         progress("pairs", len(cases)) as advance,
     ):
-        made = there.tasks(make_pair, left, *shared)
+        made = there.map(make_pair, left, recipe.seed, source_reader(settings))
         for done, files in enumerate(made, start=len(cases) - len(left) + 1):
             write_pair(files, out)
             advance(done, f"{files.case.scene.id}, {files.case.scenario.name}")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jobs.console import print_line
 from jobs.evaluate.subject import ROWS, Evaluation, Subject
-from jobs.locations import source_reader
-from models.system import Fuser
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
 from pipelines.evaluation.measuring import (
     CaseMeasurer,
     Example,
     choose_scenes,
-    load_measurer,
     make_example,
     steps_means,
 )
@@ -51,14 +49,13 @@ def write_page(
 ) -> dict[str, float]:
     """Write the page, with a link to its run; return how well the probe tells the degradations apart."""
     subject, rows = task.subject, read_rows(task.folder / ROWS)
-    read = source_reader(task.settings)
-    with fetched_scenes(subject.scenes, read) as scenes:
+    measured = task.measurer(task.own_device)
+    with fetched_scenes(subject.scenes, measured.read) as scenes:
         here = replace(subject, scenes=tuple(scenes))
-        measured = load_measurer(subject.measurement, read, task.own_device)
         embedded = _embed(here, measured)
         apart = _told_apart(embedded)
         page = EvaluationPage(
-            title=f"{subject.model} on {subject.where}",
+            title=f"{subject.asked.model} on {subject.where}",
             facts=_report_facts(subject, run_id) | in_words(apart),
             rows=rows,
             examples=_examples(here, measured),
@@ -67,7 +64,7 @@ def write_page(
             points=map_points(embedded, seed=subject.recipe.seed) if embedded else [],
             efficiencies=_efficiencies(here, measured),
             steps=_steps(task),
-            command=task.command,
+            command=subject.asked.command,
             run_url=run_url,
         )
         write_report(task.folder / REPORT, page)
@@ -105,7 +102,9 @@ def _examples(subject: Subject, measured: CaseMeasurer) -> list[Example]:
         update={"given": measurement.given[:_SHOWN_GIVEN], "baselines": (BASELINE,)}
     )
     num_methods = 2 if few.given else _SHOWN_METHODS
-    shown = replace(measured, measurement=few, methods=_first(measured.methods, num_methods))
+    shown = replace(
+        measured, measurement=few, methods=dict(islice(measured.fusers.items(), num_methods))
+    )
     scenes = choose_scenes(subject.scenes, subject.recipe.num_examples)
     return [
         make_example(cases[index % len(cases)], shown)
@@ -114,13 +113,9 @@ def _examples(subject: Subject, measured: CaseMeasurer) -> list[Example]:
     ]
 
 
-def _first(methods: Mapping[str, Fuser], count: int) -> dict[str, Fuser]:
-    return dict(list(methods.items())[:count])
-
-
 def _worst(subject: Subject, rows: Sequence[Row], measured: CaseMeasurer) -> list[Example]:
     """Pictures of the scenes where the model loses most to the average, by each of the gate's metrics."""
-    both = {name: measured.methods[name] for name in (MODEL, BASELINE)}
+    both = {name: measured.fusers[name] for name in (MODEL, BASELINE)}
     alone = measured.measurement.model_copy(update={"given": ()})
     shown = replace(measured, measurement=alone, methods=both)
     cases = {(case.scene.id, case.scenario.name): case for case in subject.cases}
@@ -154,9 +149,7 @@ def _efficiencies(subject: Subject, measured: CaseMeasurer) -> list[Efficiency]:
     """What every method of ours costs on the first scene."""
     vi, ir = (to_tensor(image) for image in load_pair(subject.scenes[0]))
     hints = hints_of(measured.measurement.bundle.system.hint_names, vi=(), ir=())
-    return [
-        measure_efficiency(name, fuse, vi, ir, hints) for name, fuse in measured.methods.items()
-    ]
+    return [measure_efficiency(name, fuse, vi, ir, hints) for name, fuse in measured.fusers.items()]
 
 
 def _steps(task: Evaluation) -> dict[int, dict[str, float]]:
@@ -170,9 +163,8 @@ def _steps(task: Evaluation) -> dict[int, dict[str, float]]:
     if measurement.bundle.system.num_steps(measurement.bundle.model) is None:
         print_line("  no sampling-steps curve: this model does not sample in steps")
         return {}
-    arguments = (scenes, measurement, source_reader(task.settings))
     with task.workers() as there:
-        found = list(there.tasks(steps_means, counts, *arguments))
+        found = list(there.map(steps_means, counts, scenes, task.measurer(there.device)))
     return {int(means.pop("num_steps")): means for means in found}
 
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.learned_scores import load_scores
 from infra.settings import Settings, code_commit
 from jobs.console import duration, print_line, progress
 from jobs.evaluate.report import log_report, loss_curves, overall_means, write_page
-from jobs.evaluate.scenes import SceneChoice
-from jobs.evaluate.subject import PARTS, ROWS, Evaluation, Parts, Subject, check_subject
+from jobs.evaluate.subject import (
+    PARTS,
+    ROWS,
+    Asked,
+    Evaluation,
+    Subject,
+    check_subject,
+)
 from jobs.fuse.run import bundle_of, resolve_model
-from jobs.locations import source_reader
-from jobs.placement import ANYWHERE, Placement
 from jobs.promote.describe import describe_version
 from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.evaluation.forecast import forecast_s
-from pipelines.evaluation.measuring import (
-    load_measurer,
-    measure_case,
-    with_instruments,
-)
+from pipelines.evaluation.measuring import measure_case
 from pipelines.promotion.lineage import SCENES
 from pipelines.results.rows import BASELINE, MODEL, read_rows, write_rows
 from pipelines.results.summaries import by_dataset, format_datasets, format_table, summarise
@@ -55,83 +54,77 @@ class Evaluated(BaseModel):
 
 
 def evaluate(
-    recipe: EvaluateRecipe,
-    settings: Settings,
-    *,
-    model: str,
-    scenes: SceneChoice,
-    tag: bool = True,
-    folders: Mapping[str, Path] | None = None,
-    restored: Mapping[str, Path] | None = None,
-    placement: Placement = ANYWHERE,
-    local: bool = False,
-    options: str = "",
+    recipe: EvaluateRecipe, settings: Settings, asked: Asked, *, tag: bool = True
 ) -> Evaluated:
-    """Evaluate `model` on `scenes`, or reuse the finished evaluation.
+    """Evaluate what is asked for, or reuse the finished evaluation.
 
     With `tag` a registered version is tagged with the run, and the gate judges it by this evaluation.
-    `folders` holds other methods' fused pictures, `restored` restored sources, by name. `local`
-    evaluates a bundle's folder in this process, without Ray, MLflow and a run. `options` are those that
-    the report's command has besides model and scenes.
     Raises ValueError when model, index, split, data set or a scenario does not exist, or a picture
     is missing.
     """
-    model = _local_model(model) if local else resolve_model(model, settings)
-    chosen, bundle = scenes.load(settings, recipe.num_scenes), bundle_of(model, settings)
-    given = folders or {}, restored or {}
-    subject = Subject(recipe, model, bundle, scenes.name, scenes.split, chosen, *given)
-    check_subject(subject)
-    folder = settings.work / "reports" / f"{scenes.name}-{subject.tags['config_digest'][:12]}"
-    words = f"{shlex.quote(model)} {scenes.options} {options}"
-    command = f"python -m jobs.evaluate {words}".rstrip()
-    task = Evaluation(subject, folder, settings, placement, local, command)
-    run_id = None if local else _with_run(task, scenes.options)
-    if local:
+    task = _evaluation(recipe, settings, asked)
+    if asked.placement.local:
         _measure(task)
         _write_local_page(task)
-    elif tag:
-        # Also when the rows are reused: a second version may hold the same weights.
-        _tag_version(model, str(run_id), settings)
-    return _evaluated(model, run_id, folder)
-
-
-def _local_model(model: str) -> str:
-    if model.startswith("models:/"):
-        raise ValueError(f"{model}: --local knows no registry; give a bundle's folder")
-    return model
-
-
-def _with_run(task: Evaluation, asked: str) -> str:
-    """Measure and report under an MLflow run, unless a finished one has the same subject."""
+        return _evaluated(task, None)
     from infra.registry import tracking
 
-    client = tracking.connect(task.settings)
+    client = tracking.connect(settings)
+    run_id = _finished_run(client, task)
+    if run_id is None:
+        with _run_of(client, task.subject) as run_id:
+            _measure(task)
+            _report(client, task, run_id)
+    if tag:
+        # Also when the rows are reused: a second version may hold the same weights.
+        _tag_version(client, task.subject.asked.model, run_id)
+    return _evaluated(task, run_id)
+
+
+def _evaluation(recipe: EvaluateRecipe, settings: Settings, asked: Asked) -> Evaluation:
+    """Find what is asked for, the model by its version, and check that it can be measured."""
+    model = asked.model
+    if not asked.placement.local:
+        model = resolve_model(model, settings)
+    elif model.startswith("models:/"):
+        raise ValueError(f"{model}: --local knows no registry; give a bundle's folder")
+    chosen, bundle = asked.scenes.load(settings, recipe.num_scenes), bundle_of(model, settings)
+    subject = Subject(recipe, replace(asked, model=model), bundle, chosen)
+    check_subject(subject)
+    return Evaluation(subject, settings)
+
+
+def _finished_run(client: Any, task: Evaluation) -> str | None:
+    """The finished run of the same subject, if there is one."""
+    from infra.registry import tracking
+
     done = tracking.find_run(client, task.subject.tags["config_digest"])
-    if done and done.info.status == "FINISHED" and task.is_measured:
-        print_line(f"  evaluated already: run {done.info.run_id}")
-        return str(done.info.run_id)
-    with _run_of(client, task.subject, asked) as run_id:
-        _measure(task)
-        print_line("  writing the report")
-        page = tracking.run_page(client, run_id, task.settings)
-        apart = write_page(task, run_id, loss_curves(client, task.subject.bundle), page)
-        log_report(client, task, run_id, apart)
-    return run_id
+    if not (done and done.info.status == "FINISHED" and task.is_measured):
+        return None
+    print_line(f"  evaluated already: run {done.info.run_id}")
+    return str(done.info.run_id)
+
+
+def _report(client: Any, task: Evaluation, run_id: str) -> None:
+    from infra.registry import tracking
+
+    print_line("  writing the report")
+    page = tracking.run_page(client, run_id, task.settings)
+    apart = write_page(task, run_id, loss_curves(client, task.subject.bundle), page)
+    log_report(client, task, run_id, apart)
 
 
 def _measure(task: Evaluation) -> None:
     """Measure the cases that are left, and join the rows of all, unless they are."""
-    parts = Parts(task.subject, task.folder / PARTS)
     if not task.is_measured:
-        total, left = len(parts.paths), parts.left()
+        total, left = len(task.parts), task.left()
         with task.workers() as there, progress("scenes under scenarios", total) as advance:
             print_line(f"  {_forecast(task, left, there.count)}")
-            shared = task.subject.measurement, source_reader(task.settings), load_scores
-            measured = there.tasks(measure_case, left, *shared)
+            measured = there.map(measure_case, left, task.measurer(there.device))
             for done, rows in enumerate(measured, start=total - len(left) + 1):
-                parts.keep(rows)
+                task.keep(rows)
                 advance(done, f"{rows[0]['scene']}, {rows[0]['scenario']}")
-        write_rows(parts.rows(), task.folder / ROWS)
+        write_rows(task.rows(), task.folder / ROWS)
     shutil.rmtree(task.folder / PARTS, ignore_errors=True)
     # The gate asks whether the version was trained on them.
     measured_scenes = ScanResult(scenes=SceneTable.of(task.subject.scenes), refused=())
@@ -144,14 +137,11 @@ def _forecast(task: Evaluation, left: Sequence[Case], num_workers: int) -> str:
     cases = f"{len(subject.scenes)} scenes of {subject.where}, {len(left)} left under scenarios"
     if not left:
         return cases
-    device = task.own_device
-    measurer = load_measurer(subject.measurement, source_reader(task.settings), device)
-    measurer = with_instruments(measurer, load_scores, device)
-    seconds = forecast_s(measurer, left) / min(num_workers, len(left))
+    seconds = forecast_s(task.measurer(task.own_device), left) / min(num_workers, len(left))
     methods = len(subject.measurement.methods)
     return (
         f"{cases}, {methods} methods: about {duration(seconds)} on {num_workers} workers "
-        f"(tried here on a corner of the first, device {device})"
+        f"(tried here on a corner of the first, device {task.own_device})"
     )
 
 
@@ -164,10 +154,11 @@ def _write_local_page(task: Evaluation) -> None:
 
 
 @contextmanager
-def _run_of(client: Any, subject: Subject, asked: str) -> Iterator[str]:
+def _run_of(client: Any, subject: Subject) -> Iterator[str]:
     """Open the evaluation's run, tagged with the options that name its scenes; mark it when it fails."""
     from infra.registry import tracking
 
+    asked = subject.asked.scenes.options
     run = tracking.open_run(
         client,
         name=f"evaluate-{subject.where}",
@@ -187,24 +178,24 @@ def _run_of(client: Any, subject: Subject, asked: str) -> Iterator[str]:
         raise
 
 
-def _evaluated(model: str, run_id: str | None, folder: Path) -> Evaluated:
-    rows = read_rows(folder / ROWS)
+def _evaluated(task: Evaluation, run_id: str | None) -> Evaluated:
+    rows = read_rows(task.folder / ROWS)
     for line in format_table(summarise(rows), model=MODEL, baseline=BASELINE):
         print_line(f"  {line}")
     parts = by_dataset(rows)
     if len(parts) > 1:
         for line in format_datasets(parts, model=MODEL, baseline=BASELINE):
             print_line(f"  {line}")
-    return Evaluated(model=model, run_id=run_id, folder=folder, means=overall_means(rows))
+    model, means = task.subject.asked.model, overall_means(rows)
+    return Evaluated(model=model, run_id=run_id, folder=task.folder, means=means)
 
 
-def _tag_version(model: str, run_id: str, settings: Settings) -> None:
+def _tag_version(client: Any, model: str, run_id: str) -> None:
     if not model.startswith("models:/"):
         return
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
-    client = tracking.connect(settings)
     version = registry.find_model(client, model)
     client.set_model_version_tag(version.name, version.version, "evaluation_run_id", run_id)
     means = tracking.run_metrics_of(client, run_id, prefix=f"{MODEL}.")

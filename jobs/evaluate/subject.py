@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from infra.learned_scores import load_scores
 from infra.settings import REPOSITORY, Settings
 from jobs.console import print_line
 from jobs.evaluate.extras import extras_of
-from jobs.placement import Placement, Workers, workers
+from jobs.evaluate.scenes import SceneChoice
+from jobs.locations import source_reader
+from jobs.placement import ANYWHERE, Placement, Workers, workers
 from jobs.recipes.kinds import EvaluateRecipe
 from models.metrics import EVALUATED, MIN_SIDE_PX
 from pipelines.bundles.export import read_bundle
 from pipelines.evaluation.baselines import BASELINES
 from pipelines.evaluation.given_pictures import Given, Kind, find_given
-from pipelines.evaluation.measuring import Measurement, metrics_for
+from pipelines.evaluation.measuring import CaseMeasurer, Measurement, metrics_for
 from pipelines.results.rows import MODEL, Row, read_rows, write_rows
 from pipelines.scenarios.degraded_pairs import Case, cases_of
 from pipelines.scenarios.table import Scenario, find_scenario
@@ -44,20 +48,41 @@ PARTS = "parts"
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is measured on what: everything that decides the numbers.
+class Asked:
+    """What is to be measured, and where: a model on scenes, beside other programs' pictures.
 
-    `folders` has other methods' pictures, `restored` restored sources, by the name they are given.
+    `folders` has other methods' fused pictures, `restored` restored sources, by the name they are given. A
+    local placement is for a bundle's folder, without Ray, MLflow and a run. `options` are those of the
+    command besides model and scenes.
     """
 
-    recipe: EvaluateRecipe
     model: str
-    bundle: Path
-    where: str
-    split: str
-    scenes: tuple[Scene, ...]
+    scenes: SceneChoice
     folders: Mapping[str, Path] = field(default_factory=dict)
     restored: Mapping[str, Path] = field(default_factory=dict)
+    placement: Placement = ANYWHERE
+    options: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command that does the same."""
+        words = f"{shlex.quote(self.model)} {self.scenes.options} {self.options}"
+        return f"python -m jobs.evaluate {words}".rstrip()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured on what: everything that decides the numbers, as it was found."""
+
+    recipe: EvaluateRecipe
+    asked: Asked
+    bundle: Path
+    scenes: tuple[Scene, ...]
+
+    @property
+    def where(self) -> str:
+        """What the scenes are called."""
+        return self.asked.scenes.name
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
@@ -73,8 +98,8 @@ class Subject:
     def given(self) -> tuple[Given, ...]:
         """Other programs' pictures of all cases. Raises ValueError as `find_given` does."""
         kinds: tuple[tuple[Kind, Mapping[str, Path]], ...] = (
-            ("method", self.folders),
-            ("restorer", self.restored),
+            ("method", self.asked.folders),
+            ("restorer", self.asked.restored),
         )
         return tuple(
             find_given(kind, name, folder, self.cases, self.recipe.seed)
@@ -107,10 +132,10 @@ class Subject:
         how = [settings, inputs_digest(self.measurement)]
         whole = [*how, weights, scenes, pictures]
         return {
-            "model": self.model,
+            "model": self.asked.model,
             "model_sha256": weights,
             "scenes": self.where,
-            "split": self.split,
+            "split": self.asked.scenes.split,
             "scenes_digest": scenes,
             "config_digest": digest_of(whole),
         }
@@ -118,14 +143,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A subject that is measured into a folder, where that is computed, and the command for it."""
+    """A subject that is measured into a folder, a scene under a scenario at a time."""
 
     subject: Subject
-    folder: Path
     settings: Settings
-    placement: Placement
-    local: bool = False
-    command: str = ""
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its rows and its report lie."""
+        subject = self.subject
+        name = f"{subject.where}-{subject.tags['config_digest'][:12]}"
+        return self.settings.work / "reports" / name
 
     @property
     def is_measured(self) -> bool:
@@ -135,11 +163,53 @@ class Evaluation:
     @property
     def own_device(self) -> str:
         """The device of this process, for what no worker does: GPUs may be those of other nodes."""
-        return "cpu" if self.placement.device == "cpu" else "auto"
+        return "cpu" if self.subject.asked.placement.device == "cpu" else "auto"
 
     def workers(self) -> AbstractContextManager[Workers]:
         """Ray's workers, or this process."""
-        return workers(self.placement, self.settings, local=self.local)
+        return workers(self.subject.asked.placement, self.settings)
+
+    def measurer(self, device: str) -> CaseMeasurer:
+        """What measures its cases, on a device."""
+        return CaseMeasurer(
+            self.subject.measurement,
+            read=source_reader(self.settings),
+            load_scores=load_scores,
+            device=device,
+        )
+
+    @cached_property
+    def parts(self) -> dict[Path, Case]:
+        """The cases, by the file that each leaves its rows in."""
+        return {self._part(case.scene.id, case.scenario.name): case for case in self.subject.cases}
+
+    @cached_property
+    def _inputs(self) -> str:
+        return inputs_digest(self.subject.measurement)[:16]
+
+    def _part(self, scene: str, scenario: str) -> Path:
+        name = f"{self._inputs}-{digest_of([scene, scenario])[:16]}.parquet"
+        return self.folder / PARTS / name
+
+    def left(self) -> list[Case]:
+        """The cases to measure."""
+        left = [case for path, case in self.parts.items() if not path.is_file()]
+        done = len(self.parts) - len(left)
+        if done:
+            print_line(f"  {done} of {len(self.parts)} were measured before, by scene and scenario")
+        return left
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Write the rows of a case."""
+        write_rows(rows, self._part(rows[0]["scene"], rows[0]["scenario"]))
+
+    def rows(self) -> list[Row]:
+        """The rows of all cases, in order; the report takes the first method for the model."""
+        methods = self.subject.measurement.methods
+        return sorted(
+            (row for path in self.parts for row in read_rows(path)),
+            key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"])),
+        )
 
 
 def check_subject(subject: Subject) -> None:
@@ -162,7 +232,8 @@ def check_subject(subject: Subject) -> None:
 
 def _check_names(subject: Subject) -> None:
     taken = {MODEL, *BASELINES}
-    for option, folders in (("--method", subject.folders), ("--restore", subject.restored)):
+    asked = subject.asked
+    for option, folders in (("--method", asked.folders), ("--restore", asked.restored)):
         for name in folders:
             if name in taken or not re.fullmatch(r"[\w.-]+", name):
                 raise ValueError(
@@ -183,48 +254,8 @@ def _check_captured(subject: Subject) -> None:
     if not subject.cases:
         names = ", ".join(scenario.name for scenario in subject.scenarios)
         raise ValueError(
-            f"no scene of split {subject.split!r} has the files of {names}; captured scenarios are for "
-            "data sets with captured pictures of both kinds, such as DSPFusion's"
-        )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """An evaluation a scene under a scenario at a time; each leaves its rows as a file in `folder`."""
-
-    subject: Subject
-    folder: Path
-
-    @cached_property
-    def _inputs(self) -> str:
-        return inputs_digest(self.subject.measurement)
-
-    def _path(self, scene: str, scenario: str) -> Path:
-        return self.folder / f"{self._inputs[:16]}-{digest_of([scene, scenario])[:16]}.parquet"
-
-    @cached_property
-    def paths(self) -> dict[Path, Case]:
-        """The cases, by the file of their rows."""
-        return {self._path(case.scene.id, case.scenario.name): case for case in self.subject.cases}
-
-    def left(self) -> list[Case]:
-        """The cases to measure."""
-        left = [case for path, case in self.paths.items() if not path.is_file()]
-        done = len(self.paths) - len(left)
-        if done:
-            print_line(f"  {done} of {len(self.paths)} were measured before, by scene and scenario")
-        return left
-
-    def keep(self, rows: Sequence[Row]) -> None:
-        """Write the rows of a case."""
-        write_rows(rows, self._path(rows[0]["scene"], rows[0]["scenario"]))
-
-    def rows(self) -> list[Row]:
-        """The rows of all cases, in order; the report takes the first method for the model."""
-        methods = self.subject.measurement.methods
-        return sorted(
-            (row for path in self.paths for row in read_rows(path)),
-            key=lambda row: (row["scenario"], row["scene"], methods.index(row["method"])),
+            f"no scene of split {subject.asked.scenes.split!r} has the files of {names}; captured "
+            "scenarios are for data sets with captured pictures of both kinds, such as DSPFusion's"
         )
 
 

@@ -20,6 +20,7 @@ from jobs.command_line import (
     add_address,
     add_windows,
     add_work,
+    settings_of,
     whole_number,
     window_rules,
 )
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
 
 
 def _fuse(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_facts, print_line
     from jobs.fuse.run import FuseTask, fuse_folders, fuse_one, is_picture, resolve_model
     from jobs.fuse.sequence import fuse_sequence, is_sequence
     from jobs.locations import open_folder
     from pipelines.bundles.fusing import FAILURES
 
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     model = resolve_model(arguments.model, settings)
     fusing = _fusing(arguments, model, settings)
     task = FuseTask(
@@ -46,10 +46,9 @@ def _fuse(arguments: argparse.Namespace) -> None:
         ir=arguments.ir,
         out=arguments.out,
         windows=window_rules(arguments),
-        placement=placement_of(arguments),
+        placement=placement_of(arguments, local=arguments.local),
         batch_size=arguments.batch,
         overwrite=arguments.overwrite,
-        local=arguments.local,
     )
     if is_sequence(task):
         print_facts({"model": model, **fuse_sequence(fusing, settings, task)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 from infra.settings import Settings
@@ -51,8 +51,7 @@ class FuseTask:
 
     `windows` are rules for pictures of more than 8 bits, by camera. Of folders, `batch_size` pairs that lie
     side by side are fused at once where they are of one size (None: one on a CPU, `GPU_BATCH` on a GPU);
-    pictures that `out` holds already are skipped, unless `overwrite`; `local` fuses in this process
-    instead of on Ray.
+    pictures that `out` holds already are skipped, unless `overwrite`.
     """
 
     vi: str
@@ -62,7 +61,10 @@ class FuseTask:
     placement: Placement = ANYWHERE
     batch_size: int | None = None
     overwrite: bool = False
-    local: bool = False
+
+    def batch_size_on(self, device: str) -> int:
+        """How many pairs a device fuses at once."""
+        return self.batch_size or (1 if device == "cpu" else GPU_BATCH)
 
 
 def fuse_folders(fusing: Fusing, settings: Settings, task: FuseTask) -> FolderOutcome:
@@ -81,13 +83,12 @@ def fuse_folders(fusing: Fusing, settings: Settings, task: FuseTask) -> FolderOu
     skipped = len(pairs) - len(left)
     if skipped:
         print_line(f"  skipping {skipped} of {len(pairs)} pictures, which exist already")
-    work = _Work(
-        tuple(left), task.batch_size, task.placement, (fusing, source_reader(settings), folder)
-    )
+    of_fuser = fusing, source_reader(settings), folder
     done, failures = skipped, list(alone)
     with progress("pairs", len(pairs)) as advance:
-        outcomes = _in_process(work) if task.local else _on_ray(work, settings)
-        for batch, failed in outcomes:
+        fuse = _fuse_here if task.placement.local else partial(_fuse_on_ray, settings)
+        # Ray and the model are only needed where there is work.
+        for batch, failed in fuse(left, task, of_fuser) if left else ():
             failures += failed
             done += len(batch)
             advance(done, batch[-1].name)
@@ -103,7 +104,7 @@ def _windowed(
     windows: Mapping[str, WindowRule | None],
 ) -> Fusing:
     """Fusing with the windows of the pairs' pictures, which a person is told."""
-    fusing = with_windows(fusing, pairs, source_reader(settings), **windows)
+    fusing = with_windows(fusing, pairs, source_reader(settings), windows)
     for camera, window in (("vi", fusing.vi_window), ("ir", fusing.ir_window)):
         if window:
             print_line(f"  {window.described(camera)}")
@@ -123,47 +124,35 @@ def _whole_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
-_Batch = tuple[FusablePair, ...]
+_Batch = Sequence[FusablePair]
 _Outcome = tuple[_Batch, list[Failure]]
+_OfFuser = tuple[Fusing, Read, Folder]
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Pairs to fuse where, and what a `PairFuser` is made of."""
-
-    pairs: tuple[FusablePair, ...]
-    batch_size: int | None
-    placement: Placement
-    of_fuser: tuple[Fusing, Read, Folder]
-
-    def batches(self, device: str) -> list[_Batch]:
-        """The pairs in order, as many at once as the device takes."""
-        size = self.batch_size or (1 if device == "cpu" else GPU_BATCH)
-        return [self.pairs[start : start + size] for start in range(0, len(self.pairs), size)]
+def _batches(pairs: _Batch, size: int) -> list[_Batch]:
+    """The pairs in order, so many at once."""
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
-def _in_process(work: _Work) -> Iterator[_Outcome]:
-    device = use_device(work.placement.device)
-    fuse = PairFuser(*work.of_fuser, str(device))
-    for batch in work.batches(device.type):
+def _fuse_here(pairs: _Batch, task: FuseTask, of_fuser: _OfFuser) -> Iterator[_Outcome]:
+    device = use_device(task.placement.device)
+    fuse = PairFuser(*of_fuser, str(device))
+    for batch in _batches(pairs, task.batch_size_on(device.type)):
         yield batch, fuse(batch)
 
 
-def _on_ray(work: _Work, settings: Settings) -> Iterator[_Outcome]:
-    if not work.pairs:
-        return
-    # Start Ray only when there is work.
+def _fuse_on_ray(
+    settings: Settings, pairs: _Batch, task: FuseTask, of_fuser: _OfFuser
+) -> Iterator[_Outcome]:
     from infra.cluster.connect import connected
     from infra.cluster.nodes import gpus_of_worker
     from infra.cluster.tasks import map_actors
 
     with connected(settings):
-        num_gpus = gpus_of_worker(work.placement.device, work.placement.gpu_share)
+        num_gpus = gpus_of_worker(task.placement.device, task.placement.gpu_share)
         device = "cuda" if num_gpus else "cpu"
-        batches = work.batches(device)
-        for batch, failed in map_actors(
-            PairFuser, batches, *work.of_fuser, device, num_gpus=num_gpus
-        ):
+        batches = _batches(pairs, task.batch_size_on(device))
+        for batch, failed in map_actors(PairFuser, batches, *of_fuser, device, num_gpus=num_gpus):
             if isinstance(failed, Exception):
                 # Most likely out of memory, which a smaller tile mends.
                 reason = "its worker died twice, perhaps out of memory; try --tile"

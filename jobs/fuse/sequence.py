@@ -16,11 +16,11 @@ import numpy as np
 
 from infra.settings import Settings
 from jobs.console import print_line, progress
-from jobs.fuse.run import GPU_BATCH, FuseTask
+from jobs.fuse.run import FuseTask
 from jobs.locations import open_folder, open_sources, source_reader
 from models.devices import use_device
 from pipelines.bundles.fusing import Fusing, PictureFuser, Pictures, find_fusable, with_windows
-from pipelines.checks.depth import apply_window, find_window
+from pipelines.checks.depth import apply_window, find_windows
 from pipelines.evaluation.flicker import flicker
 from pipelines.sources.pictures import as_ir, as_vi, check_sizes, encode_png, to_levels
 from pipelines.sources.scenes import read_pair
@@ -85,12 +85,8 @@ def _of_videos(fusing: Fusing, task: FuseTask) -> _Frames:
         raise ValueError(
             f"{task.vi} has {vi.num_frames} frames, {task.ir} {ir.num_frames}; cut them to the same ones"
         )
-    windows = {
-        f"{camera}_window": find_window(
-            list(found.deep), found.deep.__getitem__, task.windows.get(camera), from_zero=is_vi
-        )
-        for camera, found, is_vi in (("vi", vi, True), ("ir", ir, False))
-    }
+    uris, pictures = {"vi": list(vi.deep), "ir": list(ir.deep)}, {**vi.deep, **ir.deep}
+    windows = find_windows(uris, pictures.__getitem__, task.windows)
     windowed = fusing.model_copy(update=windows)
 
     def read() -> Iterator[Pictures]:
@@ -110,7 +106,7 @@ def _of_folders(fusing: Fusing, settings: Settings, task: FuseTask) -> _Frames:
     if alone:
         raise ValueError(f"{len(alone)} frames have no partner, first {alone[0].reason}")
     load = source_reader(settings)
-    windowed = with_windows(fusing, pairs, load, **task.windows)
+    windowed = with_windows(fusing, pairs, load, task.windows)
 
     def read() -> Iterator[Pictures]:
         for pair in pairs:
@@ -129,7 +125,7 @@ def _fused(frames: _Frames, task: FuseTask) -> Iterator[tuple[Pictures, np.ndarr
     """The pictures of each frame with what they become, H×W×3, uint16 if one of them is."""
     device = use_device(task.placement.device)
     fuse = PictureFuser(frames.fusing, str(device))
-    size = task.batch_size or (1 if device.type == "cpu" else GPU_BATCH)
+    size = task.batch_size_on(device.type)
     source, done = frames.read(), 0
     while batch := list(islice(source, size)):
         results = fuse(batch, [frames.fusing.hints(*pictures) for pictures in batch])

@@ -25,6 +25,7 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
+    settings_of,
     whole_number,
 )
 from jobs.recipes import DATASETS, TRAINING
@@ -65,7 +66,6 @@ def read_dataset(arguments: argparse.Namespace) -> DatasetConfig:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings
     from jobs.console import print_line
     from jobs.generate.run import generate, named
@@ -75,7 +75,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         print_line("\n".join(describe_settings(config)))
         return
     config = named(config, arguments.scenes)
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     if arguments.dry_run:
         _dry_run(config, settings, arguments)
         return
@@ -94,39 +94,34 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _dry_run(config: DatasetConfig, settings: Settings, arguments: argparse.Namespace) -> None:
-    from jobs.generate.dry_run import dry_run
+    from jobs.generate.dry_run import dry_run, plan_of
     from pipelines.datasets.forecast import ClusterSize
 
-    dry_run(
+    cluster = ClusterSize.parse(arguments.cluster) if arguments.cluster else None
+    plan = plan_of(
         config,
         settings,
         scenes=arguments.scenes,
         smoke=arguments.smoke,
-        cluster=ClusterSize.parse(arguments.cluster) if arguments.cluster else None,
-        price=arguments.price,
-        fresh=arguments.fresh_figures,
         rebuild=arguments.rebuild,
     )
+    dry_run(plan, settings, cluster=cluster, price=arguments.price, fresh=arguments.fresh_figures)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.generate.upkeep import verify
 
-    verify(arguments.version, read_settings(work=arguments.work), remake=arguments.remake)
+    verify(arguments.version, settings_of(arguments), remake=arguments.remake)
 
 
 def _write_croissant(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_facts
-    from jobs.locations import find_manifest
+    from jobs.locations import open_version
     from pipelines.datasets.croissant import croissant
-    from pipelines.datasets.versions import find_version
     from pipelines.store.files import write_whole
 
-    settings = read_settings(work=arguments.work)
-    root, name = find_manifest(arguments.version, settings)
-    version = find_version(root, name)
+    settings = settings_of(arguments)
+    root, version = open_version(arguments.version, settings)
     out = arguments.out or settings.work / "reports" / f"{version.name}.croissant.json"
     described = croissant(version, root.uri, licence=arguments.licence)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,26 +130,22 @@ def _write_croissant(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_facts
-    from jobs.locations import find_manifest
-    from pipelines.datasets.versions import find_version
+    from jobs.locations import open_version
     from pipelines.reports.dataset_gallery import write_gallery
 
-    settings = read_settings(work=arguments.work)
-    root, name = find_manifest(arguments.version, settings)
-    version = find_version(root, name)
+    settings = settings_of(arguments)
+    root, version = open_version(arguments.version, settings)
     out = arguments.out or settings.work / "reports" / f"{version.name}.html"
     write_gallery(version, root, out)
     print_facts({"version": version.name, "page": str(out)})
 
 
 def _collect_garbage(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_line
     from jobs.generate.upkeep import collect_garbage
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     found = collect_garbage(settings, delete=arguments.delete, min_age_h=arguments.min_age_h)
     if found and not arguments.delete:
         again = options_again(arguments, "min_age_h", "work")
@@ -162,24 +153,21 @@ def _collect_garbage(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.generate.upkeep import show_versions
 
-    show_versions(read_settings(work=arguments.work))
+    show_versions(settings_of(arguments))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.generate.upkeep import compare
 
-    compare(arguments.version, arguments.other, read_settings(work=arguments.work))
+    compare(arguments.version, arguments.other, settings_of(arguments))
 
 
 def _retire(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.generate.upkeep import retire
 
-    retire(arguments.version, read_settings(work=arguments.work))
+    retire(arguments.version, settings_of(arguments))
 
 
 def _add_diff(parser: argparse.ArgumentParser) -> None:

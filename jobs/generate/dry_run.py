@@ -15,26 +15,35 @@ from pipelines.datasets.plan import DatasetConfig, ShardPlan, plan_shards
 from pipelines.datasets.versions import split_reuse
 
 
-def dry_run(
+def plan_of(
     config: DatasetConfig,
     settings: Settings,
     *,
     scenes: str,
     smoke: bool = False,
+    rebuild: Sequence[str] | None = None,
+) -> ShardPlan:
+    """What `generate` would make, by the same arguments, as long as no source is bad."""
+    chosen = recipe_scenes(config, load_index(settings, scenes).scenes, smoke=smoke)
+    config, earlier = after_newest(config, open_datasets(settings), rebuild)
+    return plan_shards(config, chosen, earlier)
+
+
+def dry_run(
+    plan: ShardPlan,
+    settings: Settings,
+    *,
     cluster: ClusterSize | None = None,
     price: float | None = None,
     fresh: bool = False,
-    rebuild: Sequence[str] | None = None,
 ) -> None:
-    """Print what `generate` would do, and what it takes on `cluster` at `price` a core-hour.
+    """Print what making the plan's shards comes to, and what it takes on `cluster` at `price` a core-hour.
 
     Bytes and time are those of an earlier run; with `fresh`, or without such a run, a few scenes are
     made, measured and dropped.
     """
-    chosen = recipe_scenes(config, load_index(settings, scenes).scenes, smoke=smoke)
     root = open_datasets(settings)
-    config, earlier = after_newest(config, root, rebuild)
-    reused, to_build = split_reuse(plan_shards(config, chosen, earlier), root)
+    reused, to_build = split_reuse(plan, root)
     rows = {
         "reuse": f"{len(reused)} shards, {sum(shard.num_bytes for shard in reused) / 2**20:.1f} MiB",
         "build": f"{len(to_build)} shards of {to_build.num_scenes} scenes",
@@ -45,7 +54,7 @@ def dry_run(
             f"into {copying} of them, from the last version; made: {made}. Less than below"
         )
     if to_build:
-        kept = None if fresh else read_cost(settings.work, config.shard, root.uri)
+        kept = None if fresh else read_cost(settings.work, to_build[0].config, root.uri)
         cost = kept or calibrate(to_build, source_reader(settings))
         rows |= _forecast_rows(to_build, cost, cluster, price)
     print_facts(rows)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from degradations.catalogue import CLEAN
 from infra.periodic import periodically
 from infra.settings import Settings, code_commit, who_runs
-from jobs.console import print_facts, print_line, progress
+from jobs.console import Advance, print_facts, print_line, progress
 from jobs.generate.quarantine import Quarantine
 from jobs.locations import open_datasets, source_reader
+from jobs.placement import Placement, workers
 from jobs.scan.run import load_index
 from pipelines.datasets.forecast import cost_of_run, write_cost
-from pipelines.datasets.plan import DatasetConfig, Earlier, ShardPlan, plan_shards
+from pipelines.datasets.plan import DatasetConfig, Earlier, ShardConfig, ShardPlan, plan_shards
 from pipelines.datasets.shards.markers import ShardInfo
 from pipelines.datasets.shards.writing import BadSourcesError, WrittenShard, try_shard
 from pipelines.datasets.under_way import HEARTBEAT_S, announced
 from pipelines.datasets.versions import (
     DatasetVersion,
+    LeftOut,
+    Made,
     earlier_of,
     manifest_of,
     newest_version,
@@ -69,20 +70,12 @@ def generate(
             plan = plan_shards(config, left, earlier)
             announcement.need(plan.names())
             announcement.wait_for_collections(print_line)
-            made = _make_here if local else partial(_make_on_ray, keep_figures=not smoke)
-            shards = _make_shards(plan, root, settings, quarantine, made)
+            shards = _make_shards(plan, root, settings, quarantine, local=local, smoke=smoke)
         announcement.renew()
         announcement.wait_for_collections(print_line)
-        version = publish_version(
-            root,
-            config,
-            left,
-            shards,
-            refused=quarantine.refused,
-            quarantined=sorted(quarantine.scene_ids),
-            commit=code_commit(),
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        )
+        made = Made(code_commit(), datetime.now(UTC).isoformat(timespec="milliseconds"))
+        left_out = LeftOut(quarantine.refused, quarantine.scene_ids)
+        version = publish_version(root, config, left, shards, made, left_out)
     print_facts(
         {
             "version": version.name,
@@ -98,44 +91,72 @@ def _make_shards(
     root: Folder,
     settings: Settings,
     quarantine: Quarantine,
-    made: Callable[..., Iterator[WrittenShard | BadSourcesError]],
+    *,
+    local: bool,
+    smoke: bool,
 ) -> list[ShardInfo] | None:
-    """Find the shards of a plan that exist, and have the others `made`.
+    """Find the shards of a plan that exist, and make the others.
 
     None when sources are bad that were not in quarantine before: without their scenes, the plan is another.
     """
     shards, to_build = split_reuse(plan, root)
     counts = f"reuse {len(shards)} shards, build {len(to_build)}"
     print_facts({"plan": counts, "scenes": str(plan.num_scenes)})
-    num_bad = len(quarantine.scene_ids)
-    for written in made(to_build, root, settings) if to_build else ():
-        if isinstance(written, BadSourcesError):
-            quarantine.add(written)
-        else:
-            shards.append(written.info)
+    if not to_build:  # Ray is only needed where there is something to do
+        return shards
+    num_bad, made = len(quarantine.scene_ids), list[WrittenShard]()
+    with (
+        workers(Placement("cpu", local=local), settings) as there,
+        progress("shards", len(to_build)) as advance,
+    ):
+        count = _counter(advance, exported=not local)
+        for written in there.map(try_shard, to_build, root, source_reader(settings)):
+            if isinstance(written, BadSourcesError):
+                quarantine.add(written)
+            else:
+                count(written.info)
+                made.append(written)
+        if not (local or smoke):  # they are too short for a forecast
+            _keep_figures(made, to_build[0].config, root, settings, num_cores=there.count)
+    shards += [written.info for written in made]
     return shards if len(quarantine.scene_ids) == num_bad else None
 
 
-def _make_on_ray(
-    specs: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
-) -> Iterator[WrittenShard | BadSourcesError]:
-    # Ray is only needed where there is something to do.
-    from infra.cluster.tasks import map_tasks
+def _counter(advance: Advance, *, exported: bool) -> Callable[[ShardInfo], None]:
+    """What counts each written shard for people and, `exported`, for the cluster's meters."""
+    started_s = time.monotonic()
+    num_shards = num_images = num_bytes = 0
 
-    with _counting(specs, root, settings, keep_figures=keep_figures) as count:
-        for written in map_tasks(try_shard, specs, root, source_reader(settings)):
-            if not isinstance(written, BadSourcesError):
-                count(written)
-            yield written
+    def count(info: ShardInfo) -> None:
+        nonlocal num_shards, num_images, num_bytes
+        num_shards += 1
+        num_images += info.num_images
+        num_bytes += info.num_bytes
+        if exported:
+            from infra.prometheus import count_shard
+
+            count_shard(num_images=info.num_images, num_bytes=info.num_bytes)
+        spent_s = time.monotonic() - started_s
+        rates = f"{num_shards / spent_s:.2f} shards/s  {num_images / spent_s:.0f} images/s"
+        advance(num_shards, f"{rates}  {num_bytes / 2**20:.1f} MiB")
+
+    return count
 
 
-def _make_here(
-    specs: ShardPlan, root: Folder, settings: Settings
-) -> Iterator[WrittenShard | BadSourcesError]:
-    with progress("shards", len(specs)) as advance:
-        for done, spec in enumerate(specs, start=1):
-            yield try_shard(spec, root, source_reader(settings))
-            advance(done)
+def _keep_figures(
+    shards: Sequence[WrittenShard],
+    config: ShardConfig,
+    root: Folder,
+    settings: Settings,
+    *,
+    num_cores: int,
+) -> None:
+    """Let the next forecast start from what this run took; what was copied says nothing of that."""
+    made = [written for written in shards if not written.num_copied]
+    if made:
+        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        cost = cost_of_run(made, when=when, num_cores=num_cores)
+        write_cost(settings.work, config, root.uri, cost)
 
 
 def after_newest(
@@ -161,42 +182,6 @@ def after_newest(
     shard = config.shard.model_copy(update={"rebuilt": rebuilt})
     config = config.model_copy(update={"shard": shard})
     return config, earlier_of(newest, shard) if newest else None
-
-
-@contextmanager
-def _counting(
-    specs: ShardPlan, root: Folder, settings: Settings, *, keep_figures: bool
-) -> Iterator[Callable[[WrittenShard], None]]:
-    """Connect to the cluster and give a function that counts each written shard, for people and meters.
-
-    With `keep_figures` the next forecast starts from what they took; a trial run is too short for that.
-    """
-    from infra.cluster.connect import connected
-    from infra.cluster.nodes import count_resource
-    from infra.prometheus import count_shard
-
-    shards: list[WrittenShard] = []
-    images = num_bytes = 0
-    with connected(settings), progress("shards", len(specs)) as advance:
-        started = time.monotonic()
-
-        def count(written: WrittenShard) -> None:
-            nonlocal images, num_bytes
-            info = written.info
-            shards.append(written)
-            images += info.num_images
-            num_bytes += info.num_bytes
-            count_shard(num_images=info.num_images, num_bytes=info.num_bytes)
-            spent_s = time.monotonic() - started
-            rates = f"{len(shards) / spent_s:.2f} shards/s  {images / spent_s:.0f} images/s"
-            advance(len(shards), f"{rates}  {num_bytes / 2**20:.1f} MiB")
-
-        yield count
-        made = [written for written in shards if not written.num_copied]
-        if keep_figures and made:
-            when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-            cost = cost_of_run(made, when=when, num_cores=count_resource("CPU") or 1)
-            write_cost(settings.work, specs[0].config, root.uri, cost)
 
 
 def holds(version: DatasetVersion) -> str:

@@ -8,7 +8,7 @@ from infra.periodic import periodically
 from infra.settings import Settings, who_runs
 from jobs.console import print_facts, print_line, progress
 from jobs.generate.run import holds
-from jobs.locations import find_manifest, open_datasets, source_reader
+from jobs.locations import open_datasets, open_version, source_reader
 from pipelines.datasets.compare import compare_versions
 from pipelines.datasets.garbage import Garbage, delete_garbage, find_garbage
 from pipelines.datasets.shards.writing import libraries
@@ -61,8 +61,7 @@ def retire(name: str, settings: Settings) -> None:
 def verify(version_or_uri: str, settings: Settings, *, remake: int = 0) -> None:
     """Check a version, and make so many of its scenes again. Raises ValueError that names what is wrong."""
     # The cache was checked when it was filled; this asks the store itself.
-    root, name = find_manifest(version_or_uri, settings, cached=False)
-    version = find_version(root, name)
+    root, version = open_version(version_or_uri, settings, cached=False)
     with progress("shards", len(version.shards)) as advance:
         problems = verify_version(version, root, on_progress=lambda done, _: advance(done))
     for problem in problems:

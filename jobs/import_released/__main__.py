@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.command_line import Command, Verb, add_work, options_again
+from jobs.command_line import Command, Verb, add_work, options_again, settings_of
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_facts, print_line
     from jobs.import_released.run import import_files
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     model = import_files(arguments.folder, settings, name=arguments.name)
     print_facts({"model": model, "origin": "released"})
     where = options_again(arguments, "work")

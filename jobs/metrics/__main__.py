@@ -35,7 +35,7 @@ def _measure(arguments: argparse.Namespace) -> None:
             print_line(f"  left out: {sentence}")
     else:
         check_complete(found)
-    found = with_windows(found, **rules)
+    found = with_windows(found, rules)
     for line in {line for triple in found.triples for line in triple.described()}:
         print_line(f"  {line}")
     table, failures = measure_folders(found, METRICS if arguments.variants else DEFAULT)

@@ -21,12 +21,12 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
+    settings_of,
 )
 from jobs.recipes import PROMOTION
 
 
 def _promote(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings, read_recipe
     from jobs.console import print_line
     from jobs.promote.aliases import run_on_promotion
@@ -42,9 +42,8 @@ def _promote(arguments: argparse.Namespace) -> None:
         return
     promoted = promote(
         recipe,
-        read_settings(work=arguments.work),
-        name=arguments.name,
-        version=arguments.version,
+        settings_of(arguments),
+        model=_model(arguments),
         dry_run=arguments.dry_run,
         force=arguments.reason,
         break_lock=arguments.break_lock,
@@ -61,10 +60,9 @@ def _promote(arguments: argparse.Namespace) -> None:
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.promote.aliases import rollback, run_on_promotion
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     event = rollback(
         settings, name=arguments.name, reason=arguments.reason, break_lock=arguments.break_lock
     )
@@ -72,27 +70,24 @@ def _rollback(arguments: argparse.Namespace) -> None:
 
 
 def _show_history(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.promote.show import show_history
 
-    show_history(read_settings(work=arguments.work), name=arguments.name)
+    show_history(settings_of(arguments), name=arguments.name)
 
 
 def _show_diff(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.promote.show import show_diff
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     show_diff(settings, name=arguments.name, one=arguments.a, other=arguments.b)
 
 
 def _trace(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.console import print_line
     from jobs.promote.trace import trace
     from pipelines.promotion.lineage import broken, tree_lines
 
-    settings = read_settings(work=arguments.work)
+    settings = settings_of(arguments)
     link = trace(settings, model=arguments.model, each_scene=arguments.scenes)
     for line in tree_lines(link):
         print_line(line)
@@ -105,11 +100,15 @@ def _trace(arguments: argparse.Namespace) -> None:
 
 
 def _measure_parity(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.promote.decision import measure_parity
 
-    settings = read_settings(work=arguments.work)
-    measure_parity(settings, name=arguments.name, version=arguments.version)
+    measure_parity(settings_of(arguments), model=_model(arguments))
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The version that is named, or else the challenger."""
+    name, version = arguments.name, arguments.version
+    return f"models:/{name}/{version}" if version else f"models:/{name}@challenger"
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:

@@ -76,26 +76,24 @@ def promote(
     recipe: PromoteRecipe,
     settings: Settings,
     *,
-    name: str,
-    version: str | None = None,
+    model: str,
     dry_run: bool = False,
     force: str | None = None,
     break_lock: bool = False,
 ) -> Promoted:
-    """Judge a version (default: the challenger) and make it the champion if it passes.
+    """Judge a version, by its URI, and make it the champion if it passes.
 
     `force` is the reason for which it becomes champion even if it does not. Raises ValueError when it
-    does not exist or when another promotion of `name` is under way.
+    does not exist or when another promotion of the same model is under way.
     """
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
     client = tracking.connect(settings)
-    uri = f"models:/{name}/{version}" if version else f"models:/{name}@{registry.CHALLENGER}"
-    registry.find_model(client, uri)  # a misspelt name needs no lock
+    name = registry.find_model(client, model).name  # a misspelt one needs no lock
     lock = registry.promotion_lock(client, name, holder=who_runs(), break_lock=break_lock)
     with nullcontext() if dry_run else lock as held:
-        challenger = registry.find_model(client, uri)
+        challenger = registry.find_model(client, model)
         champion = registry.find_alias(client, name, registry.CHAMPION)
         number = str(challenger.version)
         if champion and champion.version == challenger.version:
@@ -194,7 +192,6 @@ def _judged(rows: list[Row], method: str, recipe: PromoteRecipe) -> list[Row]:
 def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> None:
     """Write who, when, why and by what evidence, and move the aliases."""
     from infra.registry import model_versions as registry
-    from infra.registry import tracking
 
     verdict, challenger = decision.verdict, decision.challenger
     evidence = challenger.tags.get(EVALUATION)
@@ -222,7 +219,7 @@ def _record(client: Any, lock: Any, decision: _Decision, force: str | None) -> N
     if evidence and verdict.comparisons:
         # Every comparison with its interval, where a tag has no room for it.
         file = f"promotion/{challenger.name}-{challenger.version}-{event.at}.json"
-        tracking.log_json(client, evidence, verdict.model_dump(mode="json"), file)
+        client.log_dict(evidence, verdict.model_dump(mode="json"), file)
     move_champion(client, lock, challenger.name, event, previous=decision.over)
     registry.tag_version(client, challenger, tags)
     describe_version(client, challenger.name, str(challenger.version))
@@ -247,15 +244,14 @@ def _print_decision(decision: _Decision, *, dry_run: bool, forced: bool) -> None
         print_line("  nothing was changed (--dry-run)")
 
 
-def measure_parity(settings: Settings, *, name: str, version: str | None = None) -> dict[str, str]:
+def measure_parity(settings: Settings, *, model: str) -> dict[str, str]:
     """Measure a registered version's program against its module, and keep that in its tags."""
     from infra.registry import model_versions as registry
     from infra.registry import tracking
 
     client = tracking.connect(settings)
-    uri = f"models:/{name}/{version}" if version else f"models:/{name}@{registry.CHALLENGER}"
-    found = registry.find_model(client, uri)
-    evidence = bundle_evidence(bundle_of(f"models:/{name}/{found.version}", settings))
+    found = registry.find_model(client, model)
+    evidence = bundle_evidence(bundle_of(f"models:/{found.name}/{found.version}", settings))
     registry.tag_version(client, found, evidence)
     print_facts({"version": str(found.version), "largest difference": evidence[PARITY]})
     return evidence

@@ -27,7 +27,7 @@ def describe_version(client: Any, name: str, number: str) -> None:
     card = model_card(f"{name}, version {number}", lineage)
     registry.describe_version(client, version, card)
     if tracking.run_tags_of(client, run_id) is not None:
-        tracking.log_text(client, str(run_id), card, f"model_card/{name}-{number}.md")
+        client.log_text(str(run_id), card, f"model_card/{name}-{number}.md")
     champion = registry.find_alias(client, name, registry.CHAMPION)
     if champion is None or str(champion.version) == number:
         state = "champion" if champion else "no champion yet; the newest version"

@@ -19,6 +19,7 @@ from jobs.command_line import (
     add_work,
     number,
     options_again,
+    settings_of,
     window_rules,
 )
 
@@ -26,13 +27,12 @@ from jobs.command_line import (
 def _scan(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from infra.settings import read_settings
     from jobs.console import print_line
     from jobs.scan.run import read_bounds, read_layout, scan_folder
     from pipelines.sources.names import normalise_name
     from pipelines.sources.scan import ScanRules
 
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     name = arguments.name or normalise_name(Path(arguments.folder).resolve().name).strip("_-")
     windows = window_rules(arguments)
     bounds, refuse = read_bounds(arguments.refuse)

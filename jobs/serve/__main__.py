@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.command_line import Command, Verb, add_address, add_work, whole_number
+from jobs.command_line import Command, Verb, add_address, add_work, settings_of, whole_number
 from jobs.placement import add_computing, add_placement, placement_of
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.serve.run import ServiceConfig, serve
     from models.system import FuseOptions
 
@@ -35,7 +34,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         options=FuseOptions(precision=arguments.precision, tile_px=arguments.tile),
         keep_far=arguments.keep_far,
     )
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     serve(config, settings, host=arguments.host, port=arguments.port)
 
 

@@ -161,7 +161,7 @@ def _read(fusing: Fusing, item: Request) -> tuple[Pictures, Hints]:
         camera: WindowRule.parse(text, f"{camera}_window")
         for camera, text in (("vi", item.vi_window), ("ir", item.ir_window))
     }
-    fusing = with_windows(fusing, [_PAIR], read, **rules)
+    fusing = with_windows(fusing, [_PAIR], read, rules)
     pictures = read_pair("vi", "ir", read, vi_window=fusing.vi_window, ir_window=fusing.ir_window)
     return pictures, fusing.hints(*pictures)
 

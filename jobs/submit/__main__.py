@@ -32,7 +32,15 @@ def _submit(arguments: argparse.Namespace) -> None:
     from infra.settings import declared_environment, refuse_secrets
     from jobs.commands import words_of
     from jobs.submit.needs import needs_of
-    from jobs.submit.run import check_resources, follow, print_next, read_metadata, submit
+    from jobs.submit.run import (
+        Job,
+        check_resources,
+        follow,
+        name_job,
+        print_next,
+        read_metadata,
+        submit,
+    )
 
     words = words_of(arguments.command)
     needs = needs_of(words)
@@ -42,20 +50,12 @@ def _submit(arguments: argparse.Namespace) -> None:
     server = _server(arguments)
     if not arguments.unchecked:
         check_resources(server, needs)
-    job_id = submit(
-        words,
-        server,
-        code=arguments.code,
-        excludes=arguments.exclude,
-        environment=environment,
-        needs=needs,
-        job_id=arguments.id,
-        metadata=metadata,
-    )
+    job = Job(name_job(words, arguments.id), words, environment, metadata, needs.config)
+    submit(job, server, code=arguments.code, excludes=arguments.exclude)
     if arguments.follow:
-        follow(server, job_id)
+        follow(server, job.id)
     else:
-        print_next(server, job_id)
+        print_next(server, job.id)
 
 
 def _list(arguments: argparse.Namespace) -> None:

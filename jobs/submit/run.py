@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -40,43 +41,43 @@ def entrypoint_of(words: Sequence[str]) -> str:
     return shlex.join(["python", "-m", f"jobs.{words[0]}", *words[1:]])
 
 
-def submit(
-    words: Sequence[str],
-    server: JobServer,
-    *,
-    code: str = "tree",
-    excludes: Sequence[str] = (),
-    environment: Mapping[str, str],
-    needs: Needs,
-    job_id: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> str:
-    """Submit a command and return the job's id: `job_id`, or one of its own.
+@dataclass(frozen=True)
+class Job:
+    """A command as a job, with what travels along in clear: its environment, and the user's own facts.
 
-    Raises ValueError when the code cannot be had, or the cluster refuses.
+    `config` is the configuration that a recipe and its `--set` came to.
     """
+
+    id: str
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    metadata: Mapping[str, str]
+    config: str | None = None
+
+
+def name_job(words: Sequence[str], wanted: str | None) -> str:
+    """The id that is wanted, or one for the command. Raises ValueError for one that is no name."""
+    made = f"{words[0]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return check_name(wanted, "--id") if wanted else made
+
+
+def submit(job: Job, server: JobServer, *, code: str, excludes: Sequence[str] = ()) -> None:
+    """Submit a job. Raises ValueError when the code cannot be had, or the cluster refuses."""
     from infra.submit import submit_job
 
-    made = f"{words[0]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    job_id = check_name(job_id, "--id") if job_id else made
     with _code(code, excludes) as (location, commit):
-        metadata = {
-            **(metadata or {}),
-            "command": shlex.join(words),
-            "commit": commit,
-            "code": code,
-        }
-        metadata |= {"config": needs.config} if needs.config else {}
-        print_facts({"job": job_id, **metadata, **environment})
+        facts = {"command": shlex.join(job.words), "commit": commit, "code": code}
+        facts |= {"config": job.config} if job.config else {}
+        metadata = {**job.metadata, **facts}
+        print_facts({"job": job.id, **metadata, **job.environment})
         submit_job(
             server,
-            job_id,
-            entrypoint_of(words),
+            job.id,
+            entrypoint_of(job.words),
             code=location,
-            environment=_environment(environment, job_id, None if code == "image" else commit),
+            environment=_environment(job, None if code == "image" else commit),
             metadata=metadata,
         )
-    return job_id
 
 
 def read_metadata(assignments: Sequence[str]) -> dict[str, str]:
@@ -93,10 +94,10 @@ def read_metadata(assignments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _environment(declared: Mapping[str, str], job_id: str, commit: str | None) -> dict[str, str]:
+def _environment(job: Job, commit: str | None) -> dict[str, str]:
     # For ten minutes a node gives the same answer where the same variables and code could not be
     # set up; the id makes every job's its own, so that one can be tried again after an outage.
-    found = {**declared, JOB: job_id}
+    found = {**job.environment, JOB: job.id}
     # The image knows its own commit; git is in neither a zip nor the job's copy.
     return found | ({COMMIT: commit} if commit else {})
 

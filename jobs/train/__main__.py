@@ -18,6 +18,7 @@ from jobs.command_line import (
     add_recipe_arguments,
     add_work,
     options_again,
+    settings_of,
     whole_number,
 )
 from jobs.placement import add_device
@@ -48,7 +49,6 @@ def read_training(arguments: argparse.Namespace) -> TrainingConfig:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from infra.settings import read_settings
     from jobs.config import describe_settings
     from jobs.console import print_line
 
@@ -56,7 +56,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.show:
         print_line("\n".join(describe_settings(config)))
         return
-    settings = read_settings(work=arguments.work, ray_address=arguments.address)
+    settings = settings_of(arguments)
     # It becomes part of a folder's name.
     name = arguments.recipe.replace(":", ".")
     if arguments.local:

@@ -57,7 +57,7 @@ def log_lineage(client: Any, run_id: str, planned: Planned, settings: Settings) 
     """Log what `jobs.promote trace` reads: the run's inputs, and the files of its scenes."""
     from infra.registry import tracking
 
-    tracking.log_json(client, run_id, planned.inputs, f"{FOLDER}/{INPUTS}")
+    client.log_dict(run_id, planned.inputs, f"{FOLDER}/{INPUTS}")
     trained = planned.sources.trained
     if trained is None:
         print_line(f"  no index in {settings.work / 'scenes'} matches {planned.version.name}: ")

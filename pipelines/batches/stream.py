@@ -49,34 +49,47 @@ class LateBatches:
     num_accumulated: int = 1
 
 
-class ShardBatches:
-    """Batches of a dataset version, by step. `fields` are the ones that are decoded, no others.
+@dataclass(frozen=True)
+class Batching:
+    """What batches are like on every rank. `fields` are the ones that are decoded, no others.
 
-    `window_shards` is how many shards a lane is shuffled over at a time (`order.py`). Raises ValueError
-    for a field that the sampler does not have, for an operator field where a degradation has no operator,
-    when the version has no sample for the sampler, and for a window of more shards than may be open.
+    `window_shards` is how many shards a lane is shuffled over at a time (`order.py`).
+    """
+
+    fields: tuple[str, ...]
+    batch_size: int
+    crop_px: int
+    seed: int
+    sampler: SamplerName = "groups"
+    late: LateBatches | None = None
+    window_shards: int = 2
+
+    def late_at(self, step: int) -> LateBatches | None:
+        """What the batch of a late step is like instead."""
+        return self.late if self.late and step >= self.late.from_step else None
+
+
+class ShardBatches:
+    """Batches of a dataset version, by step.
+
+    Raises ValueError for a field that the sampler does not have, for an operator field where a degradation
+    has no operator, when the version has no sample for the sampler, and for a window of more shards than
+    may be open.
     """
 
     def __init__(
         self,
         version: DatasetVersion,
         root: Folder,
+        batching: Batching,
         *,
-        fields: Sequence[str],
-        batch_size: int,
-        crop_px: int,
-        seed: int,
-        sampler: SamplerName = "groups",
         rank: int = 0,
         world_size: int = 1,
-        late: LateBatches | None = None,
-        window_shards: int = 2,
     ) -> None:
-        check_fields(sampler, fields)
-        self._fields = tuple(fields)
-        self._batch_size, self._crop_px, self._seed = batch_size, crop_px, seed
-        self._rank, self._world_size, self._late = rank, world_size, late
-        rows, counts = _count_samples(version, root, sampler, fields)
+        sampler, window_shards = batching.sampler, batching.window_shards
+        check_fields(sampler, batching.fields)
+        self._batching, self._rank, self._world_size = batching, rank, world_size
+        rows, counts = _count_samples(version, root, sampler, batching.fields)
         # In a balanced pass a rare picture has several turns; elsewhere each sample has one.
         self._turn_ends = (
             balanced_ends(rows, [shard.name for shard in version.shards])
@@ -84,7 +97,7 @@ class ShardBatches:
             else [np.arange(1, count + 1) for count in counts]
         )
         num_turns = np.array([ends[-1] if len(ends) else 0 for ends in self._turn_ends], np.int64)
-        self._order = StreamOrder(num_turns, seed=seed, window_shards=window_shards)
+        self._order = StreamOrder(num_turns, seed=batching.seed, window_shards=window_shards)
         self._shards = OpenShards(version, root, sampler, counts.tolist())
         num_open = len(self._order.shards_near(0, rank=rank, world_size=world_size)[0])
         if num_open > MOST_OPEN:
@@ -102,15 +115,12 @@ class ShardBatches:
 
         Ranks take turns, so that each reads the same lanes at every step.
         """
-        late = self._late_at(step)
-        size = late.batch_size if late else self._batch_size
+        late, whole = self._batching.late_at(step), self._batching.batch_size
+        size = late.batch_size if late else whole
         optimiser_step, part = divmod(step, late.num_accumulated if late else 1)
-        per_step = self._batch_size * (late.num_accumulated if late else 1)
+        per_step = whole * (late.num_accumulated if late else 1)
         first = (optimiser_step * per_step + part * size) * self._world_size + self._rank
         return range(first, first + size * self._world_size, self._world_size)
-
-    def _late_at(self, step: int) -> LateBatches | None:
-        return self._late if self._late and step >= self._late.from_step else None
 
     def sample_at(self, position: int) -> Sample:
         """The sample at a position: pass after pass, each in an order of its own."""
@@ -125,13 +135,13 @@ class ShardBatches:
 
     def batch(self, step: int) -> Batch:
         """Decode and cut this rank's batch of `step` (0-based), pictures as uint8; opens shards ahead."""
-        late, positions = self._late_at(step), self.positions(step)
-        crop_px = late.crop_px if late else self._crop_px
+        positions, batching = self.positions(step), self._batching
+        crop_px = (batching.late_at(step) or batching).crop_px
         rows = [self._row(position, crop_px) for position in positions]
         ranks = {"rank": self._rank, "world_size": self._world_size}
         now, after = self._order.shards_near(positions[-1], **ranks)
         self._shards.open_ahead([*now, *after])
-        batch = {field: torch.stack([row[field] for row in rows]) for field in self._fields}
+        batch = {field: torch.stack([row[field] for row in rows]) for field in batching.fields}
         return batch | {"position": torch.tensor(positions)}
 
     def scenes_at(self, step: int) -> list[str]:
@@ -144,13 +154,14 @@ class ShardBatches:
 
     def _row(self, position: int, crop_px: int) -> dict[str, Tensor]:
         shard, place = self._place(position)
-        rng = rng_at(self._seed, "crop", str(position))
+        fields = self._batching.fields
+        rng = rng_at(self._batching.seed, "crop", str(position))
         with self._shards.reading(shard) as samples:
             sample = samples[place]
             try:
                 if isinstance(sample, GroupSample):
-                    return load_group(sample, self._fields, crop_px=crop_px, rng=rng)
-                return load_single(sample, self._fields, crop_px=crop_px, rng=rng)
+                    return load_group(sample, fields, crop_px=crop_px, rng=rng)
+                return load_single(sample, fields, crop_px=crop_px, rng=rng)
             except ValueError as error:
                 raise ValueError(f"{self._shards.place_of(shard)}: {error}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from models.devices import all_sent, sent, use_device
 from models.system import FuseOptions, Hints
 from pipelines.bundles.degradation_types import TYPE_VECTOR, Sight
 from pipelines.bundles.export import Bundle
-from pipelines.checks.depth import Window, WindowRule, find_window
+from pipelines.checks.depth import Window, WindowRule, find_windows
 from pipelines.scenarios.hints import hints_of
 from pipelines.sources.pairing import Refused, pair_by_stem
 from pipelines.sources.pictures import (
@@ -288,21 +288,13 @@ def with_windows(
     fusing: Fusing,
     pairs: Sequence[FusablePair],
     read: Read,
-    *,
-    vi: WindowRule | None = None,
-    ir: WindowRule | None = None,
+    rules: Mapping[str, WindowRule | None],
 ) -> Fusing:
     """Fusing with the window of each camera whose pictures have more than 8 bits, by rule or measured."""
-
-    def decode(uri: str) -> np.ndarray:
-        return levels_of(read(uri), uri)
-
     if all(pair.vi_uri == pair.ir_uri for pair in pairs):
         return fusing
-    found = {
-        "vi_window": find_window([pair.vi_uri for pair in pairs], decode, vi, from_zero=True),
-        "ir_window": find_window([pair.ir_uri for pair in pairs], decode, ir, from_zero=False),
-    }
+    uris = {"vi": [pair.vi_uri for pair in pairs], "ir": [pair.ir_uri for pair in pairs]}
+    found = find_windows(uris, lambda uri: levels_of(read(uri), uri), rules)
     return fusing.model_copy(update=found)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -137,6 +137,18 @@ def find_window(
     found = _window_of(np.concatenate(levels[dtype]), dtype, rule)
     measured_from_zero = from_zero and rule is None and found.low > 0
     return found.model_copy(update={"low": 0.0}) if measured_from_zero else found
+
+
+def find_windows(
+    uris: Mapping[str, Sequence[str]],
+    decode: Callable[[str], np.ndarray],
+    rules: Mapping[str, WindowRule | None],
+) -> dict[str, Window | None]:
+    """The windows of both cameras' pictures, under "vi_window" and "ir_window"; see `find_window`."""
+    return {
+        f"{camera}_window": find_window(there, decode, rules.get(camera), from_zero=camera == "vi")
+        for camera, there in uris.items()
+    }
 
 
 def _window_of(values: np.ndarray, dtype: Depth, rule: WindowRule | None) -> Window:

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +29,23 @@ from pipelines.store.names import check_name, nearest
 from pipelines.store.seeding import digest_of
 
 VERSIONS = "versions/"
+
+
+class Made(NamedTuple):
+    """By which commit of this code a version is made, and when (ISO 8601)."""
+
+    commit: str
+    created: str
+
+
+class LeftOut(NamedTuple):
+    """Files that were left out, at the scan and at the generation, and the scenes that the latter lacks."""
+
+    refused: Sequence[Refused] = ()
+    scene_ids: Collection[str] = ()
+
+
+NOTHING = LeftOut()
 
 
 class DatasetVersion(BaseModel):
@@ -88,11 +106,8 @@ def publish_version(
     config: DatasetConfig,
     scenes: Iterable[Scene],
     shards: Sequence[ShardInfo],
-    *,
-    refused: Sequence[Refused],
-    quarantined: Sequence[str] = (),
-    commit: str,
-    created: str,
+    made: Made,
+    left_out: LeftOut = NOTHING,
 ) -> DatasetVersion:
     """Write the manifest, last and whole. An equal version that exists already is returned as it is.
 
@@ -109,10 +124,10 @@ def publish_version(
         code=code,
         scene_index_digest=index_digest,
         shards=ordered,
-        refused=tuple(refused),
-        quarantined=tuple(quarantined),
-        commit=commit,
-        created=created,
+        refused=tuple(left_out.refused),
+        quarantined=tuple(sorted(left_out.scene_ids)),
+        commit=made.commit,
+        created=made.created,
     )
     _write_version(root, version)
     version = read_version(root, version.name)

@@ -106,10 +106,8 @@ def left_to_export(cases: Sequence[Case], folder: Path, plan: Manifest) -> list[
     return [case for case in cases if not _drawn(folder, case).is_file()]
 
 
-def make_pair(case: Case, seed: int, read: Read = read_file, _: str = "cpu") -> PairFiles:
-    """The files of an exported pair, made on a worker; the last argument is its device, for which
-    degrading has no use.
-    """
+def make_pair(case: Case, seed: int, read: Read = read_file) -> PairFiles:
+    """The files of an exported pair, made on a worker."""
     pair = degraded_pair(case, seed=seed, read=read)
     vi, ir, *chains = pair.degraded
     drawn = ExportedPair(vi=chains[0], ir=chains[1], pixels=pixels_digest(pair.degraded))

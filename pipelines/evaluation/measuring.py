@@ -11,7 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ from pipelines.evaluation.baselines import BASELINES, Baseline
 from pipelines.evaluation.extras import (
     Beside,
     Extras,
-    Instruments,
     LoadScores,
+    Score,
     load_instruments,
     measure_extras,
 )
@@ -88,7 +88,9 @@ class Example:
 
 
 @lru_cache(maxsize=1)
-def _methods(bundle: Bundle, baselines: tuple[Baseline, ...], device: str) -> Mapping[str, Fuser]:
+def _load_methods(
+    bundle: Bundle, baselines: tuple[Baseline, ...], device: str
+) -> Mapping[str, Fuser]:
     """The fuser of a bundle, on a device, and the baselines it is compared with, by name.
 
     A worker has many cases of one bundle, one after the other.
@@ -125,42 +127,66 @@ class FusedPicture(NamedTuple):
     restored: Mapping[Modality, Tensor | None] = MappingProxyType({"vi": None, "ir": None})
 
 
+def _no_scores(names: Sequence[str], device: str) -> Mapping[str, Score]:
+    assert not names, "who asks for learned scores says how they are loaded"
+    return {}
+
+
 @dataclass(frozen=True)
 class CaseMeasurer:
-    """Measures a scene under a scenario by every method; its methods are loaded once for many cases.
+    """What fuses and measures a scene under a scenario, on a device, by every method of a measurement.
 
-    `read` fetches sources by URI.
+    It travels to workers without what is large: a process loads that once. `read` fetches sources by URI;
+    `methods` are other fusers than the measurement's own.
     """
 
     measurement: Measurement
-    methods: Mapping[str, Fuser]
+    methods: Mapping[str, Fuser] | None = None
     read: Read = read_file
-    instruments: Instruments = field(default_factory=Instruments)
+    load_scores: LoadScores = _no_scores
+    device: str = "cpu"
 
-    def __call__(self, case: Case) -> list[Row]:
-        """A row a method. Raises ValueError, naming scene and method, for a fused picture that cannot be
-        measured.
-        """
+    @property
+    def fusers(self) -> Mapping[str, Fuser]:
+        """The methods, by name."""
         measurement = self.measurement
-        protocol = {"protocol": protocol_of(case.scenario, measurement.protocol)}
-        beside = self._beside(case)
-        return [
-            picture.head
-            | protocol
-            | metrics_of(picture, measurement.metrics)
-            | (_restored(picture) if measurement.bundle.system.restores_sources else {})
-            | self.extras(picture, beside.get(picture.head["method"], Beside()))
-            for picture in self.pictures(case)
-        ]
+        if self.methods is not None:
+            return self.methods
+        return _load_methods(measurement.bundle, measurement.baselines, self.device)
+
+    def pictures(self, case: Case, pair: CleanAndDegraded) -> Iterator[FusedPicture]:
+        """Every method's picture of a degraded pair, made when it is asked for; then those that are given.
+
+        Methods get the hints that they take from the degradation record; baselines read none.
+        """
+        scene, scenario = case
+        measurement, degraded = self.measurement, pair.degraded
+        names = measurement.bundle.system.hint_names
+        hints = hints_of(names, vi=degraded.vi_chain, ir=degraded.ir_chain)
+        for name, fuse in self.fusers.items():
+            vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
+            with torch.inference_mode():
+                start = time.perf_counter()
+                # On the CPU: the copy waits for the device and so belongs to the time.
+                found = _on_cpu(fuse(vi_lq, ir_lq, hints))
+                seconds = time.perf_counter() - start
+            head = row_head(scene, scenario, name, seconds)
+            source = f"{scene.id}, {scenario.name}, method {name!r}"
+            yield FusedPicture(head, source, found.fused, pair, {"vi": found.vi, "ir": found.ir})
+        theirs = given_pictures(case, degraded, measurement.given, measurement.baselines)
+        for name, source, fused in theirs:
+            # How long another program took is not known here.
+            yield FusedPicture(row_head(scene, scenario, name, math.nan), source, fused, pair)
 
     def extras(self, picture: FusedPicture, beside: Beside) -> dict[str, Any]:
-        """What is measured of a picture on request."""
+        """What is measured of a picture on request. Raises ValueError as `load_instruments` does."""
         extras = self.measurement.extras
+        instruments = load_instruments(extras, self.load_scores, self.device)
         labels = extras.labels.get(picture.head["scene"])
         sources = picture.pair.vi, picture.pair.ir
-        return measure_extras(picture.fused, sources, beside, self.instruments, extras, labels)
+        return measure_extras(picture.fused, sources, beside, instruments, extras, labels)
 
-    def _beside(self, case: Case) -> dict[str, Beside]:
+    def beside(self, case: Case) -> dict[str, Beside]:
         """What the extras compare each method's picture of a case with."""
         extras, scene = self.measurement.extras, case.scene
         frame = extras.before.get(scene.id)
@@ -175,43 +201,36 @@ class CaseMeasurer:
 
     def _fused(self, cases: Sequence[Case]) -> dict[str, Tensor]:
         """The fused pictures of at most one case, by method."""
-        pictures = (picture for case in cases for picture in self.pictures(case))
-        return {picture.head["method"]: picture.fused for picture in pictures}
+        return {
+            picture.head["method"]: picture.fused
+            for case in cases
+            for picture in self.pictures(
+                case, degraded_pair(case, seed=self.measurement.seed, read=self.read)
+            )
+        }
 
     def _motion(self, before: Scene, scene: Scene) -> Motion:
         (vi_before, _), (vi, _) = load_pair(before, self.read), load_pair(scene, self.read)
         return motion(vi_before, vi)
 
-    def pictures(self, case: Case) -> Iterator[FusedPicture]:
-        """Every method's picture of a case, made when it is asked for."""
-        measurement = self.measurement
-        pair = degraded_pair(case, seed=measurement.seed, read=self.read)
-        yield from fuse_pair(case, pair, self.methods, measurement.bundle.system.hint_names)
-        theirs = given_pictures(case, pair.degraded, measurement.given, measurement.baselines)
-        for method, source, fused in theirs:
-            # How long another program took is not known here.
-            head = row_head(case.scene, case.scenario, method, math.nan)
-            yield FusedPicture(head, source, fused, pair)
 
+def measure_case(case: Case, measurer: CaseMeasurer) -> list[Row]:
+    """A row a method of a scene under a scenario: the unit of work that goes to a worker.
 
-def load_measurer(measurement: Measurement, read: Read, device: str) -> CaseMeasurer:
-    """A measurer of a measurement's methods on a device; a process loads those of one bundle once."""
-    methods = _methods(measurement.bundle, measurement.baselines, device)
-    return CaseMeasurer(measurement, methods, read)
-
-
-def with_instruments(measurer: CaseMeasurer, load_scores: LoadScores, device: str) -> CaseMeasurer:
-    """A measurer that has what the extras are measured with. Raises ValueError as `load_instruments`."""
-    extras = measurer.measurement.extras
-    return replace(measurer, instruments=load_instruments(extras, load_scores, device))
-
-
-def measure_case(
-    case: Case, measurement: Measurement, read: Read, load_scores: LoadScores, device: str
-) -> list[Row]:
-    """The rows of one case: the unit of work that goes to a worker."""
-    measurer = load_measurer(measurement, read, device)
-    return with_instruments(measurer, load_scores, device)(case)
+    Raises ValueError, naming scene and method, for a fused picture that cannot be measured.
+    """
+    measurement = measurer.measurement
+    protocol = {"protocol": protocol_of(case.scenario, measurement.protocol)}
+    pair = degraded_pair(case, seed=measurement.seed, read=measurer.read)
+    beside = measurer.beside(case)
+    return [
+        picture.head
+        | protocol
+        | metrics_of(picture, measurement.metrics)
+        | (_restored(picture) if measurement.bundle.system.restores_sources else {})
+        | measurer.extras(picture, beside.get(picture.head["method"], Beside()))
+        for picture in measurer.pictures(case, pair)
+    ]
 
 
 def metrics_of(picture: FusedPicture, metrics: Sequence[str]) -> dict[str, float]:
@@ -236,65 +255,40 @@ def _restored(picture: FusedPicture) -> dict[str, float]:
     return values
 
 
-def fuse_pair(
-    case: Case, pair: CleanAndDegraded, methods: Mapping[str, Fuser], hint_names: Sequence[str]
-) -> Iterator[FusedPicture]:
-    """Fuse a degraded pair by every method.
-
-    Methods are given the named hints from the scene's degradation record; baselines read none.
-    """
-    scene, scenario = case
-    degraded = pair.degraded
-    hints = hints_of(hint_names, vi=degraded.vi_chain, ir=degraded.ir_chain)
-    for name, fuse in methods.items():
-        vi_lq, ir_lq = to_tensor(degraded.vi), to_tensor(degraded.ir)
-        with torch.inference_mode():
-            start = time.perf_counter()
-            # On the CPU: the copy waits for the device and so belongs to the time.
-            found = _on_cpu(fuse(vi_lq, ir_lq, hints))
-            seconds = time.perf_counter() - start
-        head = row_head(scene, scenario, name, seconds)
-        source = f"{scene.id}, {scenario.name}, method {name!r}"
-        yield FusedPicture(head, source, found.fused, pair, {"vi": found.vi, "ir": found.ir})
-
-
 def _on_cpu(found: Fused) -> Fused:
     vi, ir = (x if x is None else x.to("cpu", torch.float32) for x in (found.vi, found.ir))
     return Fused(found.fused.to("cpu", torch.float32), vi, ir)
 
 
 def steps_means(
-    num_steps: int,
-    scenes: Sequence[Scene],
-    measurement: Measurement,
-    read: Read = read_file,
-    device: str = "cpu",
+    num_steps: int, scenes: Sequence[Scene], measurer: CaseMeasurer
 ) -> dict[str, float]:
     """Mean of every metric with another number of sampling steps than the model was trained with.
 
     Raises ValueError for a model that does not sample.
     """
-    bundle = measurement.bundle
+    bundle = measurer.measurement.bundle
     set_num_steps = bundle.system.set_num_steps
     if set_num_steps is None or bundle.system.num_steps(bundle.model) is None:
         raise ValueError(f"{bundle.source}: this model does not sample in steps; unset steps")
     fuser = bundle.fuser()
     set_num_steps(fuser, num_steps)
-    alone = measurement.model_copy(update={"given": (), "extras": Extras()})
-    measured = CaseMeasurer(alone, {MODEL: OnDevice(fuser, use_device(device))}, read)
-    rows = [row for case in cases_of(scenes, alone.scenarios) for row in measured(case)]
+    plain = measurer.measurement.model_copy(update={"given": (), "extras": Extras()})
+    there = OnDevice(fuser, use_device(measurer.device))
+    alone = replace(measurer, measurement=plain, methods={MODEL: there})
+    rows = [row for case in cases_of(scenes, plain.scenarios) for row in measure_case(case, alone)]
     # Without seconds: tasks run beside each other. They come back in any order.
-    means = {name: float(np.mean([row[name] for row in rows])) for name in measurement.metrics}
+    means = {name: float(np.mean([row[name] for row in rows])) for name in plain.metrics}
     return {"num_steps": float(num_steps)} | means
 
 
-def make_example(case: Case, measured: CaseMeasurer, note: str = "") -> Example:
+def make_example(case: Case, measurer: CaseMeasurer, note: str = "") -> Example:
     """The pictures of a case, by the methods of a measurer and those that are given."""
-    pictures = [*measured.pictures(case)]
+    pair = degraded_pair(case, seed=measurer.measurement.seed, read=measurer.read)
+    pictures = measurer.pictures(case, pair)
     fused = {picture.head["method"]: to_uint8(picture.fused) for picture in pictures}
-    vi, ir, degraded = pictures[0].pair
     names = case.scene.id, case.scenario.name
-    return Example(*names, vi, ir, degraded.vi, degraded.ir, fused, note)
+    return Example(*names, pair.vi, pair.ir, pair.degraded.vi, pair.degraded.ir, fused, note)
 
 
 def metrics_for(scenes: Sequence[Scene], more: Sequence[str] = ()) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Legend: B batch (1 here), C channels, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from degradations.catalogue import Modality
 from models.metrics import measurable, measure
-from pipelines.checks.depth import FULL_SCALE, Window, WindowRule, apply_window, find_window
+from pipelines.checks.depth import FULL_SCALE, Window, WindowRule, apply_window, find_windows
 from pipelines.sources.names import IMAGE_SUFFIXES, same_name
 from pipelines.sources.pairing import pictures_of, visible
 from pipelines.sources.pictures import as_ir, as_vi, decode_source, levels_of, to_tensor
@@ -95,23 +95,14 @@ def check_complete(found: Found) -> None:
         )
 
 
-def with_windows(
-    found: Found, *, vi: WindowRule | None = None, ir: WindowRule | None = None
-) -> Found:
+def with_windows(found: Found, rules: Mapping[str, WindowRule | None]) -> Found:
     """Triples with the window of each camera whose folder has more than 8 bits, by rule or measured."""
-    vi_uris, ir_uris = ([str(path) for path in paths] for paths in _sources(found.triples))
-
-    def decode(uri: str) -> np.ndarray:
-        return levels_of(Path(uri).read_bytes(), uri)
-
-    vi_window = find_window(vi_uris, decode, vi, from_zero=True)
-    ir_window = find_window(ir_uris, decode, ir, from_zero=False)
-    windowed = (replace(t, vi_window=vi_window, ir_window=ir_window) for t in found.triples)
+    triples = found.triples
+    uris = {"vi": [str(each.vi) for each in triples], "ir": [str(each.ir) for each in triples]}
+    windows = find_windows(uris, lambda uri: levels_of(Path(uri).read_bytes(), uri), rules)
+    vi, ir = windows["vi_window"], windows["ir_window"]
+    windowed = (replace(each, vi_window=vi, ir_window=ir) for each in triples)
     return replace(found, triples=tuple(windowed))
-
-
-def _sources(triples: Sequence[Triple]) -> tuple[list[Path], list[Path]]:
-    return [triple.vi for triple in triples], [triple.ir for triple in triples]
 
 
 def _stored(uri: str) -> np.ndarray:

@@ -35,20 +35,18 @@ def degrade(
     what befalls the other camera changes them.
     """
     assert not scenario.captured, "its pictures are files: degraded_pair reads them"
-    address = (scene_key, scenario.name)
-    vi_lq, vi_chain = _degrade_one(vi, "vi", scenario, rng_at(seed, *address, "vi"))
-    ir_lq, ir_chain = _degrade_one(ir, "ir", scenario, rng_at(seed, *address, "ir"))
+    cameras: tuple[tuple[Modality, np.ndarray, tuple[str, ...]], ...] = (
+        ("vi", vi, scenario.vi),
+        ("ir", ir, scenario.ir),
+    )
+    degraded = []
+    for camera, image, names in cameras:
+        rng = rng_at(seed, scene_key, scenario.name, camera)
+        ranges, own = ranges_of(scenario, camera), scenario.own.of(camera)
+        drawn = draw_chain(camera, names, rng, ranges=ranges, own=own)
+        degraded.append(apply_and_record(image, camera, drawn))
+    (vi_lq, vi_chain), (ir_lq, ir_chain) = degraded
     return Degraded(vi_lq, ir_lq, vi_chain, ir_chain)
-
-
-def _degrade_one(
-    image: np.ndarray, modality: Modality, scenario: Scenario, rng: np.random.Generator
-) -> tuple[np.ndarray, tuple[Applied, ...]]:
-    names = scenario.vi if modality == "vi" else scenario.ir
-    ranges, own = ranges_of(scenario, modality), scenario.own.of(modality)
-    drawn = draw_chain(modality, names, rng, ranges=ranges, own=own)
-    degraded, chain = apply_and_record(image.astype(np.float32) / 255, modality, drawn)
-    return np.rint(degraded * 255).astype(np.uint8), chain  # H W C
 
 
 class Case(NamedTuple):

@@ -26,7 +26,7 @@ from models.layers.recompute import recompute_blocks
 from models.system import Batch, Initial
 from pipelines.batches.decoding import to_floats
 from pipelines.batches.prefetch import prefetch
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.versions import read_version
 from pipelines.store.folders import Folder
 from pipelines.training.checkpoints import TrainingState, resume_newest, save_checkpoint
@@ -111,22 +111,20 @@ def run_training(
 
 
 def _open_batches(
-    task: TrainingTask, optim: OptimConfig, fields: Sequence[str], rank: int, world_size: int
+    task: TrainingTask, optim: OptimConfig, fields: tuple[str, ...], rank: int, world_size: int
 ) -> ShardBatches:
     assert task.config.dataset is not None, "the driver has named the version"
-    return ShardBatches(
-        read_version(task.datasets, task.config.dataset),
-        task.datasets,
-        fields=fields,
-        batch_size=optim.batch_size,
-        crop_px=optim.crop_px,
-        seed=optim.seed,
+    batching = Batching(
+        fields,
+        optim.batch_size,
+        optim.crop_px,
+        optim.seed,
         sampler=task.config.stage.sampler,
-        rank=rank,
-        world_size=world_size,
         late=optim.late,
         window_shards=optim.window_shards,
     )
+    version = read_version(task.datasets, task.config.dataset)
+    return ShardBatches(version, task.datasets, batching, rank=rank, world_size=world_size)
 
 
 def _made_ahead(

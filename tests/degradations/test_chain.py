@@ -127,9 +127,9 @@ def test_foreign_parameters_are_refused():
     [
         (np.zeros((8, 8), np.float32), "pass H×W×1"),
         (np.zeros((8, 8, 3), np.float32), "pass H×W×1"),
-        (np.zeros((8, 8, 1), np.uint8), "divide 8-bit levels by 255"),
-        (np.full((8, 8, 1), 2, np.float32), "divide 8-bit levels by 255"),
-        (np.full((8, 8, 1), np.nan, np.float32), "divide 8-bit levels by 255"),
+        (np.zeros((8, 8, 1), np.uint16), "pass uint8, or float32"),
+        (np.full((8, 8, 1), 2, np.float32), "pass uint8, or float32"),
+        (np.full((8, 8, 1), np.nan, np.float32), "pass uint8, or float32"),
     ],
 )
 def test_a_wrong_image_is_refused(image, message):

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from pipelines.bundles.export import write_bundle
 from pipelines.datasets.plan import DatasetConfig, ShardConfig, plan_shards
 from pipelines.datasets.shards.writing import write_shard
-from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.datasets.versions import DatasetVersion, Made, publish_version
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan
 from pipelines.store.folders import LocalFolder
@@ -55,8 +55,8 @@ def dataset(work: Path) -> tuple[DatasetVersion, LocalFolder]:
     config = DatasetConfig(name="rendered", scenes_per_shard=6, shard=shard)
     root = LocalFolder(work / "datasets")
     shards = [write_shard(spec, root).info for spec in plan_shards(config, scenes)]
-    when = {"commit": "0" * 40, "created": "2026-01-01"}
-    return publish_version(root, config, scenes, shards, refused=[], **when), root
+    made = Made("0" * 40, "2026-01-01")
+    return publish_version(root, config, scenes, shards, made), root
 
 
 @pytest.fixture(scope="session")

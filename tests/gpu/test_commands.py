@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from infra.settings import Settings
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
-from jobs.evaluate.subject import ROWS
+from jobs.evaluate.subject import ROWS, Asked
 from jobs.fuse.run import FuseTask, fuse_folders
 from jobs.placement import Placement
 from jobs.recipes.kinds import EvaluateRecipe
@@ -69,7 +70,9 @@ def test_folders_are_fused_as_on_the_cpu(bundle: Path, settings: Settings, work:
     for name, placement in (("cpu", CPU), ("cuda", CUDA)):
         out = work / f"fused-{name}"
         fused = fuse_folders(
-            fusing, settings, FuseTask(**places, out=str(out), local=True, placement=placement)
+            fusing,
+            settings,
+            FuseTask(**places, out=str(out), placement=replace(placement, local=True)),
         )
         assert (fused.made, fused.failures) == (16, ())
         pictures.append({path.name: cv2.imread(str(path), -1) for path in out.glob("*.png")})
@@ -82,14 +85,9 @@ def test_an_evaluation_measures_as_on_the_cpu(bundle: Path, settings: Settings, 
     rows = []
     for place, placement in enumerate((CPU, CUDA)):
         own = settings.model_copy(update={"work": work / f"evaluated-{place}"})
-        found = evaluate(
-            recipe,
-            own,
-            model=str(bundle),
-            scenes=SceneChoice(str(work / "scenes" / "rendered.parquet")),
-            placement=placement,
-            local=True,
-        )
+        index = SceneChoice(str(work / "scenes" / "rendered.parquet"))
+        here = replace(placement, local=True)
+        found = evaluate(recipe, own, Asked(str(bundle), index, placement=here))
         rows.append([row for row in read_rows(found.folder / ROWS) if row["method"] == MODEL])
     for here, there in zip(*rows, strict=True):
         for name, value in here.items():

@@ -125,7 +125,7 @@ def test_a_work_folder_that_was_moved_is_said_with_the_remedy(tmp_path: Path) ->
     before.mkdir()
     client = tracking.connect(embedded_settings(before))
     run = tracking.open_run(client, name="a", config={}, tags={})
-    tracking.log_json(client, run.info.run_id, {"x": 1}, "x.json")
+    client.log_dict(run.info.run_id, {"x": 1}, "x.json")
     before.rename(after)
     with pytest.raises(ValueError, match=rf"link it: ln -s {after} {before}"):
         tracking.connect(embedded_settings(after))

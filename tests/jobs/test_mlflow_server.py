@@ -15,6 +15,7 @@ from infra.settings import Settings
 from jobs.config import find_recipe, shrink_training
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
+from jobs.evaluate.subject import Asked
 from jobs.generate.run import generate, named
 from jobs.promote.aliases import rollback
 from jobs.promote.decision import promote
@@ -77,16 +78,15 @@ def train_and_evaluate(settings: Settings, name: str, scene_folder: Path) -> Non
     trained = train(second.model_copy(update=changes), settings, name="second")
     assert trained.model == f"models:/{name}/1"
     evaluation = EvaluateRecipe(scenarios=("clean",), num_scenes=2, num_examples=1, steps=())
-    evaluate(evaluation, settings, model=trained.model, scenes=SceneChoice("served"))
+    evaluate(evaluation, settings, Asked(trained.model, SceneChoice("served")))
 
 
 def test_train_evaluate_promote_trace(settings: Settings, bucket: str, scene_folder: Path) -> None:
     name = "served"
     train_and_evaluate(settings, name, scene_folder)
-    assert not promote(PromoteRecipe(scenarios=("clean",)), settings, name=name).passed
-    promoted = promote(
-        PromoteRecipe(scenarios=("clean",)), settings, name=name, force="a trial of the server"
-    )
+    recipe, challenger = PromoteRecipe(scenarios=("clean",)), f"models:/{name}@challenger"
+    assert not promote(recipe, settings, model=challenger).passed
+    promoted = promote(recipe, settings, model=challenger, force="a trial of the server")
     assert promoted.champion == "1"
     link = trace(settings, model=f"models:/{name}@champion")
     assert broken(link) == []
@@ -117,7 +117,7 @@ def test_of_two_promotions_over_http_one_wins(settings: Settings, tmp_path: Path
     assert all("under way, by " in said[number] for number in losers)
     # The lock is free again, and a long history fits into PostgreSQL's tags.
     best = add_version(settings, tmp_path, level=1.5, name=name)
-    assert promote(RECIPE, settings, name=name).champion == best
+    assert promote(RECIPE, settings, model=f"models:/{name}@challenger").champion == best
     assert rollback(settings, name=name, reason="x" * 4000).version == held
     events = registry.read_events(client, name)
     assert [event["action"] for event in events.values()] == ["promote", "promote", "rollback"]

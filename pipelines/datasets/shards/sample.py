@@ -102,10 +102,8 @@ def make_sample(
     variants = _draw_variants(scene, spec.config)
     for member in variants.keys() - copied.keys():
         camera = _camera_of(member)
-        degraded, variants[member] = apply_and_record(
-            _to_float(target(camera)), camera, variants[member]
-        )
-        pictures[member] = encode(_to_uint8(degraded))
+        degraded, variants[member] = apply_and_record(target(camera), camera, variants[member])
+        pictures[member] = encode(degraded)
     groups = tuple(draw_groups(scene, spec.scenes, spec.config))
     same = {"id", "dataset", "split", "width", "height", "vi_sha256", "ir_sha256"}
     known = scene.model_dump(include=same)
@@ -177,11 +175,3 @@ def _camera_of(member: str) -> Modality:
 
 def _is_clean(member: str) -> bool:
     return member.endswith(f"_{CLEAN}")
-
-
-def _to_float(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32) / np.float32(255)
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.rint(image * np.float32(255)).astype(np.uint8)

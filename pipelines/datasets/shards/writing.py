@@ -60,64 +60,63 @@ class BadSourcesError(ValueError):
         return "; ".join(f"{item.path}: {item.reason}" for item in self.refused)
 
 
-def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> WrittenShard:
+def try_shard(
+    spec: ShardSpec, root: Folder, read: Read = read_file
+) -> WrittenShard | BadSourcesError:
     """Write the shard of `spec` below `root`, or find its marker when it is whole already.
 
-    Retry-safe: the tar appears whole or not at all, the marker last. `read` fetches sources by URI.
-    Raises BadSourcesError, which names all of them, when sources are bad; ValueError when the address
-    is taken by a shard of other bytes.
+    Retry-safe: the tar appears whole or not at all, the marker last. `read` fetches sources by URI. Where
+    sources are bad all of them are returned: the other shards go on without. Raises ValueError when the
+    address is taken by a shard of other bytes.
     """
-    clock_s, cpu_s = time.perf_counter(), time.process_time()
-    info, num_copied = find_shard(root, spec.name), 0
-    if info is None:
+    started_s = time.perf_counter(), time.process_time()
+    if found := find_shard(root, spec.name):
+        return _written(found, spec, 0, started_s)
+    metas, num_copied = list[SampleMeta](), 0
+    try:
         with root.create(tar_of(spec.name)) as stream, _open_older(spec, root) as older:
-            metas = []
-            with (
-                wds.TarWriter(stream, encoder=False, mtime=0) as tar,
-                _bad_sources_named(spec.scenes, read),
-            ):
+            with wds.TarWriter(stream, encoder=False, mtime=0) as tar:
                 for scene in spec.scenes:
-                    found = _find_copies(scene, spec, older)
-                    sample, meta = make_sample(scene, spec, read, found)
+                    copies = _find_copies(scene, spec, older)
+                    sample, meta = make_sample(scene, spec, read, copies)
                     tar.write(sample)
                     metas.append(meta)
-                    num_copied += len(found)
+                    num_copied += len(copies)
             copied = spec.older.libraries if spec.older and older else ()
             info = _describe(spec.name, stream, metas, {*libraries(), *copied})
             info = _find_marker(root, info) or info
-        write_group_rows(root, spec.name, metas)
-        root.write_once(marker_of(spec.name), info.model_dump_json().encode())
+    except ValueError:
+        # One bad source was found: look for all. Another error stays itself.
+        if bad := _find_bad_sources(spec.scenes, read):
+            return bad
+        raise
+    write_group_rows(root, spec.name, metas)
+    root.write_once(marker_of(spec.name), info.model_dump_json().encode())
+    return _written(info, spec, num_copied, started_s)
+
+
+def write_shard(spec: ShardSpec, root: Folder, read: Read = read_file) -> WrittenShard:
+    """Write the shard of `spec` as `try_shard` does. Raises BadSourcesError where that returns one."""
+    written = try_shard(spec, root, read)
+    if isinstance(written, BadSourcesError):
+        raise written
+    return written
+
+
+def _written(
+    info: ShardInfo, spec: ShardSpec, num_copied: int, started_s: tuple[float, float]
+) -> WrittenShard:
     return WrittenShard(
         info=info,
         pixels=sum(scene.width * scene.height for scene in spec.scenes),
         num_copied=num_copied,
-        clock_s=time.perf_counter() - clock_s,
-        cpu_s=time.process_time() - cpu_s,
+        clock_s=time.perf_counter() - started_s[0],
+        cpu_s=time.process_time() - started_s[1],
     )
 
 
-def try_shard(
-    spec: ShardSpec, root: Folder, read: Read = read_file
-) -> WrittenShard | BadSourcesError:
-    """Write the shard of `spec`, or return what is wrong with its sources: the others go on without."""
-    try:
-        return write_shard(spec, root, read)
-    except BadSourcesError as error:
-        return error
-
-
-@contextmanager
-def _bad_sources_named(scenes: Iterable[Scene], read: Read) -> Iterator[None]:
-    """Where the block finds one bad source, look for all; another error of the block stays itself."""
-    try:
-        yield
-    except ValueError:
-        _check_sources(scenes, read)
-        raise
-
-
-def _check_sources(scenes: Iterable[Scene], read: Read) -> None:
-    """Raise BadSourcesError if any picture of the scenes cannot be used."""
+def _find_bad_sources(scenes: Iterable[Scene], read: Read) -> BadSourcesError | None:
+    """All pictures of the scenes that cannot be used, if there are any."""
     refused: dict[Refused, str] = {}
     for scene in scenes:
         loads = {
@@ -131,8 +130,9 @@ def _check_sources(scenes: Iterable[Scene], read: Read) -> None:
                 load()
             except ValueError as error:
                 refused[Refused(path=uri, reason=str(error).removeprefix(f"{uri}: "))] = scene.id
-    if refused:
-        raise BadSourcesError(tuple(refused), tuple(dict.fromkeys(refused.values())))
+    if not refused:
+        return None
+    return BadSourcesError(tuple(refused), tuple(dict.fromkeys(refused.values())))
 
 
 @contextmanager

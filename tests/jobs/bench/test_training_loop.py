@@ -9,7 +9,7 @@ from infra.settings import Settings
 from jobs.bench.training_loop import bare_seconds, bench_train
 from models.dspfusion.config import Stage1Config, tiny
 from models.dspfusion.stage1 import Stage1
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training.config import OptimConfig
@@ -36,9 +36,8 @@ def test_bare_steps_have_the_rates_of_the_loop(
     optim = OptimConfig(num_steps=4, batch_size=1, crop_px=32, lr=1e-3, log_every=2)
     objective = Stage1(Stage1Config(model=tiny(), degradation_rate=0.25))
     bare = start_state(objective, optim)
-    batches = ShardBatches(
-        version, root, fields=Stage1.FIELDS, batch_size=1, crop_px=32, seed=optim.seed
-    )
+    batching = Batching(Stage1.FIELDS, batch_size=1, crop_px=32, seed=optim.seed)
+    batches = ShardBatches(version, root, batching)
     seconds = bare_seconds(bare, batches, optim, last_step=2)
     assert seconds > 0
     assert [group["lr"] for group in bare.optimizer.param_groups] == [1e-3, 0.25e-3]

@@ -3,6 +3,7 @@
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from jobs.evaluate.export import export_pairs
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
-from jobs.evaluate.subject import ROWS, Subject
+from jobs.evaluate.subject import ROWS, Asked, Subject
+from jobs.placement import Placement
 from jobs.recipes.kinds import EvaluateRecipe
 from pipelines.results.rows import MODEL, read_rows
 from pipelines.sources.index import write_index
@@ -21,6 +23,7 @@ from pipelines.synthetic.pairs import write_scenes
 from tests.bright_cells import write_detector
 
 RECIPE = EvaluateRecipe(scenarios=("clean", "vi_blur"), num_examples=1)
+HERE = Placement(local=True)
 
 
 @pytest.fixture
@@ -37,11 +40,11 @@ def test_what_was_measured_is_kept_by_scene_and_scenario(
 ) -> None:
     last = tmp_path / "small" / "val" / "ir" / "0001.png"
     last.rename(tmp_path / "away.png")
-    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("small"), "local": True}
+    asked = Asked(str(tiny_bundle), SceneChoice("small"), placement=HERE)
     with pytest.raises(ValueError, match=r"0001\.png: no such file"):
-        evaluate(RECIPE, settings, **arguments)
+        evaluate(RECIPE, settings, asked)
     (tmp_path / "away.png").rename(last)
-    evaluated = evaluate(RECIPE, settings, **arguments)
+    evaluated = evaluate(RECIPE, settings, asked)
     said = capsys.readouterr().out
     assert "2 scenes of small-val, 4 left under scenarios, 3 methods: about" in said
     assert "2 of 4 were measured before" in said
@@ -51,7 +54,7 @@ def test_what_was_measured_is_kept_by_scene_and_scenario(
         in (evaluated.folder / REPORT).read_text()
     )
     with pytest.raises(ValueError, match=r"no split 'test', it has val \(2 scenes\).*--hold-out"):
-        evaluate(RECIPE, settings, **arguments | {"scenes": SceneChoice("small", "test")})
+        evaluate(RECIPE, settings, replace(asked, scenes=SceneChoice("small", "test")))
 
 
 def test_other_programs_are_measured_in_every_scenario(
@@ -68,15 +71,14 @@ def test_other_programs_are_measured_in_every_scenario(
     for scenario in ("clean", "vi_blur"):
         shutil.copytree(out / scenario / "ir", tmp_path / "theirs" / scenario)
     shutil.copy(out / "manifest.json", tmp_path / "theirs")
-    evaluated = evaluate(
-        RECIPE,
-        settings,
-        model=str(tiny_bundle),
-        scenes=SceneChoice("small"),
+    asked = Asked(
+        str(tiny_bundle),
+        SceneChoice("small"),
         folders={"theirs": tmp_path / "theirs"},
         restored={"same": tmp_path / "same"},
-        local=True,
+        placement=HERE,
     )
+    evaluated = evaluate(RECIPE, settings, asked)
     rows = {(r["scene"], r["scenario"], r["method"]): r for r in read_rows(evaluated.folder / ROWS)}
     assert len(rows) == 2 * 2 * 6
     assert evaluated.means.keys() == {
@@ -99,9 +101,9 @@ def test_a_detector_and_flicker_are_measured_where_they_are_asked_for(
     labels.mkdir()
     (labels / "0000.txt").write_text("0 0.5 0.5 0.25 0.25")
     detector = write_detector(tmp_path / "bright.onnx")
-    asked = {"detector": detector, "labels": labels, "sequence": True, "num_examples": 0}
-    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("small"), "local": True}
-    evaluated = evaluate(RECIPE.model_copy(update=asked), settings, **arguments)
+    extras = {"detector": detector, "labels": labels, "sequence": True, "num_examples": 0}
+    asked = Asked(str(tiny_bundle), SceneChoice("small"), placement=HERE)
+    evaluated = evaluate(RECIPE.model_copy(update=extras), settings, asked)
     said = capsys.readouterr().out
     assert "flicker: 1 of 2 scenes follow another frame" in said
     assert "AP over 1 boxes in 1 of 2 scenes" in said
@@ -127,10 +129,10 @@ def test_a_detector_and_labels_count_by_what_they_hold(
 
     def digest(detector: Path, boxes: str) -> str:
         text.write_text(boxes)
-        asked = {"detector": detector, "labels": text.parent}
-        scenes = SceneChoice("small").load(settings, RECIPE.num_scenes)
-        recipe = RECIPE.model_copy(update=asked)
-        return Subject(recipe, "m", tiny_bundle, "w", "val", scenes).tags["config_digest"]
+        recipe = RECIPE.model_copy(update={"detector": detector, "labels": text.parent})
+        asked = Asked("m", SceneChoice("small"))
+        scenes = asked.scenes.load(settings, RECIPE.num_scenes)
+        return Subject(recipe, asked, tiny_bundle, scenes).tags["config_digest"]
 
     boxes, others = "0 0.5 0.5 0.25 0.25", "0 0.5 0.5 0.5 0.5"
     first = digest(write_detector(tmp_path / "bright.onnx"), boxes)
@@ -145,7 +147,8 @@ def test_what_is_asked_for_and_cannot_be_measured_is_said_first(
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     (tmp_path / "labels").mkdir()
     detector = write_detector(tmp_path / "bright.onnx")
-    for asked, message in (
+    asked = Asked(str(tiny_bundle), SceneChoice("small"), placement=HERE)
+    for extras, message in (
         ({"scores": ("MUSIQ",)}, r"MUSIQ: pyiqa is needed"),
         ({"detector": tmp_path / "gone.onnx"}, r"gone\.onnx: no such file"),
         (
@@ -153,11 +156,8 @@ def test_what_is_asked_for_and_cannot_be_measured_is_said_first(
             r"no box of a class of bright\.onnx",
         ),
     ):
-        recipe = RECIPE.model_copy(update=asked)
         with pytest.raises(ValueError, match=message):
-            evaluate(
-                recipe, settings, model=str(tiny_bundle), scenes=SceneChoice("small"), local=True
-            )
+            evaluate(RECIPE.model_copy(update=extras), settings, asked)
     assert not (settings.work / "reports").exists()
     with pytest.raises(ValueError, match="they are for a detector"):
         EvaluateRecipe(scenarios=("clean",), labels=tmp_path)

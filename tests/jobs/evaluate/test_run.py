@@ -1,6 +1,7 @@
 """An evaluation on Ray: what it leaves behind, and that it goes on where it was stopped."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from infra.settings import Settings
 from jobs.evaluate.report import REPORT
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
-from jobs.evaluate.subject import ROWS
+from jobs.evaluate.subject import ROWS, Asked
 from jobs.recipes.kinds import EvaluateRecipe
 from jobs.scan.run import scan_folder
 from pipelines.promotion.lineage import SCENES
@@ -44,22 +45,18 @@ def test_it_goes_on_where_it_was_stopped(
     settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     others = fused_folder(tmp_path / "others")
-    arguments = {
-        "model": str(tiny_bundle),
-        "scenes": SceneChoice("small"),
-        "folders": {"grey": others},
-    }
+    asked = Asked(str(tiny_bundle), SceneChoice("small"), folders={"grey": others})
     last = tmp_path / "small" / "val" / "vi" / "0002.png"
     last.rename(tmp_path / "away.png")
     with pytest.raises(ValueError, match=r"0002\.png: no such file"):
-        evaluate(RECIPE, settings, **arguments)
+        evaluate(RECIPE, settings, asked)
     parts = [*(settings.work / "reports").glob("*/parts/*.parquet")]
     # By scene and scenario: what was done of the others is kept, one that was under way is lost.
     assert 2 <= len(parts) <= 4
     before = [row for part in parts for row in read_rows(part)]
     (tmp_path / "away.png").rename(last)
     capsys.readouterr()
-    evaluated = evaluate(RECIPE, settings, **arguments)
+    evaluated = evaluate(RECIPE, settings, asked)
     said = capsys.readouterr().out
     assert f"{len(parts)} of 6 were measured before" in said
     assert re.search(
@@ -80,7 +77,7 @@ def test_it_goes_on_where_it_was_stopped(
         "Degradation priors",
     ):
         assert heading in page, heading
-    evaluate(RECIPE, settings, **arguments)
+    evaluate(RECIPE, settings, asked)
     assert "evaluated already" in capsys.readouterr().out
 
 
@@ -89,16 +86,16 @@ def test_another_method_must_have_every_picture(
 ) -> None:
     others = fused_folder(tmp_path / "others")
     (others / "0001.PNG").unlink()
-    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("small")}
+    asked = Asked(str(tiny_bundle), SceneChoice("small"), folders={"grey": others})
     with pytest.raises(ValueError, match=r"--method grey: .* no picture for 1 of 3 scenes"):
-        evaluate(RECIPE, settings, folders={"grey": others}, **arguments)
+        evaluate(RECIPE, settings, asked)
     with pytest.raises(ValueError, match="--method average: taken"):
-        evaluate(RECIPE, settings, folders={"average": others}, **arguments)
+        evaluate(RECIPE, settings, replace(asked, folders={"average": others}))
     blurred = RECIPE.model_copy(update={"scenarios": ("vi_blur",)})
     with pytest.raises(ValueError, match="lacks 'clean'"):
-        evaluate(blurred, settings, folders={"grey": others}, **arguments)
+        evaluate(blurred, settings, asked)
     with pytest.raises(ValueError, match=r"no split 'test', it has val \(3 scenes\).*--hold-out"):
-        evaluate(RECIPE, settings, **arguments | {"scenes": SceneChoice("small", "test")})
+        evaluate(RECIPE, settings, replace(asked, scenes=SceneChoice("small", "test")))
 
 
 def test_several_data_sets_have_rows_each(
@@ -108,10 +105,10 @@ def test_several_data_sets_have_rows_each(
         sources = tmp_path / "several" / name
         write_scenes(sources, split_counts={"val": 2}, seed=seed, height=48, width=64)
     scan_folder(tmp_path / "several", settings, name="several")
-    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("several")}
+    asked = Asked(str(tiny_bundle), SceneChoice("several"))
     few = RECIPE.model_copy(update={"num_scenes": 2, "scenarios": ("clean",), "steps": ()})
     capsys.readouterr()
-    both = evaluate(few, settings, **arguments)
+    both = evaluate(few, settings, asked)
     shown = capsys.readouterr().out
     assert {row["dataset"] for row in read_rows(both.folder / ROWS)} == {"alpha", "beta"}
     lines = [line.split() for line in shown.splitlines()]
@@ -120,11 +117,12 @@ def test_several_data_sets_have_rows_each(
         ["beta", "1"],
     ]
     assert "By data set" in (both.folder / REPORT).read_text()
-    one = evaluate(few, settings, **arguments | {"scenes": SceneChoice("several", dataset="beta")})
+    beta, gamma = (SceneChoice("several", dataset=name) for name in ("beta", "gamma"))
+    one = evaluate(few, settings, replace(asked, scenes=beta))
     assert one.folder.name.startswith("several-beta-val-")
     assert {row["scene"] for row in read_rows(one.folder / ROWS)} == {
         "beta-val-0000",
         "beta-val-0001",
     }
     with pytest.raises(ValueError, match="no scene of data set 'gamma'"):
-        evaluate(few, settings, **arguments | {"scenes": SceneChoice("several", dataset="gamma")})
+        evaluate(few, settings, replace(asked, scenes=gamma))

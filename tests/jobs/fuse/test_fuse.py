@@ -22,6 +22,8 @@ from pipelines.bundles.export import read_bundle
 from pipelines.bundles.fusing import FAILURES, Fusing
 from tests.s3_servers import make_bucket
 
+HERE = Placement(local=True)
+
 
 def write_noise(path: Path, shape: tuple[int, ...], dtype: type) -> Path:
     levels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
@@ -123,7 +125,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     assert failure["name"] == "frame_1.png"
     assert "vi/frame_1.png: not an image" in failure["reason"]
     # The same bytes as in this process, and of 16 bits.
-    fuse_folders(fusing, settings, FuseTask(**local, out=str(tmp_path / "out"), local=True))
+    fuse_folders(fusing, settings, FuseTask(**local, out=str(tmp_path / "out"), placement=HERE))
     expected = (tmp_path / "out" / "frame_2.png").read_bytes()
     assert out.read("frame_2.png") == expected
     assert (
@@ -133,7 +135,7 @@ def test_prefixes_on_ray_go_on_and_list_what_failed(
     mended = (tmp_path / "vi" / "frame_0.png").read_bytes()
     open_folder(places["vi"], settings).replace("frame_1.png", mended)
     again = fuse_folders(
-        fusing, settings, FuseTask(**places, local=True)
+        fusing, settings, FuseTask(**places, placement=HERE)
     )  # starting actors takes seconds
     assert again == FolderOutcome(made=1, skipped=2, failures=())
     assert out.size_of(FAILURES) is None
@@ -165,7 +167,7 @@ def test_what_a_folder_lacks_or_mixes_does_not_end_the_rest(
     settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
     places = {name: str(tmp_path / name) for name in ("vi", "ir", "out")}
     fused = fuse_folders(
-        Fusing(bundle=read_bundle(tiny_bundle)), settings, FuseTask(**places, local=True)
+        Fusing(bundle=read_bundle(tiny_bundle)), settings, FuseTask(**places, placement=HERE)
     )
     assert fused.made == 3
     reasons = {failure.name: failure.reason for failure in fused.failures}
@@ -194,7 +196,9 @@ def test_a_batch_fuses_pairs_of_one_size_at_once_and_names_the_others(
     for batch_size in (1, 4):
         out = tmp_path / f"out-{batch_size}"
         fused = fuse_folders(
-            fusing, settings, FuseTask(**places, out=str(out), local=True, batch_size=batch_size)
+            fusing,
+            settings,
+            FuseTask(**places, out=str(out), placement=HERE, batch_size=batch_size),
         )
         assert sorted(failure.name for failure in fused.failures) == ["frame_1.png", "frame_4.png"]
         assert fused.made == 4
@@ -215,7 +219,7 @@ def test_a_gpu_that_is_not_there_is_named(
         fuse_folders(
             fusing,
             settings,
-            FuseTask(**places, out=str(tmp_path / "out"), local=True, placement=Placement("cuda")),
+            FuseTask(**places, out=str(tmp_path / "out"), placement=Placement("cuda", local=True)),
         )
 
 
@@ -223,13 +227,15 @@ def test_pictures_of_other_options_are_not_mixed(tiny_bundle: Path, tmp_path: Pa
     settings = Settings(work=tmp_path, tracking_uri="", artifact_root=None, ray_address=None)
     places = write_frames(tmp_path, num_frames=2) | {"out": str(tmp_path / "out")}
     whole = Fusing(bundle=read_bundle(tiny_bundle))
-    fuse_folders(whole, settings, FuseTask(**places, local=True))
+    fuse_folders(whole, settings, FuseTask(**places, placement=HERE))
     tiled = whole.model_copy(update={"options": FuseOptions(tile_px=64)})
     with pytest.raises(ValueError, match="holds 1 of these pictures, not known to be made with"):
-        fuse_folders(tiled, settings, FuseTask(**places, local=True))
-    assert fuse_folders(tiled, settings, FuseTask(**places, local=True, overwrite=True)).made == 1
+        fuse_folders(tiled, settings, FuseTask(**places, placement=HERE))
+    assert (
+        fuse_folders(tiled, settings, FuseTask(**places, placement=HERE, overwrite=True)).made == 1
+    )
     with pytest.raises(ValueError, match="is where sources lie"):
-        fuse_folders(whole, settings, FuseTask(**places | {"out": places["vi"]}, local=True))
+        fuse_folders(whole, settings, FuseTask(**places | {"out": places["vi"]}, placement=HERE))
 
 
 def test_a_source_is_never_written_over(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from infra.storage.client import s3_client, split_uri
 from jobs.config import find_recipe, override, shrink_training
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.scenes import SceneChoice
+from jobs.evaluate.subject import Asked
 from jobs.generate.run import generate, named
 from jobs.generate.upkeep import collect_garbage, verify
 from jobs.locations import open_datasets, open_folder, source_reader
@@ -126,10 +127,10 @@ def test_sources_are_read_from_s3(
     assert index.scenes[0].vi_uri.startswith("s3://")
     assert generate(_RECIPE, settings, scenes="stored").digest == expected.digest
     recipe = EvaluateRecipe(scenarios=("clean",), num_scenes=2, num_examples=1, steps=())
-    arguments = {"model": str(tiny_bundle), "scenes": SceneChoice("stored")}
-    remote = evaluate(recipe, settings, **arguments)
+    asked = Asked(str(tiny_bundle), SceneChoice("stored"))
+    remote = evaluate(recipe, settings, asked)
     scan_folder(scene_folder, local, name="stored")
-    assert evaluate(recipe, local, **arguments).run_id == remote.run_id  # the same scenes
+    assert evaluate(recipe, local, asked).run_id == remote.run_id  # the same scenes
     scan_folder(sources.uri, settings, name="stored")
     with pytest.raises(ValueError, match="nothing has this prefix"):
         scan_folder(f"{sources.uri}/absent", settings, name="x")

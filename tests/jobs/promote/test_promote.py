@@ -117,6 +117,10 @@ def add_version(
     return str(version.version)
 
 
+def challenger(name: str = NAME) -> str:
+    return f"models:/{name}@challenger"
+
+
 def champion(settings: Settings, name: str = NAME) -> str | None:
     held = registry.find_alias(tracking.connect(settings), name, registry.CHAMPION)
     return str(held.version) if held else None
@@ -125,22 +129,22 @@ def champion(settings: Settings, name: str = NAME) -> str | None:
 def test_the_gate_moves_the_alias_or_says_why_not(settings: Settings, tmp_path: Path) -> None:
     recipe = RECIPE
     equal = add_version(settings, tmp_path, level=1.0)
-    refused = promote(recipe, settings, name=NAME)
+    refused = promote(recipe, settings, model=challenger())
     assert (refused.passed, refused.version, refused.champion) == (False, equal, None)
     assert any("first version" in reason for reason in refused.reasons)
 
     good = add_version(settings, tmp_path, level=1.2)
-    assert promote(recipe, settings, name=NAME).passed
+    assert promote(recipe, settings, model=challenger()).passed
     assert champion(settings) == good
 
     worse = add_version(settings, tmp_path, level=1.1)
-    refused = promote(recipe, settings, name=NAME)
+    refused = promote(recipe, settings, model=challenger())
     assert (refused.passed, refused.version, refused.champion) == (False, worse, good)
     assert any("VIF over all scenarios fell" in reason for reason in refused.reasons)
     assert champion(settings) == good
 
     better = add_version(settings, tmp_path, level=1.3)
-    assert promote(recipe, settings, name=NAME, version=better).champion == better
+    assert promote(recipe, settings, model=f"models:/{NAME}/{better}").champion == better
     client = tracking.connect(settings)
     previous = registry.find_alias(client, NAME, registry.PREVIOUS)
     assert previous is not None
@@ -148,23 +152,23 @@ def test_the_gate_moves_the_alias_or_says_why_not(settings: Settings, tmp_path: 
     tags = registry.find_model(client, f"models:/{NAME}@champion").tags
     assert tags["promoted_over"] == f"version {good}"
     assert tags["promotion_evidence"] == tags["evaluation_run_id"]
-    again = promote(recipe, settings, name=NAME)
+    again = promote(recipe, settings, model=challenger())
     assert (again.passed, again.champion) == (True, better)
 
 
 def test_without_evidence_nothing_is_promoted(settings: Settings, tmp_path: Path) -> None:
     before = champion(settings)
     add_version(settings, tmp_path, level=9.0, evaluated=False)
-    refused = promote(RECIPE, settings, name=NAME)
+    refused = promote(RECIPE, settings, model=challenger())
     assert not refused.passed
     assert refused.reasons == ("It was not evaluated: run python -m jobs.evaluate on it.",)
     assert champion(settings) == before
     strict = RECIPE.model_copy(update={"parity_tolerance": 1e-8})
     number = add_version(settings, tmp_path, level=9.0)
-    (reason,) = promote(strict, settings, name=NAME).reasons
+    (reason,) = promote(strict, settings, model=challenger()).reasons
     assert "1e-07; 1e-08 is tolerated" in reason
     tracking.connect(settings).delete_model_version_tag(NAME, number, "dataset_digest")
-    (reason,) = promote(RECIPE, settings, name=NAME).reasons
+    (reason,) = promote(RECIPE, settings, model=challenger()).reasons
     assert "lineage lacks dataset_digest" in reason
 
 
@@ -172,10 +176,10 @@ def test_what_it_was_trained_on_is_no_evidence_nor_another_split(
     settings: Settings, fresh: str, tmp_path: Path
 ) -> None:
     add_version(settings, tmp_path, level=9.0, name=fresh, trained_on="val")
-    (reason,) = promote(RECIPE, settings, name=fresh).reasons
+    (reason,) = promote(RECIPE, settings, model=challenger(fresh)).reasons
     assert "trained on 1 of the scenes that it was measured on, val first" in reason
     (reason, *_) = promote(
-        RECIPE.model_copy(update={"split": "test"}), settings, name=fresh
+        RECIPE.model_copy(update={"split": "test"}), settings, model=challenger(fresh)
     ).reasons
     assert "evaluated on split val, not on test" in reason
 
@@ -183,7 +187,7 @@ def test_what_it_was_trained_on_is_no_evidence_nor_another_split(
 def test_small_losses_do_not_add_up(settings: Settings, fresh: str, tmp_path: Path) -> None:
     for level in (1.50, 1.47, 1.445):  # 2 % below the champion each time
         number = add_version(settings, tmp_path, level=level, name=fresh)
-        promoted = promote(RECIPE, settings, name=fresh)
+        promoted = promote(RECIPE, settings, model=challenger(fresh))
     assert (promoted.version, promoted.champion) == (number, "2")
     assert any("best former champion, version 1" in reason for reason in promoted.reasons)
 
@@ -192,9 +196,9 @@ def test_a_dry_run_changes_nothing(settings: Settings, tmp_path: Path) -> None:
     client = tracking.connect(settings)
     before, events = champion(settings), registry.read_events(client, NAME)
     number = add_version(settings, tmp_path, level=5.0)
-    dry = promote(RECIPE, settings, name=NAME, dry_run=True)
+    dry = promote(RECIPE, settings, model=challenger(), dry_run=True)
     assert (dry.passed, dry.version, dry.champion) == (True, number, before)
-    assert promote(RECIPE, settings, name=NAME, dry_run=True, force="x") == dry
+    assert promote(RECIPE, settings, model=challenger(), dry_run=True, force="x") == dry
     assert champion(settings) == before
     assert registry.read_events(client, NAME) == events
     assert "promoted_at" not in registry.find_model(client, f"models:/{NAME}/{number}").tags
@@ -216,7 +220,7 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     for level in (1.2, 1.3, 1.0):
         number = add_version(settings, tmp_path, level=level, name=fresh)
         forced = "the customer asked" if level == 1.0 else None
-        promoted = promote(RECIPE, settings, name=fresh, force=forced)
+        promoted = promote(RECIPE, settings, model=challenger(fresh), force=forced)
         assert promoted.champion == number
         assert promoted.passed == (level > 1)
     client = tracking.connect(settings)
@@ -228,7 +232,7 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_it_all(
     with pytest.raises(ValueError, match=r"no champion of .* came before version 1"):
         rollback(settings, name=fresh, reason="more")
     # The same version again: what was written of its first time stays.
-    assert promote(RECIPE, settings, name=fresh, version="2").champion == "2"
+    assert promote(RECIPE, settings, model=f"models:/{fresh}/2").champion == "2"
     assert champion(settings, fresh) == "2"
     # A process that died before it had moved the aliases; nothing is built on what it announced.
     died = registry.read_events(client, fresh)[6] | {"version": "3", "finished": False}
@@ -318,7 +322,7 @@ def _promote_when_all_are_there(
     recipe = RECIPE.model_copy(update={"gate": gate})
     barrier.wait()
     try:
-        champion = promote(recipe, settings, name=name, version=number).champion
+        champion = promote(recipe, settings, model=f"models:/{name}/{number}").champion
         results.put((number, str(champion)))
     except ValueError as error:
         results.put((number, str(error)))

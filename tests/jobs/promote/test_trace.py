@@ -29,7 +29,12 @@ MODEL = f"models:/{NAME}@champion"
 def settings(first_demo: FirstDemo) -> Settings:
     """A work folder in which `jobs.demo --smoke` ran, and its version was promoted."""
     settings = first_demo.settings
-    promote(PromoteRecipe(scenarios=("clean",)), settings, name=NAME, force="a trial")
+    promote(
+        PromoteRecipe(scenarios=("clean",)),
+        settings,
+        model=f"models:/{NAME}@challenger",
+        force="a trial",
+    )
     return settings
 
 

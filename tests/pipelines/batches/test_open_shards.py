@@ -17,10 +17,10 @@ import pytest
 from infra.storage.s3_folder import S3Folder
 from pipelines.batches import open_shards
 from pipelines.batches.open_shards import OpenShards
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.datasets.shards.writing import write_shard
-from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.datasets.versions import DatasetVersion, Made, publish_version
 from pipelines.sources.scenes import Scene
 from pipelines.store.files import sha256_of_file
 from pipelines.store.folders import LocalFolder
@@ -31,7 +31,8 @@ Published = tuple[DatasetVersion, LocalFolder]
 
 def open_batches(version: DatasetVersion, root: Any, **settings: Any) -> ShardBatches:
     defaults = {"fields": ("vi_lq",), "batch_size": 2, "crop_px": 32, "seed": 1}
-    return ShardBatches(version, root, **{**defaults, **settings})
+    share = {name: settings.pop(name) for name in ("rank", "world_size") if name in settings}
+    return ShardBatches(version, root, Batching(**{**defaults, **settings}), **share)
 
 
 def take_a_pass(batches: ShardBatches) -> None:
@@ -141,8 +142,8 @@ def many_shards(
         few = scenes[seed % 9 : seed % 9 + 4 + seed % 3]
         [spec] = plan_shards(config.model_copy(update={"shard": shard}), few)
         shards.append(write_shard(spec, root).info)
-    when = {"commit": "0" * 40, "created": "2026-01-01"}
-    return publish_version(root, config, scenes, shards, refused=[], **when), root
+    made = Made("0" * 40, "2026-01-01")
+    return publish_version(root, config, scenes, shards, made), root
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 
 from degradations.operators import operator_numbers, task_names
 from pipelines.batches.samplers import SingleSample
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.plan import DatasetConfig, ShardConfig
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.sources.scenes import Scene
@@ -29,7 +29,8 @@ def linear(scenes: list[Scene], tmp_path_factory: pytest.TempPathFactory) -> Pub
 def open_batches(published: Published, **settings: object) -> ShardBatches:
     version, root = published
     defaults = {"fields": PAIR_FIELDS, "batch_size": 4, "crop_px": 32, "seed": 1}
-    return ShardBatches(version, root, **{**defaults, **settings})  # type: ignore[arg-type]
+    share = {name: settings.pop(name) for name in ("rank", "world_size") if name in settings}
+    return ShardBatches(version, root, Batching(**{**defaults, **settings}), **share)  # type: ignore[arg-type]
 
 
 def test_pairs_are_the_anchors_of_groups(version_root: Published) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.batches.decoding import to_floats
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 
@@ -15,7 +15,8 @@ FIELDS = ("vi_lq", "vi_gt", "ir_lq", "ir_gt", "vi_pos", "ir_pos", "neg", "seed")
 def open_batches(published: Published, **settings: object) -> ShardBatches:
     version, root = published
     defaults = {"fields": FIELDS, "batch_size": 2, "crop_px": 32, "seed": 1}
-    return ShardBatches(version, root, **{**defaults, **settings})  # type: ignore[arg-type]
+    share = {name: settings.pop(name) for name in ("rank", "world_size") if name in settings}
+    return ShardBatches(version, root, Batching(**{**defaults, **settings}), **share)  # type: ignore[arg-type]
 
 
 def test_shapes_and_range(version_root: Published) -> None:

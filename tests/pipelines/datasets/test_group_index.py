@@ -9,7 +9,7 @@ import pytest
 from pipelines.datasets.group_index import count_by_shard, index_of, read_group_rows, rows_of
 from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.verify import verify_version
-from pipelines.datasets.versions import DatasetVersion, publish_version
+from pipelines.datasets.versions import DatasetVersion, Made, publish_version
 from pipelines.sources.scenes import Scene
 from pipelines.store.folders import LocalFolder
 
@@ -47,8 +47,8 @@ def test_a_version_whose_index_is_lost_or_of_other_shards_is_named(
     with pytest.raises(ValueError, match=r"no index of groups .*run jobs\.generate again"):
         read_group_rows(root, version.name, ["shard"])
     assert any("no index of groups" in problem for problem in verify_version(version, root))
-    when = {"commit": "0" * 40, "created": "2026-01-01"}
-    publish_version(root, version.config, scenes, version.shards, refused=[], **when)
+    made = Made("0" * 40, "2026-01-01")
+    publish_version(root, version.config, scenes, version.shards, made)
     assert path.read_bytes() == whole
     path.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=r"no index of groups"):
@@ -70,4 +70,4 @@ def test_a_version_whose_index_is_lost_or_of_other_shards_is_named(
     (root.path / "versions" / f"{version.name}.json").unlink()
     path.unlink()
     with pytest.raises(ValueError, match=rf"{lost.name}: missing or damaged"):
-        publish_version(root, version.config, scenes, version.shards, refused=[], **when)
+        publish_version(root, version.config, scenes, version.shards, made)

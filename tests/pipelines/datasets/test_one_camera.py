@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.batches.samplers import SingleSample
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.checks.leaks import find_leaks
 from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.datasets.shards.reading import open_shard
@@ -39,9 +39,8 @@ def published(config: DatasetConfig, mixed: list[Scene], tmp_path: Path) -> Publ
 
 def open_singles(published: Published, *fields: str) -> ShardBatches:
     version, root = published
-    return ShardBatches(
-        version, root, fields=fields, sampler="singles", batch_size=8, crop_px=32, seed=1
-    )
+    batching = Batching(fields, batch_size=8, crop_px=32, seed=1, sampler="singles")
+    return ShardBatches(version, root, batching)
 
 
 def test_they_have_shards_of_their_own_and_leave_those_of_pairs_alone(
@@ -94,7 +93,7 @@ def test_singles_reach_them_and_groups_do_not(published: Published, mixed: list[
         batch = batches.batch(step)
         assert batch["lq"].shape == batch["gt"].shape == (8, 3, 32, 32)
     version, root = published
-    groups = ShardBatches(version, root, fields=("vi_lq",), batch_size=2, crop_px=32, seed=1)
+    groups = ShardBatches(version, root, Batching(("vi_lq",), batch_size=2, crop_px=32, seed=1))
     alone = {scene.id for scene in mixed[8:]}
     assert alone.isdisjoint(groups.sample_at(position).scene for position in range(len(groups)))
 
@@ -105,10 +104,9 @@ def test_without_a_pair_the_other_samplers_say_which_to_use(
     root = LocalFolder(tmp_path)
     version = make_version(root, config, mixed[8:])
     assert len(open_singles((version, root), "lq")) == 8 * 4
+    batching = Batching(("vi_lq",), batch_size=2, crop_px=32, seed=1, sampler="pairs")
     with pytest.raises(ValueError, match=r"no sample for sampler 'pairs'.*singles"):
-        ShardBatches(
-            version, root, fields=("vi_lq",), sampler="pairs", batch_size=2, crop_px=32, seed=1
-        )
+        ShardBatches(version, root, batching)
 
 
 def test_it_is_whole_and_can_be_looked_at(published: Published, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.datasets.shards.writing import write_shard
 from pipelines.datasets.versions import (
     DatasetVersion,
+    Made,
     find_version,
     manifest_of,
     publish_version,
@@ -82,9 +83,7 @@ def test_a_shard_that_vanished_is_not_published(
     version, root = version_root
     ((root.path / "shards") / f"{version.shards[0].name}.tar").unlink()
     with pytest.raises(ValueError, match="1 shards vanished"):
-        publish_version(
-            root, config, scenes, version.shards, refused=[], commit="", created="2026-01-02"
-        )
+        publish_version(root, config, scenes, version.shards, Made("", "2026-01-02"))
 
 
 def test_two_that_publish_one_version_at_once_agree(
@@ -99,9 +98,7 @@ def test_two_that_publish_one_version_at_once_agree(
             super().write_once(name, data)
 
     def publish(root: LocalFolder, created: str) -> DatasetVersion:
-        return publish_version(
-            root, config, scenes, shards, refused=[], commit="0" * 40, created=created
-        )
+        return publish_version(root, config, scenes, shards, Made("0" * 40, created))
 
     version = publish(Overtaken(tmp_path), created="second")
     assert version.created == "first"

@@ -12,7 +12,7 @@ from models.metrics import measurable, measure
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import fuse_laplacian, source_average
 from pipelines.evaluation.given_pictures import find_given, given_pictures
-from pipelines.evaluation.measuring import CaseMeasurer, Measurement
+from pipelines.evaluation.measuring import CaseMeasurer, Measurement, measure_case
 from pipelines.scenarios.degraded_pairs import Case, cases_of, degraded_pair
 from pipelines.scenarios.table import CLEAN_SCENARIO, find_scenario
 from pipelines.sources.layouts import Layout
@@ -73,9 +73,9 @@ def test_a_methods_pictures_are_measured_in_every_scenario(cases: list[Case], me
     names = measurable(*SIZE, ["VIF", "Qabf", "MI", "PSNR_target"])
     bundle = Bundle(source="none", model=SYSTEMS[0].tiny(), weights=b"")
     measurement = Measurement(bundle=bundle, scenarios=(), given=(given,), metrics=names, seed=4)
-    measured = CaseMeasurer(measurement, {"average": source_average})
+    measurer = CaseMeasurer(measurement, {"average": source_average})
     for case in cases:
-        average, inverse = measured(case)
+        average, inverse = measure_case(case, measurer)
         assert (average["method"], inverse["method"]) == ("average", "inverse")
         assert inverse["scenario"] == case.scenario.name
         assert np.isnan(inverse["seconds"])

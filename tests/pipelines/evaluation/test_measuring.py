@@ -13,7 +13,13 @@ from models.metrics import DEFAULT, METRIC_VERSION, measurable, measure, to_grey
 from models.system import Fused, Fuser, Hints
 from pipelines.bundles.export import Bundle
 from pipelines.evaluation.baselines import source_average
-from pipelines.evaluation.measuring import CaseMeasurer, Measurement, choose_scenes, make_example
+from pipelines.evaluation.measuring import (
+    CaseMeasurer,
+    Measurement,
+    choose_scenes,
+    make_example,
+    measure_case,
+)
 from pipelines.results.rows import RESTORED, Row
 from pipelines.scenarios.degraded_pairs import Case, degrade
 from pipelines.scenarios.table import CLEAN_SCENARIO, Scenario, find_scenario
@@ -55,7 +61,7 @@ def evaluate_scene(
     scene: Scene, scenario: Scenario, methods: Mapping[str, Fuser], *, seed: int
 ) -> list[Row]:
     measurement = Measurement(bundle=BUNDLE, scenarios=(scenario,), metrics=MEASURED, seed=seed)
-    return CaseMeasurer(measurement, methods)(Case(scene, scenario))
+    return measure_case(Case(scene, scenario), CaseMeasurer(measurement, methods))
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -159,8 +165,8 @@ def test_restored_sources_are_measured_against_the_clean_ones(scenes: list[Scene
         scenarios=(CLEAN_SCENARIO,),
         metrics=("EN",),
     )
-    measured = CaseMeasurer(measurement, {"darker": darker, "take_vi": take_vi})
-    row, other = measured(Case(scenes[0], CLEAN_SCENARIO))
+    measurer = CaseMeasurer(measurement, {"darker": darker, "take_vi": take_vi})
+    row, other = measure_case(Case(scenes[0], CLEAN_SCENARIO), measurer)
     assert row["PSNR_ir"] == math.inf
     assert row["SSIM_ir"] == 1
     vi, _ = load_pair(scenes[0])

@@ -94,7 +94,9 @@ def test_radiometric_infrared_is_measured_in_one_window(tmp_path: Path) -> None:
         levels = write(folder / "a.png", 1)
     deep = 28000 + levels.astype(np.uint16) * 10
     assert cv2.imwrite(str(tmp_path / "ir" / "a.png"), deep)
-    found = with_windows(find_triples(*folders(tmp_path)), ir=WindowRule(low=28000, high=30550))
+    found = with_windows(
+        find_triples(*folders(tmp_path)), {"ir": WindowRule(low=28000, high=30550)}
+    )
     assert found.triples[0].ir_window is not None
     expected = write(tmp_path / "ir" / "a.png", 1)
     assert np.array_equal(levels, expected)

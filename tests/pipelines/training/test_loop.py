@@ -14,7 +14,7 @@ from torch import nn
 from models.dspfusion.config import Stage1Config, Stage2Config, small, tiny
 from models.dspfusion.stage1 import Stage1
 from models.layers import cpu_strips
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.bundles.export import fuser_of_checkpoint
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
@@ -147,18 +147,14 @@ def test_late_batches_are_smaller_and_show_more(version_root: Published, tmp_pat
     assert late is not None
     assert late.from_step == 6
     version, root = version_root
-    fields = ("vi_lq", "vi_gt")
-    batches = ShardBatches(
-        version, root, fields=fields, batch_size=2, crop_px=32, seed=1, late=late, world_size=2
-    )
+    batching = Batching(("vi_lq", "vi_gt"), batch_size=2, crop_px=32, seed=1, late=late)
+    batches = ShardBatches(version, root, batching, world_size=2)
     shapes = [tuple(batches.batch(step)["vi_lq"].shape) for step in (5, 6)]
     assert shapes == [(2, 3, 32, 32), (1, 3, 48, 48)]
     # The samples that are left out keep their places at the end of a step: nobody else takes them.
     assert [list(batches.positions(step)) for step in (5, 6, 7, 8)] == [[20, 22], [24], [26], [32]]
-    alone = ShardBatches(
-        version, root, fields=fields, batch_size=2, crop_px=32, seed=1,
-        late=replace(late, from_step=12, num_accumulated=4),
-    )  # fmt: skip
+    later = replace(late, from_step=12, num_accumulated=4)
+    alone = ShardBatches(version, root, replace(batching, late=later))
     assert [alone.positions(step)[0] for step in range(12, 17)] == [24, 25, 26, 27, 32]
     assert [report["step"] for report in run(config, tmp_path / "run")] == [2, 3, 3, 4, 6, 6]
     with pytest.raises(ValueError, match="late_batch_size takes 1 samples"):
@@ -175,17 +171,9 @@ def test_workers_and_accumulation_share_a_batch_the_same_way(version_root: Publi
     version, root = version_root
 
     def positions(batch_size: int, world_size: int, step: int) -> list[int]:
+        batching = Batching(("vi_lq",), batch_size, crop_px=32, seed=1)
         shared = [
-            ShardBatches(
-                version,
-                root,
-                fields=("vi_lq",),
-                batch_size=batch_size,
-                crop_px=32,
-                seed=1,
-                rank=rank,
-                world_size=world_size,
-            )
+            ShardBatches(version, root, batching, rank=rank, world_size=world_size)
             for rank in range(world_size)
         ]
         num_accumulated = 4 // (batch_size * world_size)

@@ -11,7 +11,7 @@ import pytest
 import webdataset as wds
 
 from pipelines.batches.samplers import GroupSample
-from pipelines.batches.stream import ShardBatches
+from pipelines.batches.stream import Batching, ShardBatches
 from pipelines.datasets.plan import DatasetConfig
 from pipelines.datasets.shards import webdataset_stages
 from pipelines.datasets.shards.reading import open_shard
@@ -61,7 +61,7 @@ def test_decode_gives_the_pictures(either: Published) -> None:
 
 def test_groups_are_the_samples_that_training_reads(either: Published) -> None:
     version, root = either
-    batches = ShardBatches(version, root, fields=("vi_lq",), batch_size=1, crop_px=32, seed=1)
+    batches = ShardBatches(version, root, Batching(("vi_lq",), batch_size=1, crop_px=32, seed=1))
     trained = {}
     for position in range(len(batches)):
         sample = batches.sample_at(position)
