@@ -115,6 +115,9 @@ def _explained(error: Exception, address: str | None) -> str:
 def worker_environment(settings: Settings) -> dict[str, str]:
     """Variables that the processes of a cluster need, and this process before it connects."""
     found = dict(_WORKER_ENVIRONMENT)
+    if settings.ray_address is None:
+        # A process for each training that looks for nodes that are to be taken away: there is this one.
+        found["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     if settings.network_interface:
         found |= dict.fromkeys(_INTERFACE_VARIABLES, settings.network_interface)
     if settings.runs.startswith("s3://"):

@@ -1,6 +1,6 @@
 """What Ray has no public interface for, all of it here. Tried with Ray 2.60.0.
 
-With another version run: tests/infra/cluster/test_nodes.py (autoscaler, placement),
+With another version run: tests/infra/cluster/test_nodes.py (autoscaler, placement, datasets),
 tests/infra/test_prometheus.py (retries), tests/jobs/submit (token),
 tests/jobs/serve (the address of Ray Serve).
 """
@@ -81,6 +81,16 @@ def placement_callback(timer: PlacementTimer) -> Any:
                     timer.check()
 
     return PlacementCallback()
+
+
+def leave_datasets_out(trainer: Any) -> None:
+    """Start no actor for Ray Data at each attempt: nothing reads by it, and a process takes seconds."""
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+
+    create = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [
+        callback for callback in create() if not isinstance(callback, DatasetsCallback)
+    ]
 
 
 def http_address() -> tuple[str, int]:

@@ -39,6 +39,7 @@ from pipelines.training.objectives import seconds_a_step
 
 NAME = "demo"
 _SPLITS = {"train": 48, "val": 8}
+_FEW = {"train": 8, "val": 2}
 _HEIGHT_PX, _WIDTH_PX = 192, 256
 # The share of pairs without a val split that becomes it.
 _HELD_OUT = 0.2
@@ -67,7 +68,7 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
 
     started, index = time.monotonic(), own.name if own else NAME
     section("1/7  Take your pairs" if own else "1/7  Render paired scenes")
-    sources = own.folder if own else _rendered(settings)
+    sources = own.folder if own else _rendered(settings, _FEW if smoke else _SPLITS)
     section("2/7  Scan them")
     scan_folder(sources, settings, name=index, rules=ScanRules(layout=Layout(hold_out=_HELD_OUT)))
     with connected(settings):
@@ -106,13 +107,13 @@ def demo(settings: Settings, *, smoke: bool = False, own: OwnPairs | None = None
     return last.model
 
 
-def _rendered(settings: Settings) -> Path:
+def _rendered(settings: Settings, split_counts: dict[str, int]) -> Path:
     """Render street scenes; return their folder."""
     folder = settings.work / NAME / "sources"
-    with progress("scenes", sum(_SPLITS.values())) as advance:
+    with progress("scenes", sum(split_counts.values())) as advance:
         write_scenes(
             folder,
-            split_counts=_SPLITS,
+            split_counts=split_counts,
             seed=0,
             height=_HEIGHT_PX,
             width=_WIDTH_PX,

@@ -81,5 +81,5 @@ def small() -> DRFusionConfig:
 
 
 def tiny() -> DRFusionConfig:
-    """The least model with every part, for tests."""
-    return DRFusionConfig(width=8, num_groups=4)
+    """The least model with every part, for tests: a last step, and one that is not."""
+    return DRFusionConfig(width=8, num_groups=4, num_steps=2)

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from ray.util.state.api import StateApiClient
-from ray.util.state.common import ListApiOptions, StateResource
 
 from infra.registry import tracking
 from infra.submit import JobServer, cluster_resources
@@ -284,6 +282,10 @@ def _is_due(fault: Fault, struck_s: float, process: subprocess.Popen[bytes]) -> 
 
 def _nodes_lost() -> int:
     """Nodes that Ray's head has given up since it started."""
+    # Here, because pytest imports this module in every process of the tests, and this takes a second.
+    from ray.util.state.api import StateApiClient
+    from ray.util.state.common import ListApiOptions, StateResource
+
     api = StateApiClient(_SERVER.address, headers=dict(_SERVER.headers))
     nodes = api.list(StateResource.NODES, ListApiOptions(), raise_on_missing_output=False)
     return sum(node.state == "DEAD" for node in nodes)

@@ -13,10 +13,7 @@ from typing import Any
 
 import click
 import kubernetes_validate
-import mlflow.cli
 import pytest
-import ray
-import ray.scripts.scripts
 import yaml
 from jsonschema import Draft202012Validator
 from ray.serve.schema import ServeDeploySchema
@@ -278,6 +275,8 @@ def test_secrets_are_by_reference_and_the_readme_makes_them() -> None:
 
 
 def test_the_cluster_runs_our_ray_with_tokens() -> None:
+    import ray.scripts.scripts
+
     options = {option.lstrip("-") for p in ray.scripts.scripts.start.params for option in p.opts}
     for spec in (cluster()["spec"], service()["spec"]["rayClusterConfig"]):
         assert spec["rayVersion"] == ray.__version__
@@ -301,6 +300,8 @@ def test_images_are_those_of_the_dockerfile() -> None:
 
 
 def test_mlflow_is_where_the_clients_look_for_it() -> None:
+    import mlflow.cli  # Takes 3 s, which every process of the tests would spend at its start.
+
     address = one("ConfigMap", "fusion-settings")["data"]["MLFLOW_TRACKING_URI"]
     service = one("Service", "mlflow")
     (port,) = service["spec"]["ports"]

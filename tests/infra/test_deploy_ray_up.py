@@ -7,7 +7,6 @@ from typing import Any
 import botocore.session
 import click
 import pytest
-import ray.scripts.scripts
 import yaml
 from botocore.validate import ParamValidator
 from jsonschema import ValidationError
@@ -70,6 +69,8 @@ def test_ec2_knows_every_field_of_a_node() -> None:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_ray_start_takes_its_options_with_tokens_and_on_loopback(cloud: str) -> None:
+    import ray.scripts.scripts  # Seconds, which every process of the tests would spend at its start.
+
     config = load(cloud)
     for role in ("head", "worker"):
         start = config[f"{role}_start_ray_commands"][-1]

@@ -12,6 +12,7 @@ from infra.registry import model_versions as registry
 from infra.registry import tracking
 from infra.settings import Settings
 from jobs.demo.run import demo
+from tests.settings import tracked_settings
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,7 @@ class FirstDemo:
 @pytest.fixture(scope="session")
 def first_demo(ray_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> FirstDemo:
     """The whole way in small, once: a dataset, both stages, a registered version, its evaluation."""
-    work = tmp_path_factory.mktemp("demo")
-    settings = ray_settings.model_copy(
-        update={
-            "work": work,
-            "tracking_uri": f"sqlite:///{work}/mlflow.db",
-            "artifact_root": f"{work}/mlflow-artifacts",
-        }
-    )
+    settings = tracked_settings(tmp_path_factory.mktemp("demo"))  # on the cluster of `ray_settings`
     with contextlib.redirect_stdout(io.StringIO()) as said:
         demo(settings, smoke=True)
     champion = registry.find_alias(tracking.connect(settings), "dspfusion-demo", registry.CHAMPION)

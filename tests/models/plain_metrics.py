@@ -10,14 +10,19 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import correlate, correlate1d
-from scipy.signal import convolve2d
 
 Blur = Callable[[np.ndarray, int, float], np.ndarray]
 
 
 def blur_by_planes(x: np.ndarray, size: int, sigma: float) -> np.ndarray:
     line = taps(size, sigma)
-    return convolve2d(x, np.outer(line, line), "valid")
+    return convolve(x, np.outer(line, line))
+
+
+def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    from scipy.signal import convolve2d  # a second, which every process of the tests would spend
+
+    return convolve2d(x, kernel, "valid")
 
 
 def blur_by_lines(x: np.ndarray, size: int, sigma: float) -> np.ndarray:
@@ -174,9 +179,7 @@ def ms_ssim(x: np.ndarray, y: np.ndarray, blur: Blur) -> float:
         luminance, structure = ssim_maps(x, y, blur)
         product *= (luminance * structure if scale == 4 else structure).mean() ** weight
         pad = ((0, 1), (0, 1))
-        x, y = (
-            convolve2d(np.pad(z, pad, "symmetric"), np.ones((2, 2)) / 4, "valid") for z in (x, y)
-        )
+        x, y = (convolve(np.pad(z, pad, "symmetric"), np.ones((2, 2)) / 4) for z in (x, y))
         x, y = x[::2, ::2], y[::2, ::2]
     return float(product)
 

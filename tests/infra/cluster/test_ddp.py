@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from infra.cluster import ddp
+from infra.cluster.ray_internals import leave_datasets_out
 from infra.cluster.run_folder import fetched_checkpoint, nodes_without
 from infra.settings import Settings
 from tests.infra import ray_workloads
@@ -29,6 +30,18 @@ def test_an_interface_that_leads_nowhere_is_named(ray_settings: Settings, tmp_pa
             on_report=ray_workloads.Silent(),
         )
     free_places()
+
+
+def test_no_actor_is_started_for_datasets() -> None:
+    from ray.train.torch import TorchTrainer
+
+    def names() -> set[str]:
+        return {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+
+    trainer = TorchTrainer(print)
+    before = names()
+    leave_datasets_out(trainer)
+    assert before - names() == {"DatasetsCallback"}
 
 
 def free_places() -> None:

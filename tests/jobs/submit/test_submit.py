@@ -225,7 +225,7 @@ def test_submitted_generate_and_train(
     # Drawn, because the code that is sent holds this file.
     canary = f"canary-{secrets.token_hex(8)}"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", canary)
-    monkeypatch.setenv("FUSION_WORK", str(tmp_path))
+    monkeypatch.setenv("FUSION_WORK", str(tracked_settings(tmp_path).work))
     settings = read_settings()
     scan_folder(scene_folder, settings, name="rendered")
 

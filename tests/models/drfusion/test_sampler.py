@@ -93,7 +93,7 @@ def test_a_noisy_blur_is_corrected_less_where_it_is_strong() -> None:
 
 def chain(**changes: object) -> UnrolledChain:
     torch.manual_seed(0)
-    config = DRFusionConfig(**{**dict(tiny()), **changes})
+    config = DRFusionConfig(**{**dict(tiny()), "num_steps": 3, **changes})
     return UnrolledChain(config).double().eval()
 
 
