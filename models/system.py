@@ -181,6 +181,10 @@ def prepare_plain(fuser: Any, options: FuseOptions) -> Fuser:
     return ready
 
 
+def _itself(stage: Any) -> Any:
+    return stage
+
+
 @dataclass(frozen=True)
 class System:
     """A system: its configs, its networks, what its fuser takes, and what else it can show."""
@@ -211,6 +215,9 @@ class System:
     restores_sources: bool = False
     # Only scenarios whose degradations are linear operators.
     only_linear: bool = False
+    # Of a stage whose objective has more weights than its fuser: the one that has the same. A training that
+    # starts from a fuser's weights alone takes them as that stage's.
+    fused_stage: Callable[[Any], Any] = _itself
     # A fuser made ready by options; raises ValueError for those that the system does not offer.
     prepare: Callable[[Any, FuseOptions], Fuser] = prepare_plain
     # Sampling steps of a fuser config (None: it does not sample), and a setter for a fuser.

@@ -51,6 +51,11 @@ def _fuser_weights(config: AnyStageConfig, state: Weights) -> tuple[DSPFusionCon
     return fuser_config(config), state
 
 
+def _fused_stage(config: AnyStageConfig) -> AnyStageConfig:
+    # A distilled run has its teacher, too; what it taught is a Stage II's networks.
+    return Stage2Config(model=config.model) if isinstance(config, DistilledConfig) else config
+
+
 def _shrink(config: AnyStageConfig) -> AnyStageConfig:
     # What the networks are made of stays the recipe's.
     sizes = tiny().model_dump(exclude_unset=True)
@@ -84,6 +89,7 @@ SYSTEM = System(
     build_objective=_build_objective,
     build_fuser=DSPFusionFuser,
     fuser_weights=_fuser_weights,
+    fused_stage=_fused_stage,
     load_initial=load_initial,
     program=PaddedFuser,
     shrink=_shrink,

@@ -130,9 +130,9 @@ def _pruned(taught: Weights, own: Weights) -> dict[str, Tensor]:
 
 
 def without_teacher(weights: Weights) -> Weights:
-    """The fuser's weights of a distilled run's, or of a folder of pretrained ones, which has no others."""
+    """The fuser's weights of a distilled run's."""
     return {
         name.removeprefix("student."): tensor
         for name, tensor in weights.items()
-        if not name.startswith("teacher.")
+        if name.startswith("student.")
     }

@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+import torch
 from safetensors.torch import save_file
 
 import models
@@ -68,10 +69,21 @@ def local_folder(source: str) -> Path:
 def write_pretrained(
     folder: Path, checkpoint: Path, *, origin: Mapping[str, str], scenes: SceneTable
 ) -> None:
-    """Write the fuser's weights of a training's last checkpoint as float16; `scenes` are its training's."""
-    objective = TrainingConfig.model_validate(read_config(checkpoint)).objective
-    system = system_of(objective)
-    model, of_fuser = system.fuser_weights(objective, read_weights(checkpoint))
+    """Write the fuser's weights of a training's last checkpoint as float16; `scenes` are its training's.
+
+    Raises ValueError where the fuser leaves weights out that a training would start from.
+    """
+    trained = TrainingConfig.model_validate(read_config(checkpoint)).objective
+    system = system_of(trained)
+    model, of_fuser = system.fuser_weights(trained, read_weights(checkpoint))
+    objective = system.fused_stage(trained)
+    with torch.device("meta"):
+        startable = system.build_objective(objective).state_dict()
+    if of_fuser.keys() != startable.keys():
+        raise ValueError(
+            f"{checkpoint}: the fuser of this stage leaves out what a training needs to start from "
+            "it; give the last stage's checkpoint"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     halved = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()

@@ -128,11 +128,12 @@ def test_its_weights_are_a_fusers_and_start_other_stages() -> None:
     model, weights = SYSTEM.fuser_weights(CONFIG, objective.state_dict())
     assert model == STUDENT
     DSPFusionFuser(STUDENT).load_state_dict(weights)
-    # As a run has them, and as pretrained weights do: without the teacher.
-    for state in (objective.state_dict(), weights):
+    # As a run has them, and as pretrained weights do.
+    as_fused = Initial(SYSTEM.fused_stage(CONFIG), weights)
+    for initial in (Initial(CONFIG, objective.state_dict()), as_fused):
         for stage in (Stage1Config(model=STUDENT), Stage2Config(model=STUDENT)):
             following = SYSTEM.build_objective(stage)
-            SYSTEM.load_initial(following, stage, Initial(CONFIG, state))
+            SYSTEM.load_initial(following, stage, initial)
             assert all(
                 torch.equal(value, weights[k]) for k, value in following.state_dict().items()
             )
@@ -149,7 +150,6 @@ def teacher_embedding() -> torch.Tensor:
     ("config", "initial", "message"),
     [
         (CONFIG, Initial(Stage1Config(model=TEACHER), {}), "these weights are of stage1"),
-        (CONFIG, Initial(CONFIG, {}), "no teacher any more"),
         (
             CONFIG.model_copy(update={"teacher": tiny()}),
             trained(),

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
+from torch import nn
 
+import tests.models.lure.samples as lure
 from models import system_of
-from models.dspfusion.config import Stage1Config, Stage2Config, tiny
+from models.dspfusion.config import DistilledConfig, Stage1Config, Stage2Config, tiny
 from models.system import FuseOptions
 from pipelines.bundles.export import read_bundle
 from pipelines.bundles.pretrained import (
@@ -28,17 +31,23 @@ SCENE = Scene(
 OURS = sorted(pretrained_folders().items())
 
 
-def training(objective: Stage1Config | Stage2Config) -> TrainingConfig:
+def training(objective: BaseModel) -> TrainingConfig:
     optim = OptimConfig(num_steps=3, crop_px=16)
     return TrainingConfig(objective=objective, optim=optim, dataset="d", init_from="x")
 
 
+def checkpoint(config: TrainingConfig, folder: Path) -> nn.Module:
+    """Write the objective of a training as a checkpoint; the objective."""
+    objective = system_of(config.objective).build_objective(config.objective)
+    optimizer = torch.optim.AdamW(objective.parameters())
+    state = TrainingState(objective, optimizer, (1.0,), None)
+    save_checkpoint(folder, state, step=3, config_json=config.model_dump_json())
+    return objective
+
+
 def test_a_folder_fuses_and_starts_a_training(tmp_path: Path) -> None:
     config = training(Stage2Config(model=tiny()))
-    objective = system_of(config.objective).build_objective(config.objective)
-    optimizer = torch.optim.AdamW(objective.denoiser.parameters())
-    state = TrainingState(objective, optimizer, (1.0,), None)
-    save_checkpoint(tmp_path / "run", state, step=3, config_json=config.model_dump_json())
+    objective = checkpoint(config, tmp_path / "run")
     folder = tmp_path / "small"
     scenes = SceneTable.of([SCENE])
     write_pretrained(folder, tmp_path / "run", origin={"recipe": "r"}, scenes=scenes)
@@ -51,6 +60,22 @@ def test_a_folder_fuses_and_starts_a_training(tmp_path: Path) -> None:
         for name, weights in started.state_dict().items():
             assert torch.equal(weights, fuser.state_dict()[name]), name
     assert read_index(folder / SCENES).scenes.ids() == ["a"]
+
+
+def test_of_a_distilled_run_its_fuser_is_kept(tmp_path: Path) -> None:
+    config = training(DistilledConfig(model=tiny(), teacher=tiny()))
+    objective = checkpoint(config, tmp_path / "run")
+    scenes = SceneTable.of([SCENE])
+    write_pretrained(tmp_path / "mini", tmp_path / "run", origin={}, scenes=scenes)
+    initial = read_initial(tmp_path / "mini")
+    assert isinstance(initial.config, Stage2Config)
+    assert initial.weights.keys() == objective.student.state_dict().keys()
+
+
+def test_what_nothing_could_start_from_is_refused(tmp_path: Path) -> None:
+    checkpoint(training(lure.STAGE1), tmp_path / "run")
+    with pytest.raises(ValueError, match="leaves out what a training needs to start from it"):
+        write_pretrained(tmp_path / "x", tmp_path / "run", origin={}, scenes=SceneTable.of([SCENE]))
 
 
 def test_an_unknown_name_lists_the_known() -> None:
