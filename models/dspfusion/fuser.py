@@ -23,7 +23,7 @@ from models.dspfusion.denoiser import (
 )
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.priors import degradation_encoder, semantic_encoder
-from models.layers.tiles import fuse_tiles
+from models.layers.tiles import Tiling, fuse_tiles
 from models.system import Fused, FuseOptions, Fuser, Hints, Precision, check_pair
 
 MIN_SIZE_PX = 16
@@ -118,16 +118,8 @@ class DSPFusionFuser(nn.Module):
         def fuse(vi: Tensor, ir: Tensor) -> Tensor:
             return self._run_network(ir, vi, degradation, semantic)
 
-        fused = fuse_tiles(
-            vi,
-            ir,
-            fuse,
-            tile_px=tile_px,
-            overlap_px=tile_px // 4,
-            network=self.fusion,
-            num_passes=num_passes,
-            multiple_px=SIZE_MULTIPLE_PX,
-        )
+        tiling = Tiling(tile_px, overlap_px=tile_px // 4, multiple_px=SIZE_MULTIPLE_PX)
+        fused = fuse_tiles(vi, ir, fuse, tiling, network=self.fusion, num_passes=num_passes)
         return Fused(self.finish(fused[..., :height, :width]))
 
     def finish(self, fused: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H W pixels of the image, h w pixels of a tile.
 
 from collections.abc import Callable
 from itertools import pairwise, product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +13,29 @@ from torch import Tensor, nn
 from models.layers.pixel_sums import sums_of
 
 
+class Tiling(NamedTuple):
+    """Tiles of at most `side_px`, their sizes multiples of `multiple_px` if the image's are."""
+
+    side_px: int
+    overlap_px: int
+    multiple_px: int = 1
+
+
 def fuse_tiles(
     vi: Tensor,
     ir: Tensor,
     fuse: Callable[[Tensor, Tensor], Tensor],
+    tiling: Tiling,
     *,
-    tile_px: int,
-    overlap_px: int,
     network: nn.Module,
     num_passes: int,
-    multiple_px: int = 1,
 ) -> Tensor:
-    """Fuse tiles of at most `tile_px` a side with `fuse(vi, ir)`, blend them where they overlap.
+    """Fuse tiles with `fuse(vi, ir)`, blend them where they overlap.
 
     Before the last of `num_passes`, tiles that do not overlap are run only so that `network`'s layers
-    sum up over the picture. Sizes of all tiles are multiples of `multiple_px` if the image's are. An
-    image that is no larger than a tile is fused whole.
+    sum up over the picture. An image that is no larger than a tile is fused whole.
     """
+    tile_px, overlap_px, multiple_px = tiling
     if not 0 < overlap_px <= tile_px // 2:
         raise ValueError(f"overlap_px is {overlap_px}; it must be 1 to half of tile_px {tile_px}")
     if num_passes < 1:
@@ -45,18 +52,14 @@ def fuse_tiles(
                 fuse(vi[..., rows, columns], ir[..., rows, columns])
         for layer in layers if num_passes > 1 else ():
             layer.begin_pass(last=True)
-        return _blend_tiles(vi, ir, fuse, tile_px=tile_px, overlap_px=overlap_px)
+        return _blend_tiles(vi, ir, fuse, tiling)
 
 
 def _blend_tiles(
-    vi: Tensor,
-    ir: Tensor,
-    fuse: Callable[[Tensor, Tensor], Tensor],
-    *,
-    tile_px: int,
-    overlap_px: int,
+    vi: Tensor, ir: Tensor, fuse: Callable[[Tensor, Tensor], Tensor], tiling: Tiling
 ) -> Tensor:
     """Fuse overlapping tiles; each fades in and out linearly over the overlap: no seam shows."""
+    tile_px, overlap_px, _ = tiling
     height, width = vi.shape[-2:]
     total, weight = vi.new_zeros(vi.shape), vi.new_zeros(height, width)
     slices = [tile_slices(length, tile_px, overlap_px) for length in (height, width)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.dspfusion.config import DSPFusionConfig, tiny
 from models.dspfusion.fuser import DSPFusionFuser
 from models.layers.pixel_sums import PixelSums
-from models.layers.tiles import even_slices, fade, fuse_tiles, tile_slices
+from models.layers.tiles import Tiling, even_slices, fade, fuse_tiles, tile_slices
 
 
 @pytest.mark.parametrize(("length", "tile"), [(10, 16), (16, 16), (17, 16), (100, 16), (64, 24)])
@@ -90,9 +90,8 @@ def tiled(
     num_passes: int = 2,
     overlap_px: int = 5,
 ) -> Tensor:
-    return fuse_tiles(
-        vi, ir, fuse, tile_px=16, overlap_px=overlap_px, network=network, num_passes=num_passes
-    )
+    tiling = Tiling(16, overlap_px)
+    return fuse_tiles(vi, ir, fuse, tiling, network=network, num_passes=num_passes)
 
 
 def test_overlap_has_bounds() -> None:
