@@ -26,6 +26,8 @@ from infra.reachable import check_port
 _POLL_S = 0.2
 # A head that has just started answers before it can take jobs.
 _AGENT_TIMEOUT_S = 60.0
+_NODES_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,13 @@ def _warn_of_version(server: JobServer) -> None:
         )
 
 
-def cluster_resources(server: JobServer, *, timeout_s: float = 30) -> dict[str, float]:
+def cluster_resources(server: JobServer) -> dict[str, float]:
     """Total resources of the nodes that are up, by Ray's names: CPU, GPU, memory, …
 
     Raises ValueError when no node is up in time; a head that has just started has none yet.
     """
     client = StateApiClient(server.address, headers=dict(server.headers))
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _NODES_TIMEOUT_S
     total: dict[str, float] = {}
     while not total:
         late = time.monotonic() > deadline
@@ -210,13 +212,13 @@ def find_job(server: JobServer, job_id: str) -> JobDetails:
         raise ValueError(f"{server.address} no longer answers ({error})") from error
 
 
-def stop_job(server: JobServer, job_id: str, *, timeout_s: float = 20) -> JobDetails:
+def stop_job(server: JobServer, job_id: str) -> JobDetails:
     """Stop a job (SIGTERM, SIGKILL 3 s later) and return it when it has ended.
 
     Raises ValueError when it does not end: Ray does not stop one before it has started.
     """
     job = find_job(server, job_id)
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     asked: JobStatus | None = None
     while not job.status.is_terminal():
         if asked != job.status:

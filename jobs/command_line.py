@@ -7,7 +7,6 @@ is imported here, nor by a command before its work begins: `--help` answers at o
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import signal
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jobs.recipes import Recipes
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 # Characters of a wrong value that are shown.
 _NUM_SHOWN = 40
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -128,33 +128,22 @@ def options_again(arguments: argparse.Namespace, *names: str) -> str:
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """What reads an option's whole number from `least` to `most`; others are a usage error."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:  # also for thousands of digits
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(
-                f"{text[:_NUM_SHOWN]}: give a whole number from {least} to {most}"
-            )
-        return value
-
-    return read
+    return _reader(int, least, most, f"a whole number from {least} to {most}")
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
     """What reads an option's number from `least` to `most`; NaN and others are a usage error."""
+    return _reader(float, least, most, f"a number from {least:g} to {most:g}")
 
-    def read(text: str) -> float:
+
+def _reader(kind: type[_Number], least: float, most: float, what: str) -> Callable[[str], _Number]:
+    def read(text: str) -> _Number:
         try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:  # NaN is in no range
-            raise argparse.ArgumentTypeError(
-                f"{text[:_NUM_SHOWN]}: give a number from {least:g} to {most:g}"
-            )
+            value = kind(text)
+        except ValueError:  # also for thousands of digits
+            value = None
+        if value is None or not least <= value <= most:  # NaN is in no range
+            raise argparse.ArgumentTypeError(f"{text[:_NUM_SHOWN]}: give {what}")
         return value
 
     return read

@@ -22,7 +22,7 @@ from models.devices import use_device
 from pipelines.bundles.fusing import Fusing, PictureFuser, Pictures, find_fusable, with_windows
 from pipelines.checks.depth import apply_window, find_windows
 from pipelines.evaluation.flicker import flicker
-from pipelines.sources.pictures import as_ir, as_vi, check_sizes, encode_png, to_levels
+from pipelines.sources.pictures import as_ir, as_vi, check_sizes, encode_png, to_8_bits, to_levels
 from pipelines.sources.scenes import read_pair
 from pipelines.sources.video import frame_name, is_video, read_frames, survey, video_writer
 
@@ -145,7 +145,7 @@ def _written(settings: Settings, task: FuseTask, rate: Fraction) -> AbstractCont
 @contextmanager
 def _as_video(task: FuseTask, rate: Fraction) -> Iterator[_Write]:
     with video_writer(Path(task.out), rate) as write:
-        yield lambda frame: write(_of_8_bits(frame))
+        yield lambda frame: write(to_8_bits(frame))
 
 
 @contextmanager
@@ -171,7 +171,7 @@ class _Flicker:
 
     def add(self, *frames: np.ndarray) -> None:
         """Take the next visible, infrared and fused frame, H×W×C."""
-        now = [_of_8_bits(frame) for frame in frames]
+        now = [to_8_bits(frame) for frame in frames]
         if self._before:
             self._found.append(_between(self._before, now))
         self._before = now
@@ -190,7 +190,3 @@ def _between(before: Sequence[np.ndarray], now: Sequence[np.ndarray]) -> list[fl
         next(flicker([(old, before[0]), (new, now[0])]))
         for old, new in zip(before, now, strict=True)
     ]
-
-
-def _of_8_bits(frame: np.ndarray) -> np.ndarray:
-    return frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)

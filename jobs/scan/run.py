@@ -33,7 +33,7 @@ from pipelines.sources.scan import (
 )
 from pipelines.sources.scenes import Read, SceneTable
 from pipelines.store.files import write_whole
-from pipelines.store.names import check_name, nearest
+from pipelines.store.names import check_name, first_few, nearest
 
 # A report is read by people.
 _MOST_LEAKS = 10_000
@@ -227,11 +227,10 @@ def _describe_poor(poor: dict[str, dict[str, float]], num_scenes: int) -> dict[s
     return shown
 
 
-def _describe_leaks(leaks: list[Leak], *, most: int = 3) -> str:
-    shown = ", ".join(f"{leak.first} and {leak.second}" for leak in leaks[:most])
-    more = f", and {len(leaks) - most} more" if len(leaks) > most else ""
+def _describe_leaks(leaks: list[Leak]) -> str:
+    shown = first_few([f"{leak.first} and {leak.second}" for leak in leaks], last=", and ")
     scenes = len({name for leak in leaks for name in (leak.first, leak.second)})
-    return f"{scenes} scenes look like one of another split: {shown}{more}"
+    return f"{scenes} scenes look like one of another split: {shown}"
 
 
 def index_path(settings: Settings, name: str) -> Path:

@@ -32,6 +32,7 @@ from pipelines.sources.pictures import (
     encode_jpeg,
     encode_png,
     levels_of,
+    to_8_bits,
     to_levels,
     to_tensor,
     to_uint8,
@@ -240,10 +241,7 @@ class PairFuser:
 
 def _beside(*pictures: np.ndarray) -> np.ndarray:
     """Pictures of one height, H×W×3 or H×W×1, uint8 or uint16, as one uint8 H×W×3."""
-    shown = [
-        picture if picture.dtype == np.uint8 else (picture // 257).astype(np.uint8)
-        for picture in pictures
-    ]
+    shown = [to_8_bits(picture) for picture in pictures]
     gap = np.full((shown[0].shape[0], _GAP_PX, 3), 255, np.uint8)
     columns = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in shown]
     return np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=1)

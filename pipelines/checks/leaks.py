@@ -45,7 +45,6 @@ class Leak(BaseModel):
 def find_leaks(
     scenes: Sequence[Scene],
     *,
-    max_bits: int = MAX_DISTANCE_BITS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Leak]:
     """For each scene its nearest one of another split in each camera, where it is near; no pair twice.
@@ -59,7 +58,7 @@ def find_leaks(
     found: set[tuple[int, int]] = set()
     for camera, (values, present) in enumerate(hashes):
         places = np.flatnonzero(present)
-        nearest = _Nearest(values[places], splits[places], max_bits)
+        nearest = _Nearest(values[places], splits[places])
         for done in nearest.search():
             if on_progress:
                 on_progress(camera * num_orders // 2 + done, num_orders)
@@ -89,11 +88,11 @@ def _num_orders(num_scenes: int) -> int:
 
 
 class _Nearest:
-    """The nearest hash of another split that was met so far, for each that has one within `max_bits`."""
+    """The nearest hash of another split that was met so far, for each that has one near enough."""
 
-    def __init__(self, hashes: np.ndarray, splits: np.ndarray, max_bits: int) -> None:
-        self._hashes, self._splits, self._max_bits = hashes, splits, max_bits
-        self._bits = np.full(len(hashes), max_bits + 1, np.uint8)
+    def __init__(self, hashes: np.ndarray, splits: np.ndarray) -> None:
+        self._hashes, self._splits = hashes, splits
+        self._bits = np.full(len(hashes), MAX_DISTANCE_BITS + 1, np.uint8)
         self.partner = np.full(len(hashes), -1, np.int32)
 
     @property
@@ -111,7 +110,9 @@ class _Nearest:
             hashes, splits = self._hashes[order], self._splits[order]
             for step in range(1, reach + 1):
                 bits = np.bitwise_count(hashes[:-step] ^ hashes[step:])
-                near = np.flatnonzero((bits <= self._max_bits) & (splits[:-step] != splits[step:]))
+                near = np.flatnonzero(
+                    (bits <= MAX_DISTANCE_BITS) & (splits[:-step] != splits[step:])
+                )
                 self._note(order[near], order[near + step], bits[near])
                 self._note(order[near + step], order[near], bits[near])
             yield done

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from degradations.noise import estimate_noise_level
+from pipelines.sources.pictures import grey_of
 
 # Noise and blur are measured in the middle: a corner's blur is the lens's.
 _MEASURED_PX = 512
@@ -58,7 +59,7 @@ class Bounds(BaseModel):
 
 def measure_quality(pictures: Mapping[str, np.ndarray]) -> Quality:
     """Measure a scene's pictures, uint8 H×W×C by camera."""
-    greys = {camera: _grey(image) for camera, image in pictures.items()}
+    greys = {camera: grey_of(image) for camera, image in pictures.items()}
     middles = [_middle(grey) for grey in greys.values()]
     found = {
         "clipped": max(float((grey >= _WHITE).mean()) for grey in greys.values()),
@@ -85,10 +86,6 @@ def poor_reasons(quality: Quality, bounds: Bounds) -> dict[str, float]:
     if unrelated:
         poor.pop("offset_px", None)
     return poor
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[:, :, 0]
 
 
 def _middle(grey: np.ndarray) -> np.ndarray:

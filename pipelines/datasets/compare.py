@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.datasets.shards.reading import open_shard
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import Folder
+from pipelines.store.names import first_few
 
 _SHOWN = 5
 _COUNTS = ("num_scenes", "num_groups", "num_bytes")
@@ -48,8 +49,7 @@ def _scene_changes(
 
 def _shown(names: Iterable[str]) -> str:
     ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return f"{len(ordered)}: {', '.join(ordered[:_SHOWN])}{more}"
+    return f"{len(ordered)}: {first_few(ordered, most=_SHOWN)}"
 
 
 def _scenes(version: DatasetVersion, root: Folder, without: set[str]) -> dict[str, Any]:

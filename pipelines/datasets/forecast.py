@@ -74,13 +74,13 @@ class Forecast(BaseModel):
     num_bytes: float
 
 
-def calibrate(plan: ShardPlan, read: Read = read_file, *, num_shards: int = 2) -> SceneCost:
-    """Measure the cost on a few scenes of some shards, written in this process and dropped.
+def calibrate(plan: ShardPlan, read: Read = read_file) -> SceneCost:
+    """Measure the cost on a few scenes of two shards, written in this process and dropped.
 
     The CPU's seconds count, which neighbours on the cores do not change, and with them the waiting for
     sources that are not on this disk. Writing to a store is not in them.
     """
-    places = np.linspace(0, len(plan) - 1, min(num_shards, len(plan)), dtype=int)
+    places = np.linspace(0, len(plan) - 1, min(2, len(plan)), dtype=int)
     specs = [_few_scenes(plan[int(place)]) for place in places]
     # The first scene also loads what the others find loaded.
     make_sample(specs[0].scenes[0], specs[0], read)

@@ -25,7 +25,7 @@ from pipelines.datasets.shards.markers import ShardInfo, find_shards
 from pipelines.sources.pairing import Refused
 from pipelines.sources.scenes import Scene, SceneTable
 from pipelines.store.folders import Folder
-from pipelines.store.names import check_name, nearest
+from pipelines.store.names import check_name, first_few, nearest
 from pipelines.store.seeding import digest_of
 
 VERSIONS = "versions/"
@@ -119,7 +119,7 @@ def publish_version(
     table = SceneTable.of(scenes)
     index_digest, code = digest_of(sorted(table.digests())), config.shard.code_versions()
     version = DatasetVersion(
-        digest=version_digest(config, code, index_digest, ordered),
+        digest="",
         config=config,
         code=code,
         scene_index_digest=index_digest,
@@ -129,6 +129,7 @@ def publish_version(
         commit=made.commit,
         created=made.created,
     )
+    version = version.model_copy(update={"digest": digest_of_contents(version)})
     _write_version(root, version)
     version = read_version(root, version.name)
     newest = _newest_of(config.name)
@@ -162,19 +163,12 @@ def _write_version(root: Folder, version: DatasetVersion) -> None:
                 raise
 
 
-def version_digest(
-    config: DatasetConfig, code: CodeVersions, scene_index_digest: str, shards: Iterable[ShardInfo]
-) -> str:
-    """Digest of what a version is: recipe, code, scenes, and the shards' bytes in order of name."""
-    # As in a shard's address, ranges that nothing uses do not make another version.
-    recipe = config.model_dump(mode="json", exclude={"shard"})
-    address = config.shard.address(code)
-    return digest_of([recipe, address, scene_index_digest, [shard.sha256 for shard in shards]])
-
-
 def digest_of_contents(version: DatasetVersion) -> str:
-    """What a manifest's `digest` has to be."""
-    return version_digest(version.config, version.code, version.scene_index_digest, version.shards)
+    """What a manifest's `digest` has to be: that of recipe, code, scenes, and the shards' bytes."""
+    # As in a shard's address, ranges that nothing uses do not make another version.
+    recipe = version.config.model_dump(mode="json", exclude={"shard"})
+    address, index = version.config.shard.address(version.code), version.scene_index_digest
+    return digest_of([recipe, address, index, [shard.sha256 for shard in version.shards]])
 
 
 def earlier_of(version: DatasetVersion, config: ShardConfig) -> Earlier:
@@ -270,7 +264,7 @@ def retire_version(root: Folder, name: str, in_use: Callable[[], Sequence[str]])
 
 def _check_unused(version: DatasetVersion, users: Sequence[str]) -> None:
     if users:
-        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        shown = first_few(users, most=5)
         raise ValueError(f"{version.name} is needed by {shown}; delete these first, or keep it")
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from pipelines.sources.pictures import grey_of
+
 # Sundaram et al. 2010, as in Ruder et al. 2016: where motion there and back disagree, one frame
 # shows what the other hides.
 _SHARE, _OFFSET = 0.01, 0.5
@@ -38,8 +40,8 @@ def warping_error(before: np.ndarray, fused: np.ndarray, moves: Motion) -> float
     All methods have the same flow, so they compare; what the sources themselves change is in all of
     them. NaN where no pixel is in both.
     """
-    moved = _moved(_grey(before).astype(np.float32), moves.there)
-    errors = (_grey(fused) - moved)[moves.seen] ** 2
+    moved = _moved(grey_of(before).astype(np.float32), moves.there)
+    errors = (grey_of(fused) - moved)[moves.seen] ** 2
     return float(errors.mean()) if errors.size else float("nan")
 
 
@@ -52,7 +54,7 @@ def motion(vi_before: np.ndarray, vi: np.ndarray) -> Motion:
 def _flow(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Where each pixel of `start` lies in `end`: dense inverse search (Kroeger et al. 2016)."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return np.asarray(search.calc(_grey(start), _grey(end), np.zeros(0, np.float32)))
+    return np.asarray(search.calc(grey_of(start), grey_of(end), np.zeros(0, np.float32)))
 
 
 def _visible(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -74,7 +76,3 @@ def _moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def _places(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = np.indices(flow.shape[:2], np.float32)
     return columns + flow[..., 0], rows + flow[..., 1]
-
-
-def _grey(frame: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.shape[2] == 3 else frame[:, :, 0]

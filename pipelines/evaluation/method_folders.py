@@ -19,6 +19,7 @@ from pipelines.checks.depth import FULL_SCALE, Window, WindowRule, apply_window,
 from pipelines.sources.names import IMAGE_SUFFIXES, same_name
 from pipelines.sources.pairing import pictures_of, visible
 from pipelines.sources.pictures import as_ir, as_vi, decode_source, levels_of, to_tensor
+from pipelines.store.names import first_few
 
 _MOST_NAMED = 5
 
@@ -89,8 +90,9 @@ def _unread(folder: Path) -> list[str]:
 def check_complete(found: Found) -> None:
     """Raise ValueError, naming the first files, unless every picture has its partners."""
     if found.incomplete:
+        shown = first_few(found.incomplete, most=_MOST_NAMED, separator="; ", last="; and ")
         raise ValueError(
-            f"{len(found.incomplete)} pictures lack a partner: {_shown(found.incomplete)}; "
+            f"{len(found.incomplete)} pictures lack a partner: {shown}; "
             "complete the folders, or say --partial to measure the others"
         )
 
@@ -167,9 +169,3 @@ def measure_triples(
 
     with ThreadPoolExecutor(num_threads) as pool:
         yield from zip(triples, pool.map(measured, triples), strict=True)
-
-
-def _shown(sentences: Sequence[str]) -> str:
-    text = "; ".join(sentences[:_MOST_NAMED])
-    more = len(sentences) - _MOST_NAMED
-    return text + (f"; and {more} more" if more > 0 else "")

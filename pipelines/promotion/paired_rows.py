@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.store.names import first_few
+
 Rows = Sequence[Mapping[str, Any]]
 Key = tuple[str, str]  # scene, scenario
 
@@ -104,6 +106,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _shown(keys: Sequence[Key], *, most: int = 3) -> str:
-    text = ", ".join(f"{scene}/{scenario}" for scene, scenario in keys[:most])
-    return text + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _shown(keys: Sequence[Key]) -> str:
+    return first_few([f"{scene}/{scenario}" for scene, scenario in keys])

@@ -91,10 +91,10 @@ def pictures_of(files: Sequence[SourcePath]) -> tuple[list[SourcePath], list[Ref
     return good, refused
 
 
-def pair_by_stem(vi_folder: SourcePath, ir_folder: SourcePath, *, split: str = "") -> Found:
+def pair_by_stem(vi_folder: SourcePath, ir_folder: SourcePath) -> Found:
     """Pair the pictures of two folders by file stem; what has no partner is refused by name."""
     files = ([path for path in visible(each) if path.is_file()] for each in (vi_folder, ir_folder))
-    return pair_files(*files, split=split)
+    return pair_files(*files)
 
 
 def pair_files(vi: Sequence[SourcePath], ir: Sequence[SourcePath], *, split: str = "") -> Found:

@@ -151,6 +151,16 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """H×W of uint8 H×W×3 RGB or H×W×1."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[:, :, 0]
+
+
+def to_8_bits(image: np.ndarray) -> np.ndarray:
+    """The uint8 picture of a uint8 or uint16 one."""
+    return image if image.dtype == np.uint8 else (image // 257).astype(np.uint8)
+
+
 def to_tensor(image: np.ndarray) -> Tensor:
     """Turn uint8 or uint16 H×W×C into float32 1×C×H×W in [0, 1]."""
     levels = torch.from_numpy(image.astype(np.float32))

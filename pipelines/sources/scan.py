@@ -33,6 +33,7 @@ from pipelines.sources.pictures import (
 )
 from pipelines.sources.scenes import Native, Read, Scene, SceneTable, read_file
 from pipelines.sources.source_paths import SourcePath, stamp_of
+from pipelines.store.names import first_few
 from pipelines.store.seeding import digest_of
 
 # Raise it when the same files come to another scene.
@@ -294,10 +295,10 @@ def check_refused_share(result: ScanResult, *, max_share: float, setting: str) -
         )
 
 
-def describe_refused(refused: Sequence[Refused], *, most: int = 3) -> str:
-    """One line that names the first `most` refused files with their reasons."""
-    shown = "; ".join(f"{item.path}: {item.reason}" for item in refused[:most])
-    return shown + (f"; and {len(refused) - most} more" if len(refused) > most else "")
+def describe_refused(refused: Sequence[Refused]) -> str:
+    """One line that names the first refused files with their reasons."""
+    reasons = [f"{item.path}: {item.reason}" for item in refused]
+    return first_few(reasons, separator="; ", last="; and ")
 
 
 def check_candidate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -16,6 +16,14 @@ def check_name(name: str, what: str) -> str:
             f"{what} {name!r}: a name is letters, digits and . _ + -, beginning with one of the first two"
         )
     return name
+
+
+def first_few(
+    texts: Sequence[str], *, most: int = 3, separator: str = ", ", last: str = " and "
+) -> str:
+    """The first ones in a line, with "and 4 more" at its end where there are more."""
+    more = f"{last}{len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
 
 
 def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
