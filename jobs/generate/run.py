@@ -116,7 +116,7 @@ def _make_shards(
             else:
                 count(written.info)
                 made.append(written)
-        if not (local or smoke):  # they are too short for a forecast
+        if not (local or smoke):  # one process, or seconds, say nothing of a cluster's hours
             _keep_figures(made, to_build[0].config, root, settings, num_cores=there.count)
     shards += [written.info for written in made]
     return shards if len(quarantine.scene_ids) == num_bad else None
