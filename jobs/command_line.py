@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from jobs.recipes import Recipes
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from infra.settings import Settings
 
 # Characters of a wrong value that are shown.
@@ -28,10 +30,14 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class Verb:
-    """One thing that a command does: how its arguments are added, and its work on them."""
+    """One thing that a command does: how its arguments are added, and its work on them.
+
+    Of one that takes a recipe, `configure` reads the configuration, which `--show` prints.
+    """
 
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
+    configure: Callable[[argparse.Namespace], BaseModel] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,12 @@ class Command:
             from infra.settings import let_idle_threads_sleep
 
             let_idle_threads_sleep()
-            arguments.run(arguments)
+            if getattr(arguments, "show", False):
+                from jobs.config import show_settings
+
+                show_settings(arguments.configure(arguments))
+            else:
+                arguments.run(arguments)
         except KeyboardInterrupt:
             from infra.logs import log_warning
 
@@ -96,7 +107,7 @@ def parse_words(command: Command, words: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("verb", choices=[words[0]] if verb else [*command.verbs])
     if chosen:
         chosen.add_arguments(parser)
-        parser.set_defaults(run=chosen.run)
+        parser.set_defaults(run=chosen.run, configure=chosen.configure)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if "--show" in words and parser.get_default("show") is not None:
         # It asks about the recipe alone.

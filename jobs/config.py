@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from infra.settings import forbid_update_checks
+from jobs.console import print_line
 from jobs.recipes import Recipes
 from jobs.recipes.kinds import EvaluateRecipe
 from models import system_of
@@ -81,6 +82,11 @@ def read_recipe(
     for key, value in config.model_dump().items():  # pydantic takes "nan" for a number, too
         _check_numbers(value, key)
     return config
+
+
+def show_settings(config: BaseModel) -> None:
+    """Print the settings: what `--show` asks for."""
+    print_line("\n".join(describe_settings(config)))
 
 
 def describe_settings(config: BaseModel, *, prefix: str = "") -> Iterator[str]:

@@ -37,20 +37,23 @@ from jobs.recipes import DATASETS, EVALUATION
 
 if TYPE_CHECKING:
     from jobs.evaluate.scenes import SceneChoice
+    from jobs.recipes.kinds import EvaluateRecipe
+
+
+def read_evaluation(arguments: argparse.Namespace) -> EvaluateRecipe:
+    """The evaluation that a command line names."""
+    from jobs.config import read_recipe, shrink_evaluation
+
+    return read_recipe(EVALUATION, arguments, shrink_evaluation)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from jobs.config import describe_settings, read_recipe, shrink_evaluation
     from jobs.console import print_facts, print_line
-
-    recipe = read_recipe(EVALUATION, arguments, shrink_evaluation)
-    if arguments.show:
-        print_line("\n".join(describe_settings(recipe)))
-        return
     from jobs.evaluate.report import REPORT
     from jobs.evaluate.run import evaluate
     from jobs.evaluate.subject import Asked
 
+    recipe = read_evaluation(arguments)
     asked = Asked(
         arguments.model,
         _scenes_of(arguments),
@@ -81,17 +84,11 @@ def _options(arguments: argparse.Namespace) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from jobs.config import describe_settings, read_recipe, shrink_evaluation
-    from jobs.console import print_facts, print_line
-
-    recipe = read_recipe(EVALUATION, arguments, shrink_evaluation)
-    if arguments.show:
-        print_line("\n".join(describe_settings(recipe)))
-        return
+    from jobs.console import print_facts
     from jobs.evaluate.export import export_pairs
 
     count = export_pairs(
-        recipe,
+        read_evaluation(arguments),
         settings_of(arguments),
         arguments.out,
         _scenes_of(arguments),
@@ -204,8 +201,11 @@ COMMAND = Command(
         "python -m jobs.evaluate models:/dspfusion/3 --scenes roadscene --recipe all --method A=results/a",
         "python -m jobs.evaluate restoration models:/lure/1 --scenes restoration --split test --out t.csv",
     ],
-    Verb(_add_arguments, _evaluate),
-    {"export": Verb(_add_export, _export), "restoration": Verb(_add_restoration, _restore)},
+    Verb(_add_arguments, _evaluate, read_evaluation),
+    {
+        "export": Verb(_add_export, _export, read_evaluation),
+        "restoration": Verb(_add_restoration, _restore),
+    },
 )
 
 

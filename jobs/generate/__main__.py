@@ -66,15 +66,10 @@ def read_dataset(arguments: argparse.Namespace) -> DatasetConfig:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from jobs.config import describe_settings
     from jobs.console import print_line
     from jobs.generate.run import generate, named
 
-    config = read_dataset(arguments)
-    if arguments.show:
-        print_line("\n".join(describe_settings(config)))
-        return
-    config = named(config, arguments.scenes)
+    config = named(read_dataset(arguments), arguments.scenes)
     settings = settings_of(arguments)
     if arguments.dry_run:
         _dry_run(config, settings, arguments)
@@ -261,7 +256,7 @@ COMMAND = Command(
         "python -m jobs.generate paper --scenes msrs --set scenes_per_shard=128 --dry-run",
         "python -m jobs.generate verify roadscene-small",
     ],
-    Verb(_add_recipe, _generate),
+    Verb(_add_recipe, _generate, read_dataset),
     verbs={
         "verify": Verb(_add_verify, _verify),
         "inspect": Verb(_add_inspect, _inspect),

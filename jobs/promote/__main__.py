@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from jobs.command_line import (
     Command,
@@ -25,23 +26,28 @@ from jobs.command_line import (
 )
 from jobs.recipes import PROMOTION
 
+if TYPE_CHECKING:
+    from jobs.recipes.kinds import PromoteRecipe
 
-def _promote(arguments: argparse.Namespace) -> None:
-    from jobs.config import describe_settings, read_recipe
-    from jobs.console import print_line
-    from jobs.promote.aliases import run_on_promotion
-    from jobs.promote.decision import promote
+
+def _read_gate(arguments: argparse.Namespace) -> PromoteRecipe:
+    """The gate that a command line names. Raises ValueError for options that do not go together."""
+    from jobs.config import read_recipe
 
     if bool(arguments.force) != bool(arguments.reason):
         raise ValueError("--force needs --reason TEXT, which is kept, and --reason needs --force")
     if arguments.smoke:
         raise ValueError("--smoke has no effect here: a promotion is judged by what was measured")
-    recipe = read_recipe(PROMOTION, arguments)
-    if arguments.show:
-        print_line("\n".join(describe_settings(recipe)))
-        return
+    return read_recipe(PROMOTION, arguments)
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from jobs.console import print_line
+    from jobs.promote.aliases import run_on_promotion
+    from jobs.promote.decision import promote
+
     promoted = promote(
-        recipe,
+        _read_gate(arguments),
         settings_of(arguments),
         model=_model(arguments),
         dry_run=arguments.dry_run,
@@ -174,7 +180,7 @@ COMMAND = Command(
         "python -m jobs.promote dspfusion --version 3 --set gate.overall_margin=0.02",
         "python -m jobs.promote rollback dspfusion --reason 'stripes in the night scenes'",
     ],
-    Verb(_add_promotion, _promote),
+    Verb(_add_promotion, _promote, _read_gate),
     verbs={
         "rollback": Verb(_add_rollback, _rollback),
         "history": Verb(_add_name, _show_history),

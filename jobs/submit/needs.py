@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from jobs.command_line import parse_words
 from jobs.commands import load_command, read_steps
-from jobs.config import read_recipe, shrink_evaluation
-from jobs.evaluate.__main__ import read_folders
+from jobs.config import read_recipe
+from jobs.evaluate.__main__ import read_evaluation, read_folders
 from jobs.fuse.told import read_chains
 from jobs.generate.__main__ import read_dataset
-from jobs.recipes import EVALUATION, PROMOTION
+from jobs.recipes import PROMOTION
 from jobs.train.__main__ import read_training
 from pipelines.store.seeding import digest_of
 from pipelines.training.config import TrainingConfig
@@ -53,7 +53,7 @@ def needs_of(words: Sequence[str]) -> Needs:
             if not arguments.verb:
                 read_folders(arguments.method)
                 read_folders(arguments.restore, "--restore")
-            evaluation = read_recipe(EVALUATION, arguments, shrink_evaluation)
+            evaluation = read_evaluation(arguments)
             return Needs({} if arguments.show else _ONE_CPU, _name(arguments.recipe, evaluation))
         case "promote" if not arguments.verb:
             gate = read_recipe(PROMOTION, arguments)

@@ -49,13 +49,9 @@ def read_training(arguments: argparse.Namespace) -> TrainingConfig:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from jobs.config import describe_settings
     from jobs.console import print_line
 
     config = read_training(arguments)
-    if arguments.show:
-        print_line("\n".join(describe_settings(config)))
-        return
     settings = settings_of(arguments)
     # It becomes part of a folder's name.
     name = arguments.recipe.replace(":", ".")
@@ -151,7 +147,7 @@ COMMAND = Command(
         "python -m jobs.train dspfusion_stage2_small --set dataset=roadscene-small "
         "--set init_from=runs:/ID",
     ],
-    Verb(_add_arguments, _train),
+    Verb(_add_arguments, _train, read_training),
 )
 
 
