@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jobs.console import print_line
+from jobs.console import print_line, progress
 from jobs.evaluate.subject import ROWS, Evaluation, Subject
 from pipelines.evaluation.efficiency import Efficiency, measure_efficiency
 from pipelines.evaluation.measuring import (
@@ -19,7 +19,7 @@ from pipelines.evaluation.measuring import (
     make_example,
     steps_means,
 )
-from pipelines.probes.known_pictures import degraded_pictures
+from pipelines.probes.known_pictures import Picture, degraded_pictures
 from pipelines.probes.latents import Embedded, embed, in_words, map_points, tell_apart
 from pipelines.promotion.gate import GateConfig
 from pipelines.reports.evaluation_report import EvaluationPage, write_report
@@ -54,6 +54,7 @@ def write_page(
         here = replace(subject, scenes=tuple(scenes))
         embedded = _embed(here, measured)
         apart = _told_apart(embedded)
+        print_line("  writing the report: pictures, and what a pair costs")
         page = EvaluationPage(
             title=f"{subject.asked.model} on {subject.where}",
             facts=_report_facts(subject, run_id) | in_words(apart),
@@ -136,8 +137,14 @@ def _embed(subject: Subject, measured: CaseMeasurer) -> Embedded | None:
     if probe is None or not drawn:
         return None
     scenes = choose_scenes(subject.scenes, _MAPPED_SCENES)
-    pictures = degraded_pictures(scenes, drawn, seed=measurement.seed)
-    return embed(probe, measurement.bundle.fuser(), pictures)
+    with progress("scenes of the report's map", len(scenes)) as advance:
+
+        def pictures() -> Iterator[Picture]:
+            for done, scene in enumerate(scenes, start=1):
+                yield from degraded_pictures([scene], drawn, seed=measurement.seed)
+                advance(done, scene.id)
+
+        return embed(probe, measurement.bundle.fuser(), pictures())
 
 
 def _told_apart(embedded: Embedded | None) -> dict[str, float]:

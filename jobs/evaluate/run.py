@@ -108,7 +108,6 @@ def _finished_run(client: Any, task: Evaluation) -> str | None:
 def _report(client: Any, task: Evaluation, run_id: str) -> None:
     from infra.registry import tracking
 
-    print_line("  writing the report")
     page = tracking.run_page(client, run_id, task.settings)
     apart = write_page(task, run_id, loss_curves(client, task.subject.bundle), page)
     log_report(client, task, run_id, apart)
