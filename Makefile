@@ -17,8 +17,9 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Each of the many processes imports torch, Ray and MLflow: where compiled files may not be kept, each compiles
 # them, which takes longer than most of what the processes do.
 export PYTHONDONTWRITEBYTECODE :=
-# Tests run in so many processes, each with a Ray cluster of its own (tests/groups.py).
-TEST_PROCESSES ?= 2
+# Tests run in so many processes, each with a Ray cluster of its own (tests/groups.py): one more than the
+# two cores of CI, because a third of the time a process waits for clusters and servers to start.
+TEST_PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
 .PHONY: setup demo test test-slow test-all test-hosts lint format lock clean

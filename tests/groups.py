@@ -17,18 +17,25 @@ _TOGETHER = {
     "tests/jobs/promote/test_trace.py": "demo",
 }
 
-# They take minutes, so they begin first: else the other processes would wait for the one that has them.
+# They take longest, so they begin first: else the other processes would wait for the one that has them.
+# What waits for clusters and servers comes beside what computes.
 FIRST = (
     "tests/jobs/test_mlflow_server.py",
     "tests/infra/cluster/test_nodes.py",
+    "tests/pipelines/bundles/test_every_system.py",
     "tests/jobs/submit/test_submit.py",
     "tests/toy/test_toy.py",
     "tests/jobs/test_demo.py",
     "tests/jobs/train/test_killed.py",
+    "tests/jobs/test_import_released.py",
+    "tests/jobs/test_exactly_once.py",
     "tests/infra/cluster/test_ddp.py",
     "tests/infra/test_outage.py",
     "tests/infra/test_serving.py",
-    "tests/pipelines/bundles/test_every_system.py",
+    "tests/jobs/test_recipes.py",
+    "tests/pipelines/training/test_loop.py",
+    "tests/pipelines/training/test_ddp.py",
+    "tests/models/test_devices.py",
 )
 
 

@@ -32,6 +32,7 @@ from jobs.submit.needs import missing, needs_of
 from jobs.submit.run import entrypoint_of
 from pipelines.datasets.versions import find_version
 from pipelines.store.folders import LocalFolder
+from tests.one_process import run_commands
 from tests.ray_head import NODE_SECRETS, TOKEN, RayHead, ray_head
 from tests.settings import tracked_settings
 
@@ -242,18 +243,18 @@ def test_submitted_generate_and_train(
     code = ["--code", f"local://{REPOSITORY}", "--follow"]
     training = ["train", "dspfusion_stage1_small", "--smoke", "--set", "dataset=rendered-small"]
     assert submit(*code, "--", *training) == 0
-    assert submit("list") == 0
-    listed = capsys.readouterr().out
-    job_id = listed.strip().splitlines()[-1].split()[0]
     client = MlflowClient(settings.tracking_uri)
     [run] = client.search_runs([tracking.experiment_id(client)])
-    assert run.data.tags["job.id"] == job_id
+    job_id = run.data.tags["job.id"]
     assert run.data.tags["job.command"] == " ".join(training)
     assert run.data.tags["job.config"].startswith("dspfusion_stage1_small@")
 
-    assert submit("status", job_id) == 0
-    assert submit("logs", job_id) == 0
-    seen = listed + capsys.readouterr().out + str(find_job(server_of(head), job_id))
+    words = [["list"], ["status", job_id], ["logs", job_id]]
+    asked = run_commands([["jobs.submit", *each] for each in words], REPOSITORY, environment())
+    assert [each.status for each in asked] == [0, 0, 0]
+    assert asked[0].out.strip().splitlines()[-1].split()[0] == job_id
+    shown = "".join(each.out + each.err for each in asked)
+    seen = shown + capsys.readouterr().out + str(find_job(server_of(head), job_id))
     # Neither ours, nor what the nodes were given and every process of the job had.
     for secret in (canary, TOKEN, *NODE_SECRETS.values()):
         assert secret not in seen
@@ -341,6 +342,7 @@ def terminal(*words: str) -> Iterator[tuple[Callable[[str], None], ...]]:
     """`jobs.submit` on a terminal of its own: wait for a text, type, wait for its end."""
     pid, terminal_fd = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the tests' own shell may have it ignored
         os.chdir(REPOSITORY)
         command = [sys.executable, "-m", "jobs.submit", *words]
         os.execve(sys.executable, command, environment())
