@@ -105,6 +105,7 @@ def write_frames(folder: Path, *, num_frames: int) -> dict[str, str]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_prefixes_on_ray_go_on_and_list_what_failed(
     ray_settings: Settings, tiny_bundle: Path, moto_url: str, tmp_path: Path
 ) -> None:

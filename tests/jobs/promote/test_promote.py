@@ -392,6 +392,7 @@ def test_who_loses_the_lock_between_two_writes_gives_way(
     assert finished == ["1", "3"]
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_promotes_and_the_other_says_so(
     settings: Settings, fresh: str, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_two_ranks_resume_bit_for_bit(version_root: Published, tmp_path: Path) -
     assert "val_" not in (whole / "metrics-1.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2])
 def test_another_number_of_workers_goes_on_where_the_first_stopped(
     version_root: Published, tmp_path: Path, first: int
