@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,8 @@ def is_needed(requirement: Requirement, extras: set[str]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def served(client: MlflowClient, tiny_bundle: Path) -> str:
-    return register(client, NAME, tiny_bundle)
+def served(client: MlflowClient, bundle_of: Callable[[str], Path]) -> str:
+    return register(client, NAME, bundle_of("dspfusion"))
 
 
 def environment(client: MlflowClient, python: Path) -> dict[str, str]:

@@ -33,12 +33,12 @@ Register = Callable[[str, float], str]
 
 
 @pytest.fixture
-def register(client: MlflowClient, bundle: Path, tmp_path: Path) -> Register:
+def register(client: MlflowClient, tiny_bundle: Path, tmp_path: Path) -> Register:
     """Register the tiny bundle with its weights times a factor; returns the version's number."""
 
     def make(name: str, factor: float) -> str:
         folder = tmp_path / str(factor)
-        shutil.copytree(bundle, folder)
+        shutil.copytree(tiny_bundle, folder)
         weights = load_file(folder / "model.safetensors")
         save_file({key: w * factor for key, w in weights.items()}, folder / "model.safetensors")
         run_id = tracking.open_run(client, name="train", config={}, tags={}).info.run_id
@@ -101,8 +101,10 @@ def test_what_is_served_stays_where_the_new_version_cannot_be(
     assert "broken has: 1, 2, @challenger" in capsys.readouterr().err
 
 
-def test_a_batch_of_any_sizes_is_answered_in_its_order(bundle: Path, settings: Settings) -> None:
-    model = ServedModel(str(bundle), FuseOptions(), settings)
+def test_a_batch_of_any_sizes_is_answered_in_its_order(
+    tiny_bundle: Path, settings: Settings
+) -> None:
+    model = ServedModel(str(tiny_bundle), FuseOptions(), settings)
     sizes = [(24, 32), (40, 32), (24, 32), (8, 32), (40, 32)]
     items = [Request(**pair(*size)) for size in sizes]
     together = model.answer(items)
@@ -116,9 +118,9 @@ def test_a_batch_of_any_sizes_is_answered_in_its_order(bundle: Path, settings: S
             assert alone == answer
 
 
-def test_a_bundle_is_not_followed(bundle: Path, settings: Settings) -> None:
-    model = ServedModel(str(bundle), FuseOptions(), settings)
+def test_a_bundle_is_not_followed(tiny_bundle: Path, settings: Settings) -> None:
+    model = ServedModel(str(tiny_bundle), FuseOptions(), settings)
     model.refresh()
     facts = model.facts()
-    assert (facts.asked, facts.model) == (bundle.name, bundle.name)
-    assert facts.system == json.loads((bundle / "config.json").read_text())["model"]["system"]
+    assert (facts.asked, facts.model) == (tiny_bundle.name, tiny_bundle.name)
+    assert facts.system == json.loads((tiny_bundle / "config.json").read_text())["model"]["system"]

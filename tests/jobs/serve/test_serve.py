@@ -61,12 +61,12 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     work = tmp_path_factory.mktemp("serve")
     client = tracking.connect(tracked_settings(work))
     for factor in (1.0, 1.5):
         folder = work / str(factor)
-        shutil.copytree(bundle, folder)
+        shutil.copytree(tiny_bundle, folder)
         weights = load_file(folder / "model.safetensors")
         save_file({key: w * factor for key, w in weights.items()}, folder / "model.safetensors")
         run_id = tracking.open_run(client, name="train", config={}, tags={}).info.run_id

@@ -44,15 +44,15 @@ def fused_by_jobs_fuse(bundle: Path, folder: Path, files: dict[str, bytes], **ru
 
 
 def test_a_pair_is_fused_as_the_command_does(
-    client: TestClient, bundle: Path, tmp_path: Path
+    client: TestClient, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     answer = client.post("/fuse", files=pair())
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/png"
     # Its name, not where it lies: the service may be others'.
-    assert answer.headers["x-model"] == bundle.name
+    assert answer.headers["x-model"] == tiny_bundle.name
     assert float(answer.headers["x-seconds"]) > 0
-    assert answer.content == fused_by_jobs_fuse(bundle, tmp_path, pair())
+    assert answer.content == fused_by_jobs_fuse(tiny_bundle, tmp_path, pair())
 
 
 def test_what_the_model_sees_is_in_a_header(client: TestClient, tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_what_the_model_sees_is_in_a_header(client: TestClient, tmp_path: Path) 
 
 @pytest.mark.parametrize("rule", ["", "28000:31000", "1%:99%", "full"])
 def test_16_bits_stay_16_by_the_rule_of_the_form(
-    client: TestClient, bundle: Path, tmp_path: Path, rule: str
+    client: TestClient, tiny_bundle: Path, tmp_path: Path, rule: str
 ) -> None:
     levels = noise((24, 32), np.uint16, suffix=".tiff")
     files = pair() | {"ir": levels}
     answer = client.post("/fuse", files=files, data={"ir_window": rule})
     parsed = WindowRule.parse(rule or None, "ir_window")
-    assert answer.content == fused_by_jobs_fuse(bundle, tmp_path, files, ir=parsed)
+    assert answer.content == fused_by_jobs_fuse(tiny_bundle, tmp_path, files, ir=parsed)
     assert decoded(answer.content).dtype == np.uint16
 
 

@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,8 @@ def test_a_program_that_is_not_what_was_measured(difference: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_difference_is_measured(tiny_bundle: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_bundle, tmp_path, dirs_exist_ok=True)
+def test_the_difference_is_measured(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(bundle_of("dspfusion"), tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / "model.safetensors")
     changed = {name: tensor * 1.1 for name, tensor in weights.items()}
     save_file(changed, tmp_path / "model.safetensors")
