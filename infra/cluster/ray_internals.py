@@ -1,6 +1,6 @@
 """What Ray has no public interface for, all of it here. Tried with Ray 2.60.0.
 
-With another version run: tests/infra/cluster/test_nodes.py (autoscaler, placement, datasets),
+With another version run: tests/infra/cluster/test_nodes.py (autoscaler, placement), test_ddp.py (datasets),
 tests/infra/test_prometheus.py (retries), tests/jobs/submit (token),
 tests/jobs/serve (the address of Ray Serve).
 """
