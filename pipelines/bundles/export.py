@@ -119,8 +119,8 @@ def export_program(system: System, fuser: nn.Module) -> torch.export.ExportedPro
 def _for_running(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without what nobody needs who runs it: source lines, and the sizes of what lies between.
 
-    Those of its inputs and parameters stay. The others are thousands of formulas, which took three
-    quarters of the time in which a program is loaded, and half of its file.
+    Those of its inputs and parameters stay. The others are thousands of formulas: to parse them took most
+    of the time in which a program is loaded, and they were half of its file.
     """
     for node in program.graph.nodes:
         if node.op == "call_function":
