@@ -9,6 +9,7 @@ import pytest
 from jobs.scan import __main__ as scan
 
 
+@pytest.mark.slow
 def test_a_command_tells_json(
     scene_folder: Path,
     tmp_path: Path,
