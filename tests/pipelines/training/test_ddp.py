@@ -37,7 +37,6 @@ def run_two(config: TrainingConfig, folder: Path, *, resume: list[Path] | None =
     return folder
 
 
-@pytest.mark.slow
 def test_two_ranks_with_half_the_batch_are_one_with_the_whole(
     version_root: Published, tmp_path: Path
 ) -> None:
