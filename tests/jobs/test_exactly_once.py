@@ -30,7 +30,7 @@ from pipelines.sources.scenes import SceneTable
 from pipelines.store.files import sha256_of_file
 from pipelines.store.folders import LocalFolder
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 _RECIPE = named(find_recipe(DATASETS, "small"), "kill").model_copy(update={"scenes_per_shard": 6})
@@ -169,7 +169,6 @@ def test_a_full_disk(
     check_identical(full, settings, version)
 
 
-@pytest.mark.slow
 def test_the_driver_killed_in_the_middle(
     settings: Settings, expected: DatasetVersion, elsewhere: Settings
 ) -> None:
@@ -194,7 +193,6 @@ def test_the_driver_killed_in_the_middle(
     check_identical(elsewhere, settings, version)
 
 
-@pytest.mark.slow
 def test_two_drivers_at_once_make_one_version(
     settings: Settings, expected: DatasetVersion, elsewhere: Settings
 ) -> None:

@@ -108,6 +108,7 @@ def test_reports_steps_and_finite_losses(version_root: Published, tmp_path: Path
         assert "cuda_peak_mib" not in report
 
 
+@pytest.mark.slow
 def test_the_time_of_a_report_is_no_waiting_for_data(
     version_root: Published, tmp_path: Path
 ) -> None:
