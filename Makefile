@@ -17,10 +17,9 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Each of the many processes imports torch, Ray and MLflow: where compiled files may not be kept, each compiles
 # them, which takes longer than most of what the processes do.
 export PYTHONDONTWRITEBYTECODE :=
-# Tests run in so many processes, each with a Ray cluster of its own (tests/groups.py): one more than the
-# two cores of CI, because a third of the time a process waits for clusters and servers to start.
-TEST_PROCESSES ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+# Tests run in several processes, each with a Ray cluster of its own (tests/groups.py): one a core of CI, and
+# for the long ones one more, which spend a third of their time waiting for clusters and servers to start.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(TEST_PROCESSES),$(1))
 
 .PHONY: setup demo test test-slow test-all test-hosts lint format lock clean
 .DEFAULT_GOAL := help
@@ -77,13 +76,13 @@ demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
 
 test: $(STAMP)
-	$(PYTEST)
+	$(call PYTEST,2)
 
 test-slow: $(STAMP)
-	$(PYTEST) -m "(slow or s3real) and not hosts" -ra
+	$(call PYTEST,3) -m "(slow or s3real) and not hosts" -ra
 
 test-all: $(STAMP)
-	$(PYTEST) -m "not hosts" -ra
+	$(call PYTEST,3) -m "not hosts" -ra
 
 test-hosts: $(STAMP)
 	$(BIN)/python -m pytest -m hosts -ra
