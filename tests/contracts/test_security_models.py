@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
 
 from models.dspfusion.config import Stage1Config, tiny
 from pipelines.bundles.export import fuser_of_checkpoint, read_bundle
@@ -47,6 +46,8 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     shape = {0: torch.export.Dim("batch", min=1), 2: height, 3: width}
     pair = torch.rand(2, 3, 40, 48), torch.rand(2, 1, 40, 48)
     torch.export.save(torch.export.export(Mean(), pair, dynamic_shapes=(shape, shape)), path)
+    from torch.export.pt2_archive._package import PT2ArchiveReader  # a second of every process
+
     reader = PT2ArchiveReader(str(path))
     own = ("archive_format", "archive_version", "byteorder")
     names = [name for name in reader.get_file_names() if name not in own and name[0] != "."]
@@ -54,6 +55,8 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def write(path: Path, members: dict[str, bytes]) -> Path:
+    from torch.export.pt2_archive._package import PT2ArchiveWriter
+
     with PT2ArchiveWriter(str(path)) as writer:
         for name, data in members.items():
             writer.write_bytes(name, data)

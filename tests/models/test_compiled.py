@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.testing import CompileCounter
 
 import tests.models.drfusion.samples as drfusion
 import tests.models.lure.samples as lure
@@ -35,6 +34,9 @@ def _of_cameras(*cameras: int) -> Batch:
     ],
 )
 def test_what_changes_is_compiled_once(system: str, seen: list[Batch], others: list[Batch]) -> None:
+    # Seconds, which every process of the tests would take.
+    from torch._dynamo.testing import CompileCounter
+
     torch._dynamo.reset()
     this = find_system(system)
     objective = this.build_objective(this.shrink(this.stage("stage1").config()))

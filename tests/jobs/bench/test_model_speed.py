@@ -16,6 +16,7 @@ from tests.models.dspfusion.bench_sides import make_work
 SYSTEM = find_system("dspfusion")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["stage1", "stage2"])
 def test_both_sides_take_the_same_steps(part: str) -> None:
     ours, plain = (make_work(part, side, Setup(crop_px=16)) for side in ("ours", "plain"))

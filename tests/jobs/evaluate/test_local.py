@@ -57,6 +57,7 @@ def test_what_was_measured_is_kept_by_scene_and_scenario(
         evaluate(RECIPE, settings, replace(asked, scenes=SceneChoice("small", "test")))
 
 
+@pytest.mark.slow
 def test_other_programs_are_measured_in_every_scenario(
     settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_other_programs_are_measured_in_every_scenario(
     assert "Fused: same+average" in page
 
 
+@pytest.mark.slow
 def test_a_detector_and_flicker_are_measured_where_they_are_asked_for(
     settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ def test_another_method_must_have_every_picture(
         evaluate(RECIPE, settings, replace(asked, scenes=SceneChoice("small", "test")))
 
 
+@pytest.mark.slow
 def test_several_data_sets_have_rows_each(
     settings: Settings, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

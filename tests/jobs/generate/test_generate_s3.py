@@ -71,6 +71,7 @@ def check_identical(settings: Settings, expected: DatasetVersion) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_bytes_of_the_disk_and_everything_that_reads_them(
     local: Settings, expected: DatasetVersion, moto_url: str, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_the_time_of_a_report_is_no_waiting_for_data(
         assert report["data_wait_share"] < 0.5
 
 
+@pytest.mark.slow
 def test_previews_come_with_their_steps(version_root: Published, tmp_path: Path) -> None:
     config = stage1_config(version_root).model_copy(update={"preview_every": 4})
     pairs = pairs_of_shards(*version_root)
@@ -140,6 +141,7 @@ def test_previews_come_with_their_steps(version_root: Published, tmp_path: Path)
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.slow
 def test_late_batches_are_smaller_and_show_more(version_root: Published, tmp_path: Path) -> None:
     config = stage1_config(
         version_root, constant_share=0.5, num_accumulated=2, late_batch_size=1, late_crop_px=48
@@ -345,6 +347,7 @@ def test_accumulated_batches_are_one_large_batch(version_root: Published, tmp_pa
     assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
 
 
+@pytest.mark.slow
 def test_the_average_stands_for_the_model_and_survives_a_resume(
     version_root: Published, tmp_path: Path
 ) -> None:

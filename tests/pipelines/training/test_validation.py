@@ -55,6 +55,7 @@ def trained_numbers(reports: list[Metrics]) -> list[Metrics]:
     ]
 
 
+@pytest.mark.slow
 def test_it_changes_nothing_and_goes_on_after_a_kill(
     version_root: Published, tmp_path: Path, unseen: list[PreviewPair]
 ) -> None:
