@@ -98,24 +98,27 @@ def bench_data(settings: Settings, *, smoke: bool = False) -> list[Line]:
         update={"scenes_per_shard": sizes.scenes_per_shard}
     )
     section("Measure")
-    run = f"{time.time_ns():x}"
-    with connected(settings):
-        specs = plan_shards(config, scenes)
-        lines = [_generation(specs, work / "runs" / run, sizes.rounds)]
-        again, version = _second_run(config, scenes, settings, run)
-        lines.append(again)
-    root = LocalFolder(Path(settings.datasets))
-    lines.append(_bytes_per_group(version, root))
-    lines.append(_batches(version, root, work / "png", sizes))
-    nine = config.model_copy(update={"shard": find_recipe(DATASETS, "paper").shard})
-    [spec, *_] = plan_shards(nine, scenes)
-    lines.append(_one_kernel_changed(spec, work / "copied" / run, sizes.rounds))
-    lines += stream_lines(version, root, asked, work, smoke=smoke)
-    lines.append(_growth(config, many, work / "growth" / run, sizes))
-    if sizes.num_planned:
-        lines.append(_driver_memory(sizes.num_planned, work / "planned"))
-    report_lines(lines, sizes, work.parent / ("data-smoke.json" if smoke else "data.json"))
-    return lines
+
+    def measured() -> Iterator[Line]:
+        run = f"{time.time_ns():x}"
+        with connected(settings):
+            specs = plan_shards(config, scenes)
+            yield _generation(specs, work / "runs" / run, sizes.rounds)
+            again, version = _second_run(config, scenes, settings, run)
+            yield again
+        root = LocalFolder(Path(settings.datasets))
+        yield _bytes_per_group(version, root)
+        yield _batches(version, root, work / "png", sizes)
+        nine = config.model_copy(update={"shard": find_recipe(DATASETS, "paper").shard})
+        [spec, *_] = plan_shards(nine, scenes)
+        yield _one_kernel_changed(spec, work / "copied" / run, sizes.rounds)
+        yield from stream_lines(version, root, asked, work, smoke=smoke)
+        yield _growth(config, many, work / "growth" / run, sizes)
+        if sizes.num_planned:
+            yield _driver_memory(sizes.num_planned, work / "planned")
+
+    out = work.parent / ("data-smoke.json" if smoke else "data.json")
+    return report_lines(measured(), sizes, out)
 
 
 def rendered_scenes(folder: Path, name: str, count: int, height: int, width: int) -> list[Scene]:
@@ -366,7 +369,8 @@ def describe_shard(spec: ShardSpec) -> ShardInfo:
         "num_images": 0,
         "libraries": (),
     }
-    return ShardInfo(name=spec.name, sha256=spec.name, **counts)
+    digest = hashlib.sha256(spec.name.encode()).hexdigest()
+    return ShardInfo(name=spec.name, sha256=digest, **counts)
 
 
 def made_up_scene(index: int) -> Scene:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
@@ -57,13 +58,13 @@ SMOKE = StreamSizes(
 
 def stream_lines(
     version: DatasetVersion, root: Folder, settings: Settings, work: Path, *, smoke: bool
-) -> list[Line]:
+) -> Iterator[Line]:
     """Measure the stream over a version; from S3 too where `settings` keep their datasets there."""
     sizes = SMOKE if smoke else StreamSizes()
-    lines = [*_start(sizes, work / "many-groups"), _threads(version, root, sizes)]
+    yield from _start(sizes, work / "many-groups")
+    yield _threads(version, root, sizes)
     if settings.datasets.startswith("s3://"):
-        lines.append(_from_s3(version, root, settings, sizes))
-    return lines
+        yield _from_s3(version, root, settings, sizes)
 
 
 def _start(sizes: StreamSizes, folder: Path) -> list[Line]:

@@ -9,9 +9,17 @@ import pytest
 
 from infra.settings import Settings
 from jobs.bench.lines import Line
-from jobs.bench.shard_factory import PngGroups, bench_data, pictures_of
+from jobs.bench.shard_factory import (
+    PngGroups,
+    bench_data,
+    describe_shard,
+    made_up_scene,
+    pictures_of,
+)
 from pipelines.datasets.groups import Group
+from pipelines.datasets.plan import DatasetConfig, plan_shards
 from pipelines.sources.pictures import encode_png
+from pipelines.sources.scenes import SceneTable
 
 
 def test_a_line_holds_on_the_right_side() -> None:
@@ -19,6 +27,12 @@ def test_a_line_holds_on_the_right_side() -> None:
     assert not Line("speed", 49, 50, True, "").holds
     assert Line("bytes", 0.2, 0.25, False, "").holds
     assert not Line("bytes", 0.3, 0.25, False, "").holds
+
+
+def test_a_shard_that_is_not_made_has_a_marker() -> None:
+    table = SceneTable.of([made_up_scene(0)])
+    [spec] = plan_shards(DatasetConfig(name="planned"), table)
+    assert describe_shard(spec).name == spec.name
 
 
 def test_a_group_has_sixteen_pictures() -> None:
