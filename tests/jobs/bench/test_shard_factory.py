@@ -30,7 +30,7 @@ def test_a_line_holds_on_the_right_side() -> None:
 
 
 def test_a_shard_that_is_not_made_has_a_marker() -> None:
-    table = SceneTable.of([made_up_scene(0)])
+    table = SceneTable.of(map(made_up_scene, range(4)))
     [spec] = plan_shards(DatasetConfig(name="planned"), table)
     assert describe_shard(spec).name == spec.name
 
