@@ -104,7 +104,7 @@ def read_settings(*, work: Path | None = None, ray_address: str | None = None) -
         cache_gib=_number("FUSION_CACHE_GIB", 50.0, "GiB", most=1e9),
         node_wait_s=_number("FUSION_NODE_WAIT_S", 600.0, "seconds", most=1e7),
         network_interface=os.environ.get("FUSION_INTERFACE") or None,
-        worker_log=_number(WORKER_LOG, 0, "yes (1) or no (0)", most=1) == 1,
+        worker_log=_flag(WORKER_LOG),
         s3_endpoint_url=(
             os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         ),
@@ -169,6 +169,13 @@ def _number(name: str, default: float, unit: str, *, most: float) -> float:
     if not 0 <= value <= most:  # NaN is in no range
         raise ValueError(f"{name}={text[:40]}: give a number of {unit} from 0 to {most:g}")
     return value
+
+
+def _flag(name: str) -> bool:
+    text = os.environ.get(name) or "0"
+    if text not in ("0", "1"):
+        raise ValueError(f"{name}={text[:40]}: write 1 or 0")
+    return text == "1"
 
 
 def _absolute(place: str | None) -> str | None:

@@ -67,6 +67,7 @@ def test_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("FUSION_RUNS", "gs://bucket"),
         ("FUSION_RUNS", "s3://"),
         ("FUSION_CACHE_GIB", "much"),
+        ("FUSION_WORKER_LOG", "yes"),
         ("FUSION_NODE_WAIT_S", "long"),
         ("FUSION_CACHE_GIB", "inf"),
         ("FUSION_CACHE_GIB", "-1"),
