@@ -174,7 +174,7 @@ def _number(name: str, default: float, unit: str, *, most: float) -> float:
 def _flag(name: str) -> bool:
     text = os.environ.get(name) or "0"
     if text not in ("0", "1"):
-        raise ValueError(f"{name}={text[:40]}: write 1 or 0")
+        raise ValueError(f"{name}={text[:40]}: give 1 or 0")
     return text == "1"
 
 
