@@ -6,6 +6,7 @@ the folder, "shards/ab.tar". A file is whole or absent, in both.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -125,12 +126,12 @@ class LocalFolder:
 
     def find(self, name: str) -> LocalEntry | None:
         """What a listing would say of a file, None when it is absent."""
-        path = self.path / name
         try:
-            status = path.stat()
+            status = (self.path / name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return LocalEntry(name, status.st_size, status.st_mtime) if path.is_file() else None
+        is_file = stat.S_ISREG(status.st_mode)
+        return LocalEntry(name, status.st_size, status.st_mtime) if is_file else None
 
     def entries(self, prefix: str) -> Iterator[LocalEntry]:
         """Files whose name starts with `prefix`, in order of name, without hidden ones."""
