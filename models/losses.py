@@ -22,10 +22,15 @@ def element_maximum_loss(fused: Tensor, vi: Tensor, ir: Tensor) -> Tensor:
     return F.l1_loss(fused, torch.maximum(vi, ir))
 
 
-def intensity_max_loss(fused: Tensor, vi: Tensor, ir: Tensor) -> Tensor:
-    """Distance to the brighter source, chosen per pixel by its channel mean (spec 2.1)."""
+def brighter_source(vi: Tensor, ir: Tensor) -> Tensor:
+    """The brighter source of two B×3×H×W, chosen per pixel by its channel mean (spec 2.1)."""
     ir_is_brighter = ir.mean(dim=1, keepdim=True) > vi.mean(dim=1, keepdim=True)  # B 1 H W
-    return F.l1_loss(fused, torch.where(ir_is_brighter, ir, vi))
+    return torch.where(ir_is_brighter, ir, vi)
+
+
+def intensity_max_loss(fused: Tensor, vi: Tensor, ir: Tensor) -> Tensor:
+    """Distance to the brighter source (spec 2.1)."""
+    return F.l1_loss(fused, brighter_source(vi, ir))
 
 
 def intensity_consistency_loss(fused: Tensor, vi: Tensor, ir: Tensor) -> Tensor:

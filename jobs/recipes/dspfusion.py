@@ -99,6 +99,23 @@ def stage2_small() -> TrainingConfig:
     return on_cpus(small_stage2(), small_optim(2000), register_as=MODEL_NAME)
 
 
+def joined_small() -> TrainingConfig:
+    """The network of the weights `small`, with the priors of a Stage II: two hours on one core.
+
+    `python -m jobs.train dspfusion_joined_small --set dataset=NAME --set init_from=runs:/ID`
+    """
+    priors = small_stage2().model
+    model = dspfusion.joined().model_copy(update={"prior_blend": priors.prior_blend})
+    objective = DistilledConfig(
+        model=model, teacher=priors, taught_share=0, restoration_weight=15, lightened_share=0.3
+    )
+    # Large crops: the prior of a small one is another than a whole picture's, and so is its light.
+    large = {"crop_px": 128, "late_batch_size": 2, "late_crop_px": 192}
+    longer = {"ema_decay": 0.999, "log_every": 100, "checkpoint_every": 500}
+    optim = small_optim(10_000).model_copy(update=large | longer)
+    return on_cpus(objective, optim, register_as=MODEL_NAME)
+
+
 def distilled_mini() -> TrainingConfig:
     """The network `mini`, taught by the weights `small`, within two hours on one core.
 

@@ -55,12 +55,14 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
     """Transformer blocks of each level."""
     num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 2, 2)
     """Attention heads of each level."""
-    num_refinement_blocks: Depth = 1
+    num_refinement_blocks: int = Field(1, ge=0, le=64)
     """Blocks before the output."""
     ffn_expansion: float = Field(2.66, ge=1, le=16)
     """Hidden width of a feed-forward over its width."""
     three_heads: bool = False
     """Also heads for both restored sources; for imported weights."""
+    joins_sources: bool = False
+    """Restore each source and take the brighter pixel, instead of drawing the picture; not in the paper."""
 
     dpmm_convolution: bool = True
     """3×3 convolution after DPMM's affine map (code, not paper)."""
@@ -162,6 +164,11 @@ class DSPFusionConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
             raise ValueError(
                 f"fold is {self.fold}, but imported weights, which have three heads, fold nothing; "
                 "set it to 1"
+            )
+        if self.joins_sources and self.three_heads:
+            raise ValueError(
+                "joins_sources is true, but imported weights, which have three heads, draw the fused "
+                "picture; set it to false"
             )
         if self.beta_end < self.beta_start:
             raise ValueError(
@@ -309,10 +316,11 @@ class Stage2Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
 
 
 class DistilledConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """After Stage II, and not in the paper: a smaller fusion network learns what the trained one does.
+    """After Stage II, and not in the paper: a lighter fusion network learns to use the trained priors.
 
-    The priors and their denoiser are the teacher's, so that the two models differ in the fusion network
-    alone. It learns from the clean pair by the fusion loss, as in Stage I, and from the teacher's pictures.
+    The priors and their denoiser are the trained model's, so that the two differ in the fusion network
+    alone. It learns from the clean pair by the fusion loss, as in Stage I, from the clean sources if it
+    restores them, and from the trained model's pictures.
     """
 
     system: Literal["dspfusion"] = "dspfusion"
@@ -324,7 +332,9 @@ class DistilledConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
     teacher_weight: PositiveFloat = 10
     """Weight of the distance to the teacher's picture."""
     taught_share: float = Field(0.5, ge=0, le=1)
-    """Share of a batch's pairs that the teacher fuses, too; it takes longer than the smaller network."""
+    """Share of a batch's pairs that the teacher fuses, too; it takes longer than the lighter network."""
+    restoration_weight: NonNegativeFloat = 0
+    """Weight of the distance of the restored sources to the clean ones; for `model.joins_sources`."""
     fusion_weights: FusionWeights = FusionWeights()
     """Weights of the fusion loss's terms."""
     content_target: ContentTarget = "brighter_source"
@@ -336,6 +346,11 @@ class DistilledConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docs
     def _check_heads(self) -> Self:
         if self.model.three_heads or self.teacher.three_heads:
             raise ValueError("three_heads is for imported weights; set it to false in both models")
+        if self.restoration_weight and not self.model.joins_sources:
+            raise ValueError(
+                f"restoration_weight is {self.restoration_weight:g}, but model.joins_sources is false, "
+                "so that no source is restored; leave it out"
+            )
         self.fusion_weights.check_target(self.content_target)
         return self
 
@@ -372,9 +387,14 @@ def small() -> DSPFusionConfig:
     )
 
 
+def joined() -> DSPFusionConfig:
+    """`small` on maps of half the side, which restores each source and takes the brighter pixel."""
+    return small().model_copy(update={"fold": 2, "joins_sources": True})
+
+
 def mini() -> DSPFusionConfig:
-    """A model for fusing on one core: `small` on maps of half the side, its feed-forwards narrower."""
-    return small().model_copy(update={"fold": 2, "ffn_expansion": 1.5})
+    """A model for fusing on one core: `joined` without refinement, its feed-forwards narrower."""
+    return joined().model_copy(update={"ffn_expansion": 1.0, "num_refinement_blocks": 0})
 
 
 def tiny() -> DSPFusionConfig:

@@ -1,9 +1,10 @@
-"""After Stage II: a smaller fusion network learns from clean pairs, and from the trained one.
+"""After Stage II: a lighter fusion network learns from clean pairs, and from the trained one.
 
 Shapes: B batch, N prior tokens, D semantic prior width, H W pixels.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -11,19 +12,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.color import to_rgb
+from models.devices import unrounded
 from models.dspfusion.config import DistilledConfig
 from models.dspfusion.fuser import DSPFusionFuser
 from models.dspfusion.fusion import FusionNetwork
 from models.dspfusion.loss import fusion_loss
 from models.dspfusion.stage2 import lightened
+from models.losses import Ssim
 from models.system import Batch, Weights
+
+# Of 1 - SSIM beside the L1 distance of a restored source: so they weigh about the same.
+_STRUCTURE_SHARE = 0.1
 
 
 class Distilled(nn.Module):
-    """The objective L = L_fus + weight · mean |F_teacher - F|, F the fused pictures of the same priors.
+    """The objective L = L_fus + w_t · mean |F_teacher - F| + w_r · (d(VI, VI_gt) + d(IR, IR_gt)).
+
+    F are the fused pictures of the same priors; VI and IR the restored sources, of a network that joins
+    them, and d(x, y) = mean |x - y| + (1 - SSIM(x, y)) / 10.
 
     Both networks fuse with the priors that inference has: restored, from the one fixed noise. All but
-    the smaller fusion network is frozen and in eval mode. Images are [0, 1], H and W multiples of 8 and at
+    the lighter fusion network is frozen and in eval mode. Images are [0, 1], H and W multiples of 8 and at
     least 16; `vi_*` B×3×H×W, `ir_*` B×1×H×W, `seed` B int64.
     """
 
@@ -37,13 +46,15 @@ class Distilled(nn.Module):
         self.teacher = FusionNetwork(config.teacher)
         self.teacher_weight, self.taught_share = config.teacher_weight, config.taught_share
         self.lightened_share = config.lightened_share
+        self.restoration_weight = config.restoration_weight
+        self.similarity = Ssim()
         self.fusion_loss = fusion_loss(config.fusion_weights, config.content_target)
         self.requires_grad_(False)
         self.student.fusion.requires_grad_(True)
         self.train()
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """What is trained, and at which share of the learning rate: the smaller network."""
+        """What is trained, and at which share of the learning rate: the lighter network."""
         return [(1.0, [*self.student.fusion.parameters()])]
 
     def load_trained(self, state_dict: Weights) -> None:
@@ -66,7 +77,7 @@ class Distilled(nn.Module):
         self.student.load_state_dict(priors | own)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the smaller network's mode; the frozen networks stay in eval mode."""
+        """Switch the lighter network's mode; the frozen networks stay in eval mode."""
         super().train(False)
         self.training = mode
         self.student.fusion.train(mode)
@@ -81,15 +92,30 @@ class Distilled(nn.Module):
         with torch.no_grad():
             noise = self.student.noise.expand(len(vi), -1, -1)  # B N D
             priors = self.student.priors(vi, ir, noise)
-        fused = self.student.fusion(ir, vi, *priors)
+        if self.restoration_weight:
+            fused, *sources = self.student.fusion.restore(ir, vi, *priors)
+        else:
+            fused, sources = self.student.fusion(ir, vi, *priors), []
         terms = self.fusion_loss(fused, batch["vi_gt"], batch["ir_gt"])
         terms["fusion"] = torch.stack(list(terms.values())).sum()
         loss = terms["fusion"]
+        if sources:
+            terms["restoration"] = self.restoration_weight * self._distance(sources, batch)
+            loss = loss + terms["restoration"]
         if num_taught := math.ceil(self.taught_share * len(vi)):
             taught = self._taught(ir, vi, priors, num_taught)
             terms["teacher"] = self.teacher_weight * F.l1_loss(fused[:num_taught], taught)
             loss = loss + terms["teacher"]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def _distance(self, sources: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Of the restored sources B×3×H×W, infrared first, from the clean ones."""
+        restored, clean = torch.cat([*sources]), torch.cat([batch["ir_gt"], batch["vi_gt"]])
+        with unrounded(restored):
+            restored, clean = restored.float(), clean.float()
+            unlike = 1 - self.similarity(restored, clean)
+            # Twice the means over both are the sum of each one's.
+            return 2 * (F.l1_loss(restored, clean) + _STRUCTURE_SHARE * unlike)
 
     @torch.no_grad()
     def _taught(

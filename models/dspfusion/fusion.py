@@ -12,15 +12,19 @@ from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.guidance import PriorGuidedFusion, PriorPyramid
-from models.dspfusion.heads import FusionHead, RestorationHead, fold_pixels
+from models.dspfusion.heads import FusionHead, RestorationHead, fold_pixels, restored_sources
 from models.dspfusion.levels import DecoderLayer, EncoderLayer
 from models.layers.blocks import Downsample, Upsample
+from models.losses import brighter_source
 
 _NUM_LEVELS = 4
 
 
 class Restored(NamedTuple):
-    """What the three heads return, B×3×H×W in (0, 1) each."""
+    """The fused picture in [0, 1] and both restored sources, B×3×H×W each.
+
+    Three heads keep all in (0, 1); sources that are joined may be a little outside before they are.
+    """
 
     fused: Tensor
     ir: Tensor
@@ -58,7 +62,7 @@ class FusionNetwork(nn.Module):
         self.decoders = nn.ModuleList(_decoder(config, i) for i in range(_NUM_LEVELS - 1))
         # How the maps lie in memory, which changes no weight; `jobs.bench model` measures the other one.
         self.memory_format = torch.channels_last
-        self.three_heads = config.three_heads
+        self.three_heads, self.joins_sources = config.three_heads, config.joins_sources
         if config.three_heads:
             self.fused_head = RestorationHead(config, num_blocks=2, gated=False)
             self.ir_head = RestorationHead(config, num_blocks=1, gated=True)
@@ -70,6 +74,8 @@ class FusionNetwork(nn.Module):
         self, ir: Tensor, vi: Tensor, degradation_prior: Tensor, semantic_prior: Tensor
     ) -> Tensor:
         """Return the fused image; `degradation_prior` is 2B×N×D, infrared first."""
+        if self.joins_sources:
+            return self.restore(ir, vi, degradation_prior, semantic_prior).fused
         x = self._features(ir, vi, degradation_prior, semantic_prior)
         head = self.fused_head(x) if self.three_heads else self.head(x, semantic_prior)
         return _to_image(head[..., : vi.shape[-2], : vi.shape[-1]], vi)
@@ -77,9 +83,13 @@ class FusionNetwork(nn.Module):
     def restore(
         self, ir: Tensor, vi: Tensor, degradation_prior: Tensor, semantic_prior: Tensor
     ) -> Restored:
-        """Return the fused and both restored images; the network must have three heads."""
-        assert self.three_heads, "only a network with three heads restores the sources"
+        """Return the fused and both restored images; of three heads, or of joined sources."""
+        assert self.three_heads or self.joins_sources, "this network does not restore the sources"
         x = self._features(ir, vi, degradation_prior, semantic_prior)
+        if self.joins_sources:
+            head = self.head(x, semantic_prior)[..., : vi.shape[-2], : vi.shape[-1]]
+            ir, vi = restored_sources(head, ir, vi)
+            return Restored(brighter_source(vi, ir).clamp(0, 1), ir, vi)
         return Restored(
             fused=_to_image(self.fused_head(x), vi),
             ir=_to_image(self.ir_head(x), ir),

@@ -14,7 +14,10 @@ from models.dspfusion.levels import DecoderLayer, transformer_blocks
 
 
 class FusionHead(nn.Module):
-    """Refinement with the prior, then a 3×3 convolution to 3 channels (spec 1.3)."""
+    """Refinement with the prior, then a 3×3 convolution to 3 channels (spec 1.3).
+
+    Where the sources are joined it has six, of `restored_sources`, and changes nothing at the start.
+    """
 
     def __init__(self, config: DSPFusionConfig) -> None:
         super().__init__()
@@ -25,12 +28,25 @@ class FusionHead(nn.Module):
             num_blocks=config.num_refinement_blocks,
         )
         self.fold = config.fold
-        self.output = nn.Conv2d(config.head_width, 3 * config.fold**2, 3, padding=1, bias=False)
+        channels = (6 if config.joins_sources else 3) * config.fold**2
+        self.output = nn.Conv2d(config.head_width, channels, 3, padding=1, bias=False)
+        if config.joins_sources:
+            nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
-        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W, before the skip."""
+        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W (or 6), before the skip."""
         head = self.output(self.refinement(x, semantic_prior))
         return head if self.fold == 1 else F.pixel_shuffle(head, self.fold)
+
+
+def restored_sources(head: Tensor, ir: Tensor, vi: Tensor) -> tuple[Tensor, Tensor]:
+    """Restore both sources, B×3×H×W, by a gain and an offset for each pixel, B×6×H×W: not the paper's.
+
+    Channels: the gains of infrared and visible, the offset of the infrared, those of red, green, blue.
+    Haze, light and contrast are undone by smooth ones; where nothing is to be undone all are 0.
+    """
+    ir_gain, vi_gain, ir_offset, vi_offset = head.split([1, 1, 1, 3], dim=1)
+    return ir + ir * ir_gain + ir_offset, vi + vi * vi_gain + vi_offset
 
 
 def fold_pixels(pictures: Tensor, fold: int) -> Tensor:

@@ -30,6 +30,7 @@ _STAGE2_ALONE = _AT_INFERENCE | {
 _OF_FUSION = frozenset(
     {
         "fold",
+        "joins_sources",
         "width",
         "num_blocks",
         "num_heads",
