@@ -8,13 +8,15 @@ from models.dspfusion import SYSTEM
 from models.dspfusion.config import DistilledConfig, Stage1Config, Stage2Config, tiny
 from models.dspfusion.distilled import Distilled
 from models.dspfusion.fuser import DSPFusionFuser
-from models.dspfusion.heads import fold_pixels
+from models.dspfusion.heads import fold_pixels, restored_sources
+from models.losses import Ssim, brighter_source
 from models.system import Initial, Weights
 from tests.models.samples import training_batch
 
 TEACHER = tiny().model_copy(update={"prior_blend": "learned"})
 STUDENT = TEACHER.model_copy(update={"fold": 2, "width": 6})
 CONFIG = DistilledConfig(model=STUDENT, teacher=TEACHER)
+JOINED = TEACHER.model_copy(update={"fold": 2, "joins_sources": True})
 
 
 def trained() -> Initial:
@@ -87,9 +89,60 @@ def test_a_folded_fuser_takes_any_size(fold: int, shape: tuple[int, int]) -> Non
     assert 0 <= float(fused.min()) <= float(fused.max()) <= 1
 
 
-def test_imported_weights_fold_nothing() -> None:
+def test_imported_weights_fold_nothing_and_join_nothing() -> None:
     with pytest.raises(ValidationError, match="fold is 2, but imported weights"):
         type(STUDENT)(fold=2, three_heads=True)
+    with pytest.raises(ValidationError, match="joins_sources is true, but imported weights"):
+        type(STUDENT)(joins_sources=True, three_heads=True)
+
+
+def test_a_source_is_restored_by_a_gain_and_an_offset() -> None:
+    ir, vi = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0.2, 0.4, 0.6])[None, :, None, None]
+    head = torch.tensor([0.2, 1.0, 0.1, 0.01, 0.02, 0.03])[None, :, None, None]
+    of_ir, of_vi = restored_sources(head, ir, vi)
+    torch.testing.assert_close(of_ir.flatten(), torch.full((3,), 0.7))
+    torch.testing.assert_close(of_vi.flatten(), torch.tensor([0.41, 0.82, 1.23]))
+
+
+def test_untrained_it_takes_the_brighter_pixel_as_it_is() -> None:
+    torch.manual_seed(0)
+    fuser = DSPFusionFuser(JOINED).eval()
+    vi, ir = torch.rand(2, 3, 37, 50), torch.rand(2, 1, 37, 50)
+    with torch.inference_mode():
+        fused = fuser(vi, ir).fused
+    assert torch.equal(fused, brighter_source(vi, ir.expand(-1, 3, -1, -1)))
+
+
+def test_restored_sources_are_held_to_the_clean_ones() -> None:
+    config = CONFIG.model_copy(update={"model": JOINED, "taught_share": 0})
+    objective, batch = started(config.model_copy(update={"restoration_weight": 3})), pairs()
+    losses = objective(batch, 0)
+    # The untrained head restores nothing.
+    expected = 0.0
+    for camera in ("vi", "ir"):
+        each = [batch[f"{camera}_{quality}"].expand(-1, 3, -1, -1) for quality in ("lq", "gt")]
+        expected += 3 * float((each[0] - each[1]).abs().mean() + (1 - Ssim()(*each)) / 10)
+    assert float(losses["restoration"]) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(losses["loss"].detach(), losses["fusion"] + losses["restoration"])
+    assert "restoration" not in started(config)(batch, 0)
+    with pytest.raises(ValidationError, match="joins_sources is false, so that no source"):
+        DistilledConfig(model=STUDENT, teacher=TEACHER, restoration_weight=3)
+
+
+def test_one_without_refinement_starts_from_what_both_have() -> None:
+    lighter = JOINED.model_copy(update={"num_refinement_blocks": 0, "ffn_expansion": 1.0})
+    config = DistilledConfig(model=lighter, teacher=JOINED, restoration_weight=1)
+    torch.manual_seed(3)
+    objective = SYSTEM.build_objective(config)
+    assert isinstance(objective, Distilled)
+    teacher = DSPFusionFuser(JOINED).state_dict()
+    teacher["fusion.head.output.weight"].normal_()
+    # A distilled run's weights are read as Stage II's.
+    SYSTEM.load_initial(objective, config, Initial(Stage2Config(model=JOINED), teacher))
+    own = objective.student.fusion.state_dict()
+    assert not any(name.startswith("head.refinement.blocks") for name in own)
+    for name in ("patch_embed.weight", "head.output.weight"):
+        assert torch.equal(own[name], teacher[f"fusion.{name}"])
 
 
 def test_only_the_smaller_network_learns() -> None:
