@@ -99,15 +99,14 @@ def stage2_small() -> TrainingConfig:
     return on_cpus(small_stage2(), small_optim(2000), register_as=MODEL_NAME)
 
 
-def joined_small() -> TrainingConfig:
-    """The network of the weights `small`, with the priors of a Stage II: two hours on one core.
+def refitted_small() -> TrainingConfig:
+    """After Stage II: the small model's fusion network learns under restored priors, two hours on one core.
 
-    `python -m jobs.train dspfusion_joined_small --set dataset=NAME --set init_from=runs:/ID`
+    `python -m jobs.train dspfusion_refitted_small --set dataset=NAME --set init_from=runs:/ID`
     """
-    priors = small_stage2().model
-    model = dspfusion.joined().model_copy(update={"prior_blend": priors.prior_blend})
+    model = small_stage2().model
     objective = DistilledConfig(
-        model=model, teacher=priors, taught_share=0, restoration_weight=15, lightened_share=0.3
+        model=model, teacher=model, taught_share=0, restoration_weight=15, lightened_share=0.3
     )
     # Large crops: the prior of a small one is another than a whole picture's, and so is its light.
     large = {"crop_px": 128, "late_batch_size": 2, "late_crop_px": 192}
@@ -124,7 +123,7 @@ def distilled_mini() -> TrainingConfig:
     blend = {"prior_blend": small_stage2().model.prior_blend}
     objective = DistilledConfig(
         model=dspfusion.mini().model_copy(update=blend),
-        teacher=dspfusion.joined().model_copy(update=blend),
+        teacher=small_stage2().model,
         restoration_weight=15,
         lightened_share=0.3,
     )
@@ -138,18 +137,26 @@ def small() -> PretrainRecipe:
 
     `python -m jobs.pretrain small FOLDER`
     """
+    # The first three train a network of the paper's kind: it was there first, and its priors are good.
+    drawn = ("fold=1", "joins_sources=false")
+    of_model = tuple(f"objective.model.{setting}" for setting in drawn)
     trainings = {
-        "dspfusion_stage1_small": ("optim.num_steps=4000", "optim.schedule.constant_share=0.4"),
-        "dspfusion_stage2_small_prior": ("optim.num_steps=3000",),
+        "dspfusion_stage1_small": (
+            *of_model,
+            "optim.num_steps=4000",
+            "optim.schedule.constant_share=0.4",
+        ),
+        "dspfusion_stage2_small_prior": (*of_model, "optim.num_steps=3000"),
         # Large crops: the prior of a small one is another than a whole picture's.
         "dspfusion_stage2_small": (
+            *of_model,
             "optim.num_steps=350",
             "optim.batch_size=2",
             "optim.crop_px=200",
             "optim.lr=3e-4",
             "optim.schedule.constant_share=0.2",
         ),
-        "dspfusion_joined_small": (),
+        "dspfusion_refitted_small": tuple(f"objective.teacher.{setting}" for setting in drawn),
     }
     return PretrainRecipe(dataset="shipped", trainings=trainings)
 

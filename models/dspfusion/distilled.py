@@ -70,7 +70,9 @@ class Distilled(nn.Module):
         }
         self.teacher.load_state_dict(taught)
         own = self.student.fusion.state_dict()
-        starts = _pruned(taught, own) | _spread(taught, self.student.fusion.fold // self.teacher.fold)
+        starts = _pruned(taught, own) | _spread(
+            taught, self.student.fusion.fold // self.teacher.fold
+        )
         same = {name for name in starts if name in own and starts[name].shape == own[name].shape}
         own |= {name: starts[name] for name in same}
         own = {f"fusion.{name}": value for name, value in own.items()}

@@ -71,9 +71,12 @@ def load_initial(objective: nn.Module, config: AnyStageConfig, initial: Initial)
 def _load_distilled(objective: Distilled, config: DistilledConfig, initial: Initial) -> None:
     trained, weights = initial.config, initial.weights
     if isinstance(trained, DistilledConfig):
-        check_same_networks(trained.model, config.model, except_for=_AT_INFERENCE)
-        objective.load_state_dict(weights)
-        return
+        pairs = ((trained.model, config.model), (trained.teacher, config.teacher))
+        if not any(_differing(was, now, _AT_INFERENCE) for was, now in pairs):
+            objective.load_state_dict(weights)
+            return
+        # What was taught teaches.
+        trained, weights = Stage2Config(model=trained.model), without_teacher(weights)
     if trained.stage != "stage2":
         raise ValueError(
             f"a distilled model learns from a whole one, and these weights are of {trained.stage}; "
@@ -84,15 +87,19 @@ def _load_distilled(objective: Distilled, config: DistilledConfig, initial: Init
     objective.load_trained(weights)
 
 
+def _differing(
+    checkpoint: DSPFusionConfig, config: DSPFusionConfig, except_for: Container[str]
+) -> list[str]:
+    trained, wanted = dict(checkpoint), dict(config)
+    return sorted(key for key in wanted if key not in except_for and trained[key] != wanted[key])
+
+
 def check_same_networks(
     checkpoint: DSPFusionConfig, config: DSPFusionConfig, *, except_for: Container[str]
 ) -> None:
     """Raise ValueError naming the settings in which the networks differ, `except_for` some."""
     trained, wanted = dict(checkpoint), dict(config)
-    differing = sorted(
-        key for key in wanted if key not in except_for and trained[key] != wanted[key]
-    )
-    if differing:
+    if differing := _differing(checkpoint, config, except_for):
         raise ValueError(
             "the checkpoint was trained with other networks: "
             + ", ".join(f"{key} was {trained[key]!r}, is {wanted[key]!r} here" for key in differing)

@@ -23,8 +23,11 @@ from tests.models.lure.samples import singles
 STAGE1 = [name for name in TRAINING if "_stage1_" in name]
 # They differ from their recipe in a part of the networks or the loss, of which a step shows all.
 ABLATED = [name for name in STAGE1 if name.startswith("lure_stage1_small_")]
-# It starts from the weights `small`, which are of such a run.
-DISTILLED = {"dspfusion_stage2_small": "dspfusion_distilled_mini"}
+# After Stage II; `mini` starts from the weights `small`, which are of such a run.
+DISTILLED = {
+    "dspfusion_stage2_small": "dspfusion_refitted_small",
+    "dspfusion_refitted_small": "dspfusion_distilled_mini",
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,7 @@ def test_every_stage2_comes_after_a_stage1() -> None:
         "dspfusion_stage1_small",
         "dspfusion_stage2_small_prior",
         "dspfusion_stage2_small",
+        "dspfusion_refitted_small",
         "dspfusion_distilled_mini",
     ]
 
