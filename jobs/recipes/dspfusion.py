@@ -111,7 +111,7 @@ def refitted_small() -> TrainingConfig:
     # Large crops: the prior of a small one is another than a whole picture's, and so is its light.
     large = {"crop_px": 128, "late_batch_size": 2, "late_crop_px": 192}
     longer = {"ema_decay": 0.999, "log_every": 100, "checkpoint_every": 500}
-    optim = small_optim(10_000).model_copy(update=large | longer)
+    optim = small_optim(7000).model_copy(update=large | longer)
     return on_cpus(objective, optim, register_as=MODEL_NAME)
 
 

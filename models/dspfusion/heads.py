@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.color import to_gray
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.levels import DecoderLayer, transformer_blocks
 
@@ -16,7 +17,7 @@ from models.dspfusion.levels import DecoderLayer, transformer_blocks
 class FusionHead(nn.Module):
     """Refinement with the prior, then a 3×3 convolution to 3 channels (spec 1.3).
 
-    Where the sources are joined it has six, of `restored_sources`, and changes nothing at the start.
+    Where the sources are joined it has twelve, of `restored_sources`, and changes nothing at the start.
     """
 
     def __init__(self, config: DSPFusionConfig) -> None:
@@ -28,25 +29,42 @@ class FusionHead(nn.Module):
             num_blocks=config.num_refinement_blocks,
         )
         self.fold = config.fold
-        channels = (6 if config.joins_sources else 3) * config.fold**2
+        channels = (12 if config.joins_sources else 3) * config.fold**2
         self.output = nn.Conv2d(config.head_width, channels, 3, padding=1, bias=False)
         if config.joins_sources:
             nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
-        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W (or 6), before the skip."""
+        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W (or 12), before the skip."""
         head = self.output(self.refinement(x, semantic_prior))
         return head if self.fold == 1 else F.pixel_shuffle(head, self.fold)
 
 
 def restored_sources(head: Tensor, ir: Tensor, vi: Tensor) -> tuple[Tensor, Tensor]:
-    """Restore both sources, B×3×H×W, by a gain and an offset for each pixel, B×6×H×W: not the paper's.
+    """Restore both sources, B×3×H×W, by twelve weights for each pixel, B×12×H×W: not the paper's.
 
-    Channels: the gains of infrared and visible, the offset of the infrared, those of red, green, blue.
-    Haze, light and contrast are undone by smooth ones; where nothing is to be undone all are 0.
+    Grey and colour of the visible picture, and the infrared one, are each weighed with what they are when
+    smoothed, and an offset is added: what undoes light, haze and contrast is itself smooth, noise gives way
+    to a smoother picture, and blur to one from which that is taken away. All are 0 where nothing is to be
+    undone. H and W are multiples of 4.
     """
-    ir_gain, vi_gain, ir_offset, vi_offset = head.split([1, 1, 1, 3], dim=1)
-    return ir + ir * ir_gain + ir_offset, vi + vi * vi_gain + vi_offset
+    ir_weights, ir_offset, gray_weights, color_weights, offset = head.split([3, 1, 3, 2, 3], dim=1)
+    gray = to_gray(vi)  # B 1 H W
+    color = vi - gray
+    restored = gray + _weighed(gray, gray_weights) + color + offset
+    own, smooth = color_weights.split(1, dim=1)
+    restored = restored + own * color + smooth * _smoothest(color)
+    return ir + _weighed(ir[:, :1], ir_weights) + ir_offset, restored
+
+
+def _weighed(gray: Tensor, weights: Tensor) -> Tensor:
+    own, smooth, smoothest = weights.split(1, dim=1)
+    near = F.avg_pool2d(gray, 3, stride=1, padding=1, count_include_pad=False)
+    return own * gray + smooth * near + smoothest * _smoothest(gray)
+
+
+def _smoothest(picture: Tensor) -> Tensor:
+    return F.interpolate(F.avg_pool2d(picture, 4), scale_factor=4, mode="bilinear")
 
 
 def fold_pixels(pictures: Tensor, fold: int) -> Tensor:

@@ -96,12 +96,29 @@ def test_imported_weights_fold_nothing_and_join_nothing() -> None:
         type(STUDENT)(joins_sources=True, three_heads=True)
 
 
-def test_a_source_is_restored_by_a_gain_and_an_offset() -> None:
-    ir, vi = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0.2, 0.4, 0.6])[None, :, None, None]
-    head = torch.tensor([0.2, 1.0, 0.1, 0.01, 0.02, 0.03])[None, :, None, None]
-    of_ir, of_vi = restored_sources(head, ir, vi)
-    torch.testing.assert_close(of_ir.flatten(), torch.full((3,), 0.7))
-    torch.testing.assert_close(of_vi.flatten(), torch.tensor([0.41, 0.82, 1.23]))
+def test_each_source_is_weighed_with_what_it_is_when_smoothed() -> None:
+    torch.manual_seed(0)
+    ir, vi = torch.rand(1, 1, 8, 8).expand(-1, 3, -1, -1), torch.rand(1, 3, 8, 8)
+    weights = torch.randn(12)
+    found = restored_sources(weights[None, :, None, None].expand(-1, -1, 8, 8), ir, vi)
+    gray = 0.299 * vi[:, :1] + 0.587 * vi[:, 1:2] + 0.114 * vi[:, 2:]
+    near, far = torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8)
+    for index, each in enumerate((ir[:, :1], gray)):
+        for y in range(8):
+            for x in range(8):
+                window = each[..., max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+                near[index, :, y, x] = window.mean()
+    for index, each in enumerate((torch.cat([ir[:, :1], gray, gray], dim=1), vi - gray)):
+        squares = each.unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean(dim=(3, 5))  # 1 3 2 2
+        rise = torch.tensor([0, 0, 1, 3, 5, 7, 8, 8]) / 8  # between the squares' centres
+        across = torch.stack([1 - rise, rise])  # 2 8
+        far[index] = across.t() @ squares[0] @ across
+    w = weights.tolist()
+    of_ir = (1 + w[0]) * ir + w[1] * near[0] + w[2] * far[0, 0] + w[3]
+    of_gray = (1 + w[4]) * gray + w[5] * near[1] + w[6] * far[0, 1]
+    of_color = (1 + w[7]) * (vi - gray) + w[8] * far[1] + weights[9:, None, None]
+    torch.testing.assert_close(found[0], of_ir)
+    torch.testing.assert_close(found[1], of_gray + of_color)
 
 
 def test_untrained_it_takes_the_brighter_pixel_as_it_is() -> None:
@@ -110,7 +127,7 @@ def test_untrained_it_takes_the_brighter_pixel_as_it_is() -> None:
     vi, ir = torch.rand(2, 3, 37, 50), torch.rand(2, 1, 37, 50)
     with torch.inference_mode():
         fused = fuser(vi, ir).fused
-    assert torch.equal(fused, brighter_source(vi, ir.expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(fused, brighter_source(vi, ir.expand(-1, 3, -1, -1)))
 
 
 def test_restored_sources_are_held_to_the_clean_ones() -> None:
