@@ -11,11 +11,16 @@ import pytest
 from degradations.blur import apply_blur
 from infra.settings import REPOSITORY
 from jobs.commands import load_command
+from jobs.config import find_recipe
+from jobs.recipes import DATASETS
 from models.dspfusion.fuser import DSPFusionFuser
+from models.dspfusion.stage1 import Stage1
 from models.metrics.statistics import information
 from pipelines.sources.index import write_index
 from pipelines.sources.scan import scan
+from pipelines.store.folders import LocalFolder
 from pipelines.synthetic.pairs import write_scenes
+from tests.conftest import make_version
 
 ROOMS = tuple(
     str(REPOSITORY / room) + "/"
@@ -24,6 +29,7 @@ ROOMS = tuple(
 GENERATE = ["generate", "small", "--scenes", "toy", "--local"]
 EVALUATE = ["evaluate", "mini", "--scenes", "toy", "--local", "--device", "cpu"]
 BLURRED = [*EVALUATE, "--set", 'scenarios=["vi_blur"]']
+TRAIN = ["train", "dspfusion_stage1_small", "--smoke", "--local", "--set", "dataset=six"]
 FUSE = ["fuse", "mini", "--vi", "toy/val/vi", "--ir", "toy/val/ir", "--out", "out", "--local"]
 
 
@@ -45,10 +51,18 @@ def calls_of(frame: FrameType | None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with rendered pairs and their index."""
+    """A folder with rendered pairs and their index, and a dataset."""
     folder = tmp_path_factory.mktemp("calls")
     write_scenes(folder / "toy", split_counts={"train": 4, "val": 1}, seed=1, height=48, width=64)
-    write_index(scan(folder / "toy", dataset="toy"), folder / "work" / "scenes" / "toy.parquet")
+    found = scan(folder / "toy", dataset="toy")
+    write_index(found, folder / "work" / "scenes" / "toy.parquet")
+    small = find_recipe(DATASETS, "small")
+    # Of another seed: what GENERATE is to make must not be there.
+    shard = small.shard.model_copy(update={"seed": 1})
+    six = small.model_copy(update={"name": "six", "shard": shard})
+    make_version(
+        LocalFolder(folder / "work" / "datasets"), six, list(found.scenes.of_split("train"))
+    )
     return folder
 
 
@@ -60,6 +74,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (EVALUATE, DSPFusionFuser.forward, "measure_case", 7),
         (BLURRED, apply_blur, "measure_case", 8),  # `degrade` is that of previews and probes, too
         (FUSE, DSPFusionFuser.forward, "fuse_folders", 7),
+        (TRAIN, Stage1.forward, "run_training", 5),
     ],
 )
 def test_a_kernel_is_a_few_calls_from_its_command(
