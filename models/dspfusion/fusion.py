@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from models.dspfusion.config import DSPFusionConfig
 from models.dspfusion.guidance import PriorGuidedFusion, PriorPyramid
-from models.dspfusion.heads import FusionHead, RestorationHead, fold_pixels, restored_sources
+from models.dspfusion.heads import (
+    FusionHead,
+    RestorationHead,
+    first_pixels,
+    fold_pixels,
+    repeated_to_fold,
+    restored_sources,
+)
 from models.dspfusion.levels import DecoderLayer, EncoderLayer
 from models.layers.blocks import Downsample, Upsample
 from models.losses import brighter_source
@@ -87,9 +94,11 @@ class FusionNetwork(nn.Module):
         assert self.three_heads or self.joins_sources, "this network does not restore the sources"
         x = self._features(ir, vi, degradation_prior, semantic_prior)
         if self.joins_sources:
-            head = self.head(x, semantic_prior)[..., : vi.shape[-2], : vi.shape[-1]]
-            ir, vi = restored_sources(head, ir, vi)
-            return Restored(brighter_source(vi, ir).clamp(0, 1), ir, vi)
+            height, width = vi.shape[-2:]
+            whole = (repeated_to_fold(source, self.fold) for source in (ir, vi))
+            ir, vi = restored_sources(self.head(x, semantic_prior), *whole)
+            pictures = brighter_source(vi, ir).clamp(0, 1), ir, vi
+            return Restored(*(first_pixels(picture, height, width) for picture in pictures))
         return Restored(
             fused=_to_image(self.fused_head(x), vi),
             ir=_to_image(self.ir_head(x), ir),

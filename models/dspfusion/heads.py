@@ -68,17 +68,28 @@ def _smoothest(picture: Tensor) -> Tensor:
 
 
 def fold_pixels(pictures: Tensor, fold: int) -> Tensor:
-    """Fold squares of pixels of B×3×H×W into channels, B×3k²×⌈H/k⌉×⌈W/k⌉ of sizes that halve thrice.
+    """Fold squares of pixels of B×3×H×W into channels, B×3k²×⌈H/k⌉×⌈W/k⌉ of sizes that halve thrice."""
+    return F.pixel_unshuffle(repeated_to_fold(pictures, fold), fold)
 
-    The last row and column are repeated where a size does not divide, and up to two of the least size.
-    """
+
+def repeated_to_fold(pictures: Tensor, fold: int) -> Tensor:
+    """Repeat the last row and column where a size does not divide, and up to two of the least size."""
     least = 8 * fold
     sizes = pictures.shape[-2:]
     # Exported it is what repeats, though sizes that divide have nothing to repeat.
     if torch.compiler.is_exporting() or any(n % least or n < 2 * least for n in sizes):
         rows, columns = (_repeating_last(n, least, pictures.device) for n in sizes)
         pictures = pictures[:, :, rows][..., columns]
-    return F.pixel_unshuffle(pictures, fold)
+    return pictures
+
+
+def first_pixels(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Crop B×C×H×W to its first rows and columns."""
+    if torch.compiler.is_exporting():
+        # Of a slice an export asks whether it is whole, and holds all sizes to the example's answer.
+        rows, columns = (torch.arange(n, device=pictures.device) for n in (height, width))
+        return pictures[:, :, rows][..., columns]
+    return pictures[..., :height, :width]
 
 
 def _repeating_last(length: int, multiple: int, device: torch.device) -> Tensor:
