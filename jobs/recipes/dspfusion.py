@@ -106,12 +106,13 @@ def refitted_small() -> TrainingConfig:
     """
     model = small_stage2().model
     objective = DistilledConfig(
-        model=model, teacher=model, taught_share=0, restoration_weight=15, lightened_share=0.3
+        model=model, teacher=model, taught_share=0, restoration_weight=5, lightened_share=0.3
     )
     # Large crops: the prior of a small one is another than a whole picture's, and so is its light.
     large = {"crop_px": 128, "late_batch_size": 2, "late_crop_px": 192}
-    longer = {"ema_decay": 0.999, "log_every": 100, "checkpoint_every": 500}
-    optim = small_optim(7000).model_copy(update=large | longer)
+    slower = {"lr": 6e-4, "schedule": CosineSchedule(constant_share=0.3, lr_min=2e-5)}
+    longer = {"ema_decay": 0.999, "log_every": 100, "checkpoint_every": 250}
+    optim = small_optim(5000).model_copy(update=large | slower | longer)
     return on_cpus(objective, optim, register_as=MODEL_NAME)
 
 
@@ -124,7 +125,7 @@ def distilled_mini() -> TrainingConfig:
     objective = DistilledConfig(
         model=dspfusion.mini().model_copy(update=blend),
         teacher=small_stage2().model,
-        restoration_weight=15,
+        restoration_weight=5,
         lightened_share=0.3,
     )
     optim = small_optim(3000).model_copy(update={"crop_px": 128, "ema_decay": 0.999})

@@ -23,6 +23,7 @@ from models.system import Batch, Weights
 
 # Of 1 - SSIM beside the L1 distance of a restored source: so they weigh about the same.
 _STRUCTURE_SHARE = 0.1
+_FIRST, _LAST = "patch_embed.weight", "head.output.weight"
 
 
 class Distilled(nn.Module):
@@ -70,9 +71,9 @@ class Distilled(nn.Module):
         }
         self.teacher.load_state_dict(taught)
         own = self.student.fusion.state_dict()
-        starts = _pruned(taught, own) | _spread(
-            taught, self.student.fusion.fold // self.teacher.fold
-        )
+        finer = self.student.fusion.fold // self.teacher.fold
+        starts = _pruned(taught, own) | _spread(taught, finer)
+        starts[_LAST] = _and_nothing(starts[_LAST], len(own[_LAST]))
         same = {name for name in starts if name in own and starts[name].shape == own[name].shape}
         own |= {name: starts[name] for name in same}
         own = {f"fusion.{name}": value for name, value in own.items()}
@@ -133,11 +134,16 @@ class Distilled(nn.Module):
 
 def _spread(taught: Weights, fold: int) -> dict[str, Tensor]:
     """The first and the last convolution: a square's mean in, and the same for each of its pixels out."""
-    first, last = "patch_embed.weight", "head.output.weight"
     return {
-        first: taught[first].repeat_interleave(fold**2, dim=1) / fold**2,
-        last: taught[last].repeat_interleave(fold**2, dim=0),
+        _FIRST: taught[_FIRST].repeat_interleave(fold**2, dim=1) / fold**2,
+        _LAST: taught[_LAST].repeat_interleave(fold**2, dim=0),
     }
+
+
+def _and_nothing(weight: Tensor, num_channels: int) -> Tensor:
+    """A convolution of as many more channels, which are 0: what joins the sources, after what draws."""
+    more = max(num_channels - len(weight), 0)
+    return torch.cat([weight, weight.new_zeros((more, *weight.shape[1:]))])
 
 
 def _pruned(taught: Weights, own: Weights) -> dict[str, Tensor]:

@@ -96,8 +96,7 @@ class FusionNetwork(nn.Module):
         if self.joins_sources:
             height, width = vi.shape[-2:]
             whole = (repeated_to_fold(source, self.fold) for source in (ir, vi))
-            ir, vi = restored_sources(self.head(x, semantic_prior), *whole)
-            pictures = brighter_source(vi, ir).clamp(0, 1), ir, vi
+            pictures = _joined(self.head(x, semantic_prior), *whole)
             return Restored(*(first_pixels(picture, height, width) for picture in pictures))
         return Restored(
             fused=_to_image(self.fused_head(x), vi),
@@ -150,6 +149,15 @@ def _decoder(config: DSPFusionConfig, level: int) -> DecoderLayer:
         num_heads=config.num_heads[level],
         num_blocks=config.num_blocks[level],
     )
+
+
+def _joined(head: Tensor, ir: Tensor, vi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Blend the brighter of the restored sources with the drawn picture, by the head B×16×H×W."""
+    drawn, weights, share = head.split([3, 12, 1], dim=1)
+    restored_ir, restored_vi = restored_sources(weights, ir, vi)
+    joined = brighter_source(restored_vi, restored_ir).clamp(0, 1)
+    fused = torch.lerp(joined, _to_image(drawn, vi), share.sigmoid().expand_as(joined))
+    return fused, restored_ir, restored_vi
 
 
 def _to_image(head: Tensor, source: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from models.dspfusion.levels import DecoderLayer, transformer_blocks
 class FusionHead(nn.Module):
     """Refinement with the prior, then a 3×3 convolution to 3 channels (spec 1.3).
 
-    Where the sources are joined it has twelve, of `restored_sources`, and changes nothing at the start.
+    Where the sources are joined there are twelve more, of `restored_sources`, and the drawn picture's
+    share; all of these start at 0.
     """
 
     def __init__(self, config: DSPFusionConfig) -> None:
@@ -29,13 +30,12 @@ class FusionHead(nn.Module):
             num_blocks=config.num_refinement_blocks,
         )
         self.fold = config.fold
-        channels = (12 if config.joins_sources else 3) * config.fold**2
+        channels = (16 if config.joins_sources else 3) * config.fold**2
         self.output = nn.Conv2d(config.head_width, channels, 3, padding=1, bias=False)
-        if config.joins_sources:
-            nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.weight[3 * config.fold**2 :])
 
     def forward(self, x: Tensor, semantic_prior: Tensor) -> Tensor:
-        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W (or 12), before the skip."""
+        """Map features B×(head width)×(H/k)×(W/k), k the fold, to B×3×H×W (or 16), before the skip."""
         head = self.output(self.refinement(x, semantic_prior))
         return head if self.fold == 1 else F.pixel_shuffle(head, self.fold)
 
