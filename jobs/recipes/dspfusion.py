@@ -99,10 +99,26 @@ def stage2_small() -> TrainingConfig:
     return on_cpus(small_stage2(), small_optim(2000), register_as=MODEL_NAME)
 
 
-def refitted_small() -> TrainingConfig:
-    """After Stage II: the small model's fusion network learns under restored priors, two hours on one core.
+def distilled_mini() -> TrainingConfig:
+    """The network `mini`, taught by the weights `small`, within an hour on one core.
 
-    `python -m jobs.train dspfusion_refitted_small --set dataset=NAME --set init_from=runs:/ID`
+    `python -m jobs.train dspfusion_distilled_mini --set dataset=NAME`
+    """
+    teacher = small_stage2().model
+    student = dspfusion.mini().model_copy(update={"prior_blend": teacher.prior_blend})
+    objective = DistilledConfig(
+        model=student, teacher=teacher, restoration_weight=5, lightened_share=0.3
+    )
+    optim = small_optim(4000).model_copy(update={"crop_px": 128})
+    config = on_cpus(objective, optim, register_as=f"{MODEL_NAME}-mini")
+    return config.model_copy(update={"init_from": "small"})
+
+
+def refitted_small() -> TrainingConfig:
+    """The small model's fusion network alone, under restored priors, in less than an hour on one core.
+
+    `python -m jobs.train dspfusion_refitted_small --set dataset=NAME --set init_from=runs:/ID`, of a
+    Stage II or of weights that come with the repository
     """
     model = small_stage2().model
     objective = DistilledConfig(
@@ -116,32 +132,32 @@ def refitted_small() -> TrainingConfig:
     return on_cpus(objective, optim, register_as=MODEL_NAME)
 
 
-def distilled_mini() -> TrainingConfig:
-    """The network `mini`, taught by the weights `small`, within an hour on one core.
-
-    `python -m jobs.train dspfusion_distilled_mini --set dataset=NAME`
-    """
-    blend = {"prior_blend": small_stage2().model.prior_blend}
-    objective = DistilledConfig(
-        model=dspfusion.mini().model_copy(update=blend),
-        teacher=small_stage2().model,
-        restoration_weight=5,
-        lightened_share=0.3,
-    )
-    optim = small_optim(3000).model_copy(update={"crop_px": 128, "ema_decay": 0.999})
-    config = on_cpus(objective, optim, register_as=f"{MODEL_NAME}-mini")
-    return config.model_copy(update={"init_from": "small"})
-
-
 def small() -> PretrainRecipe:
     """The weights `small`, of the train splits of ../shared/data/ivif: some hours on one core.
 
     `python -m jobs.pretrain small FOLDER`
     """
-    # The first three train a network of the paper's kind: it was there first, and its priors are good.
-    drawn = ("fold=1", "joins_sources=false")
-    of_model = tuple(f"objective.model.{setting}" for setting in drawn)
-    trainings = {
+    return PretrainRecipe(dataset="shipped", trainings=_trainings())
+
+
+def mini() -> PretrainRecipe:
+    """The weights `mini`, of the same pictures: of the trainings of `small`, the last is another.
+
+    `python -m jobs.pretrain mini FOLDER`
+    """
+    lighter = ("objective.model.ffn_expansion=1.0", "objective.model.num_refinement_blocks=0")
+    registered = (f"register_as={MODEL_NAME}-mini",)
+    return PretrainRecipe(dataset="shipped", trainings=_trainings(*lighter, *registered))
+
+
+def _trainings(*of_the_last: str) -> dict[str, tuple[str, ...]]:
+    """Priors with a network that draws its pictures, as the paper's does; one on maps of half the side.
+
+    Then the one that joins its sources, too, which starts from that.
+    """
+    whole = ("fold=1", "ffn_expansion=2.66", "joins_sources=false")
+    of_model = tuple(f"objective.model.{setting}" for setting in whole)
+    return {
         "dspfusion_stage1_small": (
             *of_model,
             "optim.num_steps=4000",
@@ -156,18 +172,18 @@ def small() -> PretrainRecipe:
             "optim.crop_px=200",
             "optim.lr=3e-4",
             "optim.schedule.constant_share=0.2",
+            "register_as=null",
         ),
-        "dspfusion_refitted_small": tuple(f"objective.teacher.{setting}" for setting in drawn),
+        "dspfusion_distilled_mini": (
+            *(f"objective.teacher.{setting}" for setting in whole),
+            "objective.model.joins_sources=false",
+            "objective.model.ffn_expansion=1.5",
+            "objective.model.num_refinement_blocks=1",
+            "objective.restoration_weight=0",
+            "register_as=null",
+        ),
+        "dspfusion_refitted_small": ("objective.teacher.joins_sources=false", *of_the_last),
     }
-    return PretrainRecipe(dataset="shipped", trainings=trainings)
-
-
-def mini() -> PretrainRecipe:
-    """The weights `mini`, which `small` has taught, of the same pictures: an hour on one core.
-
-    `python -m jobs.pretrain mini FOLDER`
-    """
-    return PretrainRecipe(dataset="shipped", trainings={"dspfusion_distilled_mini": ()})
 
 
 def stage1_full_1gpu() -> TrainingConfig:

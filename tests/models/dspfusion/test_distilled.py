@@ -1,8 +1,11 @@
 """The stage after Stage II, and the folded network that it trains."""
 
+from functools import partial
+
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
 
 from models.dspfusion import SYSTEM
 from models.dspfusion.config import DistilledConfig, Stage1Config, Stage2Config, tiny
@@ -121,13 +124,27 @@ def test_each_source_is_weighed_with_what_it_is_when_smoothed() -> None:
     torch.testing.assert_close(found[1], of_gray + of_color)
 
 
-def test_untrained_it_takes_the_brighter_pixel_as_it_is() -> None:
+def test_each_pixel_blends_the_brighter_source_with_what_is_drawn() -> None:
     torch.manual_seed(0)
     fuser = DSPFusionFuser(JOINED).eval()
     vi, ir = torch.rand(2, 3, 37, 50), torch.rand(2, 1, 37, 50)
+    brighter = brighter_source(vi, ir.expand(-1, 3, -1, -1))
+    shares = fuser.fusion.head.output.weight[-4:]
+    fused = []
     with torch.inference_mode():
-        fused = fuser(vi, ir).fused
-    torch.testing.assert_close(fused, brighter_source(vi, ir.expand(-1, 3, -1, -1)))
+        for bias in (0, 40, -40):
+            hook = fuser.fusion.head.register_forward_hook(partial(_shifted, by=bias))
+            fused.append(fuser(vi, ir).fused)
+            hook.remove()
+    assert not shares.any(), "half of each before training"
+    half, drawn, joined = fused
+    torch.testing.assert_close(joined, brighter)
+    torch.testing.assert_close(half, (drawn + brighter) / 2)
+    assert not torch.allclose(drawn, brighter, atol=0.1)
+
+
+def _shifted(_module: nn.Module, _inputs: object, head: Tensor, by: float) -> Tensor:
+    return torch.cat([head[:, :-1], head[:, -1:] + by], dim=1)
 
 
 def test_restored_sources_are_held_to_the_clean_ones() -> None:
@@ -160,6 +177,14 @@ def test_one_without_refinement_starts_from_what_both_have() -> None:
     assert not any(name.startswith("head.refinement.blocks") for name in own)
     for name in ("patch_embed.weight", "head.output.weight"):
         assert torch.equal(own[name], teacher[f"fusion.{name}"])
+
+
+def test_what_joins_starts_as_nothing_beside_what_draws() -> None:
+    objective = started(CONFIG.model_copy(update={"model": JOINED, "restoration_weight": 1}))
+    drawing, joining = objective.student.fusion.head.output.weight.split([12, 52])
+    taught = objective.teacher.head.output.weight
+    torch.testing.assert_close(drawing, taught.repeat_interleave(4, dim=0))
+    assert not joining.any()
 
 
 def test_only_the_smaller_network_learns() -> None:
