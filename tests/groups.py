@@ -18,22 +18,28 @@ _TOGETHER = {
 }
 
 # They take longest, so they begin first: else the other processes would wait for the one that has them.
-# What waits for clusters and servers comes beside what computes.
+# What waits for clusters and servers and what computes take turns, so that they run beside each other.
 FIRST = (
     "tests/jobs/test_mlflow_server.py",
     "tests/infra/cluster/test_nodes.py",
     "tests/pipelines/bundles/test_every_system.py",
     "tests/jobs/submit/test_submit.py",
     "tests/toy/test_toy.py",
+    "tests/pipelines/bundles/test_export.py",
     "tests/jobs/test_demo.py",
-    "tests/jobs/train/test_killed.py",
     "tests/jobs/test_import_released.py",
-    "tests/jobs/test_exactly_once.py",
-    "tests/infra/cluster/test_ddp.py",
-    "tests/infra/test_outage.py",
-    "tests/infra/test_serving.py",
+    "tests/jobs/train/test_killed.py",
     "tests/jobs/test_recipes.py",
+    "tests/jobs/test_exactly_once.py",
+    "tests/models/test_compiled.py",
+    "tests/infra/cluster/test_ddp.py",
     "tests/pipelines/training/test_loop.py",
+    "tests/infra/test_outage.py",
+    "tests/models/test_metrics.py",
+    "tests/infra/test_serving.py",
+    "tests/jobs/bench/test_training_loop.py",
+    "tests/jobs/serve/test_serve.py",
+    "tests/models/lure/test_stage1.py",
     "tests/pipelines/training/test_ddp.py",
     "tests/models/test_devices.py",
 )

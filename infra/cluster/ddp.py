@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.cluster.connect import worker_environment
 from infra.cluster.nodes import PlacementTimeout, log_lost_nodes, wait_for_resources
-from infra.cluster.ray_internals import leave_datasets_out, placement_callback
+from infra.cluster.ray_internals import leave_out_helpers, placement_callback
 from infra.cluster.run_folder import (
     RunFolder,
     check_seen_by_all,
@@ -99,7 +99,7 @@ def run_ddp(
         ),
         run_config=_run_config(run, settings, on_report, timer),
     )
-    leave_datasets_out(trainer)
+    leave_out_helpers(trainer, is_embedded=settings.ray_address is None)
     try:
         with handlers_kept(), log_lost_nodes(num_needed, resource, timeout_s=timeout_s):
             result = trainer.fit()

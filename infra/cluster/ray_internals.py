@@ -83,13 +83,21 @@ def placement_callback(timer: PlacementTimer) -> Any:
     return PlacementCallback()
 
 
-def leave_datasets_out(trainer: Any) -> None:
-    """Start no actor for Ray Data at each attempt: nothing reads by it, and a process takes seconds."""
-    from ray.train.v2._internal.callbacks import DatasetsCallback
+def leave_out_helpers(trainer: Any, *, is_embedded: bool) -> None:
+    """Start no actors that do nothing here, for a process of each takes seconds.
 
+    Ray Data's, one at each attempt: nothing reads by it. And on an embedded cluster the one that would free
+    the workers' place after the controller's death: it asks the dashboard, which such a cluster has not.
+    """
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    left_out = (DatasetsCallback, *((PlacementGroupCleanerCallback,) if is_embedded else ()))
     create = trainer._create_default_callbacks
     trainer._create_default_callbacks = lambda: [
-        callback for callback in create() if not isinstance(callback, DatasetsCallback)
+        callback for callback in create() if not isinstance(callback, left_out)
     ]
 
 

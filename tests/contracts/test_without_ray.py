@@ -1,4 +1,4 @@
-"""A GPU machine may have neither Ray nor MLflow: the local commands run where they cannot be imported."""
+"""A GPU machine may have torch and neither Ray nor MLflow: the local commands run where they are absent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from pipelines.synthetic.pairs import write_scenes
@@ -14,16 +15,19 @@ from pipelines.synthetic.pairs import write_scenes
 ROOT = Path(__file__).resolve().parents[2]
 # Runs commands one after the other in one process: importing torch takes longer than all of them.
 RUN = """
-import json, runpy, sys
+import glob, json, runpy, sys
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("ray", "mlflow", "boto3", "botocore", "prometheus_client"):
-            raise ModuleNotFoundError(f"{name} is not on this machine", name=name)
+# None in sys.modules makes an import fail as an absent package does.
+for name in ("ray", "mlflow", "boto3", "botocore", "prometheus_client", "sklearn"):
+    sys.modules[name] = None
 
-sys.meta_path.insert(0, Blocked())
+# A pattern stands for what a command before has made.
+def found(word):
+    option, _, pattern = word.partition("=")
+    return f"{option}={glob.glob(pattern)[0]}" if "*" in pattern else word
+
 for words in json.loads(sys.argv[1]):
-    sys.argv = [words[0], *words[1:], "--debug"]
+    sys.argv = [*map(found, words), "--debug"]
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     except SystemExit as done:
@@ -36,11 +40,13 @@ def test_the_local_commands_need_neither_ray_nor_mlflow(tmp_path: Path, tiny_bun
     sources = tmp_path / "pairs"
     write_scenes(sources, split_counts={"train": 4, "val": 2}, seed=1, height=48, width=64)
     places = ["--vi", f"{sources}/val/vi", "--ir", f"{sources}/val/ir", "--out", f"{tmp_path}/out"]
-    dataset = ["--set", "dataset=pairs-small-smoke", "--smoke"]
+    here = ["--set", "dataset=pairs-small-smoke", "--smoke", "--local", "--device", "cpu"]
+    first = f"init_from={tmp_path}/work/runs/*stage1*/step-00000004"
     commands = [
         ["jobs.scan", str(sources)],
         ["jobs.generate", "small", "--scenes", "pairs", "--smoke", "--local"],
-        ["jobs.train", "dspfusion_stage1_small", *dataset, "--local", "--device", "cpu"],
+        ["jobs.train", "dspfusion_stage1_small", *here],
+        ["jobs.train", "dspfusion_stage2_small", *here, "--set", first],
         ["jobs.fuse", str(tiny_bundle), *places, "--local", "--device", "cpu"],
         ["jobs.evaluate", str(tiny_bundle), "--scenes", "pairs", "--smoke", "--local"],
     ]
@@ -50,7 +56,12 @@ def test_the_local_commands_need_neither_ray_nor_mlflow(tmp_path: Path, tiny_bun
         [sys.executable, "-c", RUN, words], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert list((tmp_path / "work" / "runs").glob("*-local/step-*/model.safetensors"))
+    assert "no map of the probe: sklearn is not installed" in done.stdout
+    trained = sorted((tmp_path / "work" / "runs").glob("*-local"))
+    assert [folder.name.split("_")[1] for folder in trained] == ["stage1", "stage2"]
+    for folder in trained:
+        assert (folder / "step-00000004" / "model.safetensors").is_file()
+        assert cv2.imread(str(folder / "previews" / "step-00000004.png")).shape[2] == 3
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     (rows,) = (tmp_path / "work" / "reports").glob("*/rows.parquet")
     assert (rows.parent / "report.html").is_file()

@@ -69,91 +69,94 @@ def _wait_until(happened: Callable[[], Any], running: Future[Any], what: str) ->
         time.sleep(0.2)
 
 
-def tasks(folder: Path) -> dict[str, Any]:
+def work(folder: Path) -> dict[str, Any]:
+    """Tasks, then actors, on one cluster that has no CPU at first."""
+    with _several_nodes(folder) as (several, _), ThreadPoolExecutor() as threads:
+        saw = {"tasks": _tasks(several, folder / "hurry-tasks", threads)}
+        stays, leaves = several.worker_nodes
+        several.remove_node(leaves, allow_graceful=False)
+        return saw | {"actors": _actors(several, stays, folder / "hurry-actors", threads)}
+
+
+def _tasks(several: Cluster, hurry: Path, threads: ThreadPoolExecutor) -> dict[str, Any]:
     """Tasks before there is a CPU, then on one node, then on two."""
-    hurry = folder / "hurry"
-    with _several_nodes(folder) as (several, _), ThreadPoolExecutor() as threads:
-        found: list[str] = []
-        running = threads.submit(
-            lambda: found.extend(map_tasks(ray_workloads.node_of, range(200), str(hurry)))
-        )
-        time.sleep(8)
-        several.add_node(num_cpus=1)
-        _wait_until(lambda: len(found) > 4, running, "tasks on the first node")
-        several.add_node(num_cpus=1)
-        saw: dict[str, Any] = {"joined_at": len(found)}
-        _wait_until(lambda: len(set(found)) == 2, running, "tasks on the second node")
-        saw |= {"followed_at": len(found)}
-        hurry.touch()
-        running.result(timeout=_PATIENCE_S)
-        return saw | {"done": len(found), "nodes": len(set(found))}
+    found: list[str] = []
+    running = threads.submit(
+        lambda: found.extend(map_tasks(ray_workloads.node_of, range(200), str(hurry)))
+    )
+    time.sleep(8)
+    several.add_node(num_cpus=1)
+    _wait_until(lambda: len(found) > 4, running, "tasks on the first node")
+    several.add_node(num_cpus=1)
+    saw: dict[str, Any] = {"joined_at": len(found)}
+    _wait_until(lambda: len(set(found)) == 2, running, "tasks on the second node")
+    saw |= {"followed_at": len(found)}
+    hurry.touch()
+    running.result(timeout=_PATIENCE_S)
+    return saw | {"done": len(found), "nodes": len(set(found))}
 
 
-def actors(folder: Path) -> dict[str, Any]:
-    """More actors than there is room for; a node joins and a node leaves."""
-    hurry = folder / "hurry"
-    with _several_nodes(folder) as (several, _), ThreadPoolExecutor() as threads:
-        first = several.add_node(num_cpus=1)
-        found: list[tuple[int, str]] = []
-        running = threads.submit(
-            lambda: found.extend(
-                map_actors(ray_workloads.Located, range(200), str(hurry), num_actors=64)
-            )
+def _actors(
+    several: Cluster, first: Any, hurry: Path, threads: ThreadPoolExecutor
+) -> dict[str, Any]:
+    """More actors than there is room for on `first`; a node joins and this one leaves."""
+    found: list[tuple[int, str]] = []
+    running = threads.submit(
+        lambda: found.extend(
+            map_actors(ray_workloads.Located, range(200), str(hurry), num_actors=64)
         )
-        _wait_until(lambda: len(found) > 4, running, "calls on the first node")
-        several.add_node(num_cpus=1)
-        _wait_until(
-            lambda: len({node for _, node in found}) == 2, running, "calls on the second node"
-        )
-        left_at = len(found)
-        several.remove_node(first, allow_graceful=False)
-        hurry.touch()
-        running.result(timeout=_PATIENCE_S)
-        return {"left_at": left_at, "done": sorted(item for item, _ in found)}
-
-
-@contextmanager
-def _two_workers(
-    folder: Path, *, num_steps: int, until: int, **changes: Any
-) -> Iterator[tuple[Cluster, Future[Any]]]:
-    """A training of two workers on two nodes, one of which is gone after step `until`."""
-    (folder / "died").touch()  # the workload's own fault is not wanted
-    with (
-        _several_nodes(folder, **changes) as (several, settings),
-        ThreadPoolExecutor() as threads,
-    ):
-        several.add_node(num_cpus=1)
-        second = several.add_node(num_cpus=1)
-        running = threads.submit(
-            run_ddp,
-            partial(ray_workloads.count_steps, {"folder": str(folder), "num_steps": num_steps}),
-            name="run",
-            settings=settings,
-            num_workers=2,
-            resources={"CPU": 1},
-            on_report=ray_workloads.Silent(),
-        )
-        _wait_until(lambda: list(folder.glob(f"scratch-{until}-*")), running, "steps")
-        several.remove_node(second, allow_graceful=False)
-        yield several, running
+    )
+    _wait_until(lambda: len(found) > 4, running, "calls on the first node")
+    several.add_node(num_cpus=1)
+    _wait_until(lambda: len({node for _, node in found}) == 2, running, "calls on the second node")
+    left_at = len(found)
+    several.remove_node(first, allow_graceful=False)
+    hurry.touch()
+    running.result(timeout=_PATIENCE_S)
+    return {"left_at": left_at, "done": sorted(item for item, _ in found)}
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """The node comes back after `AWAY_S`."""
-    with _two_workers(folder, num_steps=20, until=8) as (several, running):
+    """Two workers on two nodes: one comes back after `AWAY_S`; of another training it does not."""
+    with _several_nodes(folder) as (several, settings), ThreadPoolExecutor() as threads:
+        several.add_node(num_cpus=1)
+        several.add_node(num_cpus=1)
+        running = _less_a_node(several, settings, folder, threads, num_steps=20, until=8)
         time.sleep(float(os.environ["AWAY_S"]))
         several.add_node(num_cpus=1)
         with fetched_checkpoint(running.result(timeout=_PATIENCE_S)) as kept:
             step = int((kept / "step").read_text())
-    starts = [int(path.read_text()) for path in folder.glob("started-*")]
-    return {"step": step, "starts": sorted(starts)}
-
-
-def lost(folder: Path) -> dict[str, Any]:
-    """The node does not come back."""
-    with _two_workers(folder, num_steps=1000, until=2, node_wait_s=5.0) as (_, running):
+        starts = [int(path.read_text()) for path in folder.glob("started-*")]
+        settings = settings.model_copy(update={"node_wait_s": 5.0})
+        other = folder / "other"
+        other.mkdir()
+        running = _less_a_node(several, settings, other, threads, num_steps=1000, until=2)
         error = running.exception(timeout=_PATIENCE_S)
-    return {"error": f"{type(error).__name__}: {error}"}
+    return {"step": step, "starts": sorted(starts), "error": f"{type(error).__name__}: {error}"}
+
+
+def _less_a_node(
+    several: Cluster,
+    settings: Settings,
+    folder: Path,
+    threads: ThreadPoolExecutor,
+    **steps: int,
+) -> Future[Any]:
+    """Start a training of `num_steps`; take one of its two nodes away after step `until`."""
+    (folder / "died").touch()  # the workload's own fault is not wanted
+    payload = {"folder": str(folder), "num_steps": steps["num_steps"]}
+    running = threads.submit(
+        run_ddp,
+        partial(ray_workloads.count_steps, payload),
+        name=folder.name,
+        settings=settings,
+        num_workers=2,
+        resources={"CPU": 1},
+        on_report=ray_workloads.Silent(),
+    )
+    _wait_until(lambda: list(folder.glob(f"scratch-{steps['until']}-*")), running, "steps")
+    several.remove_node(next(iter(several.worker_nodes)), allow_graceful=False)
+    return running
 
 
 @contextmanager
@@ -236,9 +239,7 @@ def autoscaler(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    scenarios = {
-        scenario.__name__: scenario for scenario in (tasks, actors, training, lost, autoscaler)
-    }
+    scenarios = {scenario.__name__: scenario for scenario in (work, training, autoscaler)}
     saw = scenarios[sys.argv[1]](Path(sys.argv[2]))
     ray.shutdown()
     sys.stdout.write(f"{json.dumps(saw)}\n")

@@ -197,7 +197,8 @@ def test_two_drivers_at_once_make_one_version(
     settings: Settings, expected: DatasetVersion, elsewhere: Settings
 ) -> None:
     command = [sys.executable, "-m", "jobs.generate", "small", "--scenes", "kill"]
-    command += ["--set", "scenes_per_shard=6", "--work", str(elsewhere.work)]
+    # Without Ray, whose start would keep them apart.
+    command += ["--local", "--set", "scenes_per_shard=6", "--work", str(elsewhere.work)]
     drivers = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)

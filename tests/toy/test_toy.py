@@ -80,12 +80,11 @@ def add_toy(tree: Path) -> None:
     path.write_text(path.read_text().replace("from models.system", line + "from models.system", 1))
 
 
-def run(tree: Path, *commands: Sequence[str], work: Path) -> str:
-    """Run commands of the copy's own, none of which may fail; their output."""
-    words = [[*command, "--work", str(work)] for command in commands]
-    ended = run_commands(words, tree, environment(tree))
-    assert [each.status for each in ended] == [0] * len(commands), ended
-    return "".join(each.out for each in ended)
+def run(tree: Path, *commands: Sequence[str], work: Path) -> list[Ended]:
+    """Run commands of the copy's own in one process; how each ended."""
+    return run_commands(
+        [[*each, "--work", str(work)] for each in commands], tree, environment(tree)
+    )
 
 
 def environment(tree: Path) -> dict[str, str]:
@@ -101,7 +100,8 @@ def test_the_rest_stands_without_the_system(tmp_path: Path) -> None:
     tree = copy_tree(tmp_path / "tree")
     delete_system(tree)
     tools = Path(sys.executable).parent
-    pytest_ = [sys.executable, "-m", "pytest", "-n", "0"]
+    # Plain asserts: to rewrite those of a new tree takes longer than many of its tests.
+    pytest_ = [sys.executable, "-m", "pytest", "-n", "0", "--assert=plain"]
     # Not one line of the rest has to be edited; it imports, lints and passes its own tests.
     for command in (
         [tools / "ruff", "check", "."],
@@ -132,7 +132,9 @@ def work(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     write_scenes(folder / "src", split_counts={"train": 8, "val": 3}, seed=1, height=48, width=64)
     scan = ("jobs.scan", str(folder / "src"), "--name", "src")
-    run(tree, scan, ("jobs.generate", "linear", "--scenes", "src", "--local"), work=folder)
+    generate = ("jobs.generate", "linear", "--scenes", "src", "--local")
+    ended = run(tree, scan, generate, work=folder)
+    assert [each.status for each in ended] == [0, 0], ended
     return folder
 
 
@@ -161,13 +163,11 @@ def test_a_killed_training_resumes_bit_for_bit_with_dropout(tree: Path, work: Pa
 
 
 def test_the_toy_goes_the_whole_way(tree: Path, work: Path) -> None:
-    train = ("jobs.train", "toy_only", "--set", "dataset=src-linear")
-    evaluate = ("jobs.evaluate", "models:/toy/1", "--scenes", "src")
-    said = run(tree, train, (*evaluate, "--recipe", "linear_scenarios"), work=work)
-    assert "models:/toy/1" in said
-    assert "vi_blur" in said
-    (forced, *fused, rain, tile, blind), pictures = promoted_and_fused(tree, work, evaluate)
-    assert [each.status for each in (forced, *fused)] == [0] * 4, (forced, *fused)
+    (trained, evaluated, forced, *fused, rain, tile, blind), pictures = whole_way(tree, work)
+    did = (trained, evaluated, forced, *fused)
+    assert [each.status for each in did] == [0] * 6, did
+    assert "models:/toy/1" in trained.out
+    assert "vi_blur" in evaluated.out
     assert "given for vi and ir: the noise of each picture is estimated" in fused[0].out
     # What the fuser is told changes the picture; what it cannot be told of is refused.
     clean, told = (cv2.imread(str(picture)) for picture in pictures[1:3])
@@ -180,13 +180,11 @@ def test_the_toy_goes_the_whole_way(tree: Path, work: Path) -> None:
     serve_by_pyfunc(tree, work)
 
 
-def promoted_and_fused(
-    tree: Path, work: Path, evaluate: tuple[str, ...]
-) -> tuple[list[Ended], list[Path]]:
-    """Promote the version; fuse by it without a hint, and with three and an option; evaluate it wrongly.
-
-    How each ended, and where each fusion's picture would be.
+def whole_way(tree: Path, work: Path) -> tuple[list[Ended], list[Path]]:
+    """Train, evaluate and promote a version; fuse by it without a hint, and with three and an option;
+    evaluate it wrongly. How each ended, and where each fusion's picture would be.
     """
+    evaluate = ("jobs.evaluate", "models:/toy/1", "--scenes", "src")
     name = sorted((work / "src" / "val" / "vi").iterdir())[0].name
     sources = [f"--{camera}={work / 'src' / 'val' / camera / name}" for camera in ("vi", "ir")]
     told = (
@@ -199,12 +197,13 @@ def promoted_and_fused(
     pictures = [work / f"fused-{number}.png" for number in range(len(told))]
     fuse = ("jobs.fuse", "models:/toy@champion", *sources)
     commands = [
+        ("jobs.train", "toy_only", "--set", "dataset=src-linear"),
+        (*evaluate, "--recipe", "linear_scenarios"),
         ("jobs.promote", "toy", "--force", "--reason", "the toy is to be champion"),
         *((*fuse, *hint, f"--out={out}") for hint, out in zip(told, pictures, strict=True)),
         (*evaluate, "--set", 'scenarios=["clean", "vi_rain"]'),
     ]
-    words = [[*command, "--work", str(work)] for command in commands]
-    return run_commands(words, tree, environment(tree)), pictures
+    return run(tree, *commands, work=work), pictures
 
 
 def serve_by_pyfunc(tree: Path, work: Path) -> None:

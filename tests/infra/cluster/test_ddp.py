@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from infra.cluster import ddp
-from infra.cluster.ray_internals import leave_datasets_out
+from infra.cluster.ray_internals import leave_out_helpers
 from infra.cluster.run_folder import fetched_checkpoint, nodes_without
 from infra.settings import Settings
 from tests.infra import ray_workloads
@@ -32,7 +32,10 @@ def test_an_interface_that_leads_nowhere_is_named(ray_settings: Settings, tmp_pa
     free_places()
 
 
-def test_no_actor_is_started_for_datasets() -> None:
+@pytest.mark.parametrize("is_embedded", [True, False])
+def test_no_actor_is_started_for_datasets_nor_to_clean_up_after_an_embedded_cluster(
+    is_embedded: bool,
+) -> None:
     from ray.train.torch import TorchTrainer
 
     def names() -> set[str]:
@@ -40,13 +43,14 @@ def test_no_actor_is_started_for_datasets() -> None:
 
     trainer = TorchTrainer(print)
     before = names()
-    leave_datasets_out(trainer)
-    assert before - names() == {"DatasetsCallback"}
+    leave_out_helpers(trainer, is_embedded=is_embedded)
+    cleaner = {"PlacementGroupCleanerCallback"} if is_embedded else set()
+    assert before - names() == {"DatasetsCallback"} | cleaner
 
 
 def free_places() -> None:
     """Give back what workers that could not start had reserved: Ray Train's cleaner asks the dashboard,
-    which the cluster of the tests has not, and the next training would wait for the place."""
+    which an embedded cluster has not, and the next training would wait for the place."""
     from ray._raylet import PlacementGroupID
     from ray.util import placement_group_table, remove_placement_group
     from ray.util.placement_group import PlacementGroup

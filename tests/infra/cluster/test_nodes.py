@@ -46,7 +46,7 @@ def test_the_session_s_cluster_does_not_grow(ray_settings: Settings) -> None:
 
 @pytest.fixture(scope="module")
 def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Saw]]:
-    """A training whose node comes back after a minute; meanwhile other tests run."""
+    """A training whose node comes back after a minute, then one whose does not; beside other tests."""
     folder = tmp_path_factory.mktemp("away")
     with ThreadPoolExecutor() as threads:
         running = threads.submit(run_scenario, "training", folder, AWAY_S="65")
@@ -58,27 +58,29 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Saw]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("away")
-def test_tasks_follow_the_nodes(tmp_path: Path) -> None:
-    saw, told = run_scenario("tasks", tmp_path)
-    assert saw["done"] == 200
-    assert saw["nodes"] == 2
-    assert saw["followed_at"] < 200  # tasks ran on the second node while there were more to run
+def test_tasks_and_actors_follow_the_nodes(tmp_path: Path) -> None:
+    saw, told = run_scenario("work", tmp_path)
+    tasks, actors = saw["tasks"], saw["actors"]
+    assert tasks["done"] == 200
+    assert tasks["nodes"] == 2
+    assert tasks["followed_at"] < 200  # some ran on the second node while there were more to run
     # Its worker has to start, which takes the first node some tasks of half a second.
-    assert saw["followed_at"] - saw["joined_at"] < 60
+    assert tasks["followed_at"] - tasks["joined_at"] < 60
     assert told.count("waiting for CPUs: no node of the cluster has one; nothing adds nodes") == 1
+    assert actors["left_at"] < 200  # or the node would have left when all was done
+    assert actors["done"] == list(range(200))
 
 
 @pytest.mark.slow
-def test_actors_follow_the_nodes(tmp_path: Path) -> None:
-    saw, _ = run_scenario("actors", tmp_path)
-    assert saw["left_at"] < 200  # or the node would have left when all was done
-    assert saw["done"] == list(range(200))
-
-
-@pytest.mark.slow
-def test_a_node_that_does_not_come_back_ends_it_with_a_reason(tmp_path: Path) -> None:
-    saw, _ = run_scenario("lost", tmp_path)
-    assert saw["error"].startswith("ValueError: no 2 CPUs were free together for ")
+def test_an_autoscaler_is_asked_waited_for_and_believed(tmp_path: Path) -> None:
+    saw, told = run_scenario("autoscaler", tmp_path)
+    assert saw["grows"]
+    assert saw["cpus"] == 0
+    assert "9 workers need 9 CPUs, the cluster has 0 and its autoscaler cannot" in saw["refused"]
+    assert not saw["waited"]
+    assert saw["done"] == 200
+    assert saw["nodes"] == saw["cpus_after"] == 2
+    assert "9 workers need 9 CPUs, the cluster has 0; waiting for its autoscaler" in told
 
 
 @pytest.mark.slow
@@ -96,12 +98,6 @@ def test_a_node_that_is_away_for_longer_than_a_minute_does_not_end_a_training(
 
 
 @pytest.mark.slow
-def test_an_autoscaler_is_asked_waited_for_and_believed(tmp_path: Path) -> None:
-    saw, told = run_scenario("autoscaler", tmp_path)
-    assert saw["grows"]
-    assert saw["cpus"] == 0
-    assert "9 workers need 9 CPUs, the cluster has 0 and its autoscaler cannot" in saw["refused"]
-    assert not saw["waited"]
-    assert saw["done"] == 200
-    assert saw["nodes"] == saw["cpus_after"] == 2
-    assert "9 workers need 9 CPUs, the cluster has 0; waiting for its autoscaler" in told
+def test_a_node_that_does_not_come_back_ends_it_with_a_reason(away: Future[Saw]) -> None:
+    saw, _ = away.result()
+    assert saw["error"].startswith("ValueError: no 2 CPUs were free together for ")

@@ -276,18 +276,17 @@ def files_with(text: str, folder: Path) -> list[Path]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_what_the_cluster_does_not_have_or_know(
-    head: RayHead,
-    submit: Submit,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.address)
     training = ["train", "dspfusion_stage1_small", "--set", "dataset=x", "--set", "num_workers=9"]
-    assert submit("--", *training) == 2
-    assert "needs 9 CPU (it has 2): it would wait for ever" in capsys.readouterr().err
-    assert submit("stop", "nope") == 2
-    assert "no job 'nope'" in capsys.readouterr().err
-    assert submit("--follow", "--code", "local:///absent", "--", "parity", "x") == 1
-    assert "failed before it started" in capsys.readouterr().err
+    absent = ["--follow", "--code", "local:///absent", "--", "parity", "x"]
+    words = [["--", *training], ["stop", "nope"], absent]
+    asked = run_commands([["jobs.submit", *each] for each in words], REPOSITORY, environment())
+    assert [each.status for each in asked] == [2, 2, 1]
+    assert "needs 9 CPU (it has 2): it would wait for ever" in asked[0].err
+    assert "no job 'nope'" in asked[1].err
+    assert "failed before it started" in asked[2].err
 
 
 @pytest.mark.ray

@@ -1,4 +1,4 @@
-"""kill -9 of the driver, checkpoints on S3: the same command goes on to the same bits.
+"""kill -9 of the driver, checkpoints on S3: the same training goes on to the same bits.
 
 While the driver lives a second one is refused.
 """
@@ -20,6 +20,7 @@ from infra.settings import Settings
 from jobs.config import find_recipe, override, shrink_training
 from jobs.recipes import TRAINING
 from jobs.train.local import train_local
+from jobs.train.run import train
 from pipelines.datasets.versions import DatasetVersion
 from pipelines.store.folders import LocalFolder
 from pipelines.training.checkpoints import read_weights
@@ -51,48 +52,48 @@ def wait_for(driver: subprocess.Popen[bytes], log: Path, there: Callable[[], boo
 
 
 def test_the_same_command_resumes_to_the_same_bits(
-    version_root: tuple[DatasetVersion, LocalFolder], moto_url: str, tmp_path: Path
+    version_root: tuple[DatasetVersion, LocalFolder],
+    ray_settings: Settings,
+    moto_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     version, root = version_root
     bucket = make_bucket(moto_url, "driver-killed").removeprefix("s3://")
-    work = tracked_settings(tmp_path / "work").work
+    tracked = tracked_settings(tmp_path / "work")
     changes = [f"dataset={version.name}", f"optim.num_steps={_STEPS}", "optim.log_every=1"]
     changes += ["optim.checkpoint_every=4", "num_workers=1"]
-    command = [sys.executable, "-m", "jobs.train", _NAME, "--smoke", "--work", str(work)]
+    command = [sys.executable, "-m", "jobs.train", _NAME, "--smoke", "--work", str(tracked.work)]
     command += [word for change in changes for word in ("--set", change)]
     environment = os.environ | {
         "FUSION_DATASETS": str(root.path),
         "FUSION_RUNS": f"s3://{bucket}/runs",
         "AWS_ENDPOINT_URL": moto_url,
     }
+    # What the command reads of its line and its environment, for the others, which run in this process.
+    recipe = override(shrink_training(find_recipe(TRAINING, _NAME)), changes)
+    local = tracked.model_copy(update={"datasets_uri": str(root.path)})
+    settings = local.model_copy(
+        update={"runs_uri": f"s3://{bucket}/runs", "s3_endpoint_url": moto_url}
+    )
     log_path = tmp_path / "log"
     with log_path.open("wb") as log:
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             wait_for(driver, log_path, lambda: "dataset  " in log_path.read_text())
-            second = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-            )
+            refusal = rf"process {driver.pid} since .*stop it or wait"
+            with pytest.raises(ValueError, match=refusal):
+                train(recipe, settings, name=_NAME)
             assert driver.poll() is None, log_path.read_text()
-            assert second.returncode == 2, second.stderr
-            assert f"process {driver.pid} since" in second.stderr
-            assert "stop it or wait" in second.stderr
             s3 = client_of(moto_url)  # one: making a client takes as long as a step
             wait_for(driver, log_path, lambda: listed_checkpoints(s3, bucket) >= 2)
         finally:
             driver.kill()
             driver.wait()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
-    assert again.returncode == 0, again.stderr.decode()
-    assert "(resumed)" in again.stdout.decode()
+    # On the cluster of `ray_settings`.
+    train(recipe, settings, name=_NAME)
+    assert "(resumed)" in capsys.readouterr().out
 
-    settings = Settings(
-        work=work,
-        datasets_uri=str(root.path),
-        tracking_uri=f"sqlite:///{work}/mlflow.db",
-        artifact_root=f"{work}/mlflow-artifacts",
-        ray_address=None,
-    )
     client = tracking.connect(settings)
     runs = client.search_runs([tracking.experiment_id(client)])
     assert len(runs) == 1
@@ -101,8 +102,7 @@ def test_the_same_command_resumes_to_the_same_bits(
     history = client.get_metric_history(run_id, "loss")
     # No gap and no repeat, and the losses of a run that nobody disturbed.
     assert sorted(metric.step for metric in history) == list(range(1, _STEPS + 1))
-    recipe = override(shrink_training(find_recipe(TRAINING, _NAME)), changes)
-    undisturbed = read_weights(train_local(recipe, settings, name="undisturbed"))
+    undisturbed = read_weights(train_local(recipe, local, name="undisturbed"))
     resumed = read_weights(tracking.fetch_folder(run_id, "checkpoint", tmp_path / "fetched"))
     assert undisturbed.keys() == resumed.keys()
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)

@@ -1,11 +1,8 @@
 """`jobs.train --local`: the loop in this process, resumed from its own checkpoints."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import cv2
 import pytest
 import torch
 
@@ -21,8 +18,6 @@ from pipelines.store.folders import LocalFolder
 from pipelines.training import loop as training
 from pipelines.training.checkpoints import read_state, read_weights
 from tests.settings import tracked_settings
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def settings_in(work: Path) -> Settings:
@@ -73,51 +68,6 @@ def test_local_training_resumes_to_the_same_weights(
     assert [path.name for path in drawn[0]] == ["step-00000002.png", "step-00000004.png"]
     assert [path.read_bytes() for path in drawn[0]] == [path.read_bytes() for path in drawn[1]]
     assert "vi blur" in (resumed.parent / MAP).read_text()
-
-
-@pytest.mark.slow
-def test_neither_ray_nor_mlflow_is_needed(
-    version_root: tuple[DatasetVersion, LocalFolder], tmp_path: Path
-) -> None:
-    """Both stages, as on a machine that has torch, and neither them nor what they bring."""
-    version, root = version_root
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "datasets").symlink_to(root.path)
-    command = [sys.executable, "-c", _WITHOUT, str(work), version.name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    folders = [
-        Path(line.removeprefix("checkpoint: ").strip()).parent
-        for line in done.stdout.splitlines()
-        if line.startswith("checkpoint: ")
-    ]
-    assert len(set(folders)) == 2
-    for folder in folders:
-        assert cv2.imread(str(folder / "previews" / "step-00000004.png")).shape[2] == 3
-    assert "no map of the probe: sklearn is not installed" in done.stdout
-
-
-# None in sys.modules makes an import fail as an absent package does.
-_WITHOUT = """
-import sys
-for name in ("ray", "mlflow", "boto3", "sklearn"):
-    sys.modules[name] = None
-from pathlib import Path
-from jobs.train.__main__ import COMMAND
-work, dataset = sys.argv[1:]
-first = ()
-for stage in ("stage1", "stage2"):
-    sys.argv = ["train", f"dspfusion_{stage}_small", "--smoke", "--local", "--work", work]
-    sys.argv += ["--set", f"dataset={dataset}", *first]
-    try:
-        COMMAND.run()
-    except SystemExit as done:
-        if done.code:
-            raise
-    [checkpoint] = Path(work).glob("runs/*stage1*/step-00000004")
-    first = ("--set", f"init_from={checkpoint}")
-"""
 
 
 def test_a_resumed_run_shows_only_what_it_does_itself(
