@@ -153,7 +153,8 @@ def _decoder(config: DSPFusionConfig, level: int) -> DecoderLayer:
 
 def _joined(head: Tensor, ir: Tensor, vi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Blend the brighter of the restored sources with the drawn picture, by the head B×16×H×W."""
-    drawn, weights, share = head.split([3, 12, 1], dim=1)
+    # With each channel by itself: beside each other, a channel's values would cost reading all of them.
+    drawn, weights, share = head.contiguous().split([3, 12, 1], dim=1)
     restored_ir, restored_vi = restored_sources(weights, ir, vi)
     joined = brighter_source(restored_vi, restored_ir).clamp(0, 1)
     fused = torch.lerp(joined, _to_image(drawn, vi), share.sigmoid().expand_as(joined))

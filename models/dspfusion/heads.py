@@ -49,18 +49,18 @@ def restored_sources(head: Tensor, ir: Tensor, vi: Tensor) -> tuple[Tensor, Tens
     undone. H and W are multiples of 4.
     """
     ir_weights, ir_offset, gray_weights, color_weights, offset = head.split([3, 1, 3, 2, 3], dim=1)
-    gray = to_gray(vi)  # B 1 H W
+    gray, ir_gray = to_gray(vi), ir[:, :1]  # B 1 H W
     color = vi - gray
-    restored = gray + _weighed(gray, gray_weights) + color + offset
     own, smooth = color_weights.split(1, dim=1)
-    restored = restored + own * color + smooth * _smoothest(color)
-    return ir + _weighed(ir[:, :1], ir_weights) + ir_offset, restored
+    restored = vi + offset + _weighed(gray, gray_weights)
+    restored = torch.addcmul(torch.addcmul(restored, own, color), smooth, _smoothest(color))
+    return (ir_gray + ir_offset + _weighed(ir_gray, ir_weights)).expand_as(restored), restored
 
 
 def _weighed(gray: Tensor, weights: Tensor) -> Tensor:
     own, smooth, smoothest = weights.split(1, dim=1)
     near = F.avg_pool2d(gray, 3, stride=1, padding=1, count_include_pad=False)
-    return own * gray + smooth * near + smoothest * _smoothest(gray)
+    return torch.addcmul(torch.addcmul(own * gray, smooth, near), smoothest, _smoothest(gray))
 
 
 def _smoothest(picture: Tensor) -> Tensor:
